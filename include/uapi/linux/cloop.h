@@ -71,8 +71,8 @@ struct cloop_attach {
  * @index: number of the device
  * @flags: zero
  *
- * Errors: ENXIO (no such device), EBUSY (the device is open or mounted; it
- * stays). Any other error says that the image could not be closed cleanly: the
+ * Errors: ENXIO (no such device), EBUSY (the device is open or mounted, or
+ * being attached or detached; it stays). Any other error says that the image could not be closed cleanly: the
  * device is gone, and the next attach recovers from the image's log.
  */
 struct cloop_detach {
@@ -91,27 +91,28 @@ struct cloop_detach {
  * @segment_size: unit of space in the image, in bytes
  * @error: positive errno that made the device read-only, 0 if none did
  * @mapped_blocks: 4096-byte blocks that hold data
- * @live_bytes: stored bytes that data still refers to
- * @table_bytes: stored bytes of the sector table
+ * @live_bytes: stored bytes that data or the sector table still refers to
+ * @stored_bytes: bytes of the segments in use
+ * @allocated_bytes: what the image occupies on its file system
  * @segments: segments in use
  * @free_segments: segments that can be used again
- * @stored_bytes: length of what has been written to the segments in use
- * @allocated_bytes: what the image occupies on its file system
  * @table_memory: memory taken by the loaded part of the sector table
+ * @bytes_written: bytes written to the device since it was attached
+ * @bytes_read: bytes read from the device since it was attached
+ * @log_bytes: bytes appended to the image since it was attached
  * @flushes: flushes served
  * @syncs: times the backing file was made durable
  * @checkpoints: checkpoints written
- * @bytes_written: bytes written to the device since it was attached
- * @log_bytes_written: bytes that this wrote to the image
- * @errors: failed operations
- * @recovered: log records replayed when the image was attached
+ * @damaged: reads that found a damaged record
+ * @errors: errors of the backing file
+ * @replayed: log records replayed when the image was attached
  * @backing_dev: st_dev of the image
  * @backing_ino: st_ino of the image
  * @backing_file: path of the image as the caller sees it, empty when it is
  *	longer than fits
  * @reserved: zero
  *
- * Errors: ENXIO (no such device).
+ * Errors: ENXIO (no such device), EBUSY (it is being attached or detached).
  */
 struct cloop_info {
 	__s32 index;
@@ -124,19 +125,20 @@ struct cloop_info {
 	__u32 error;
 	__u64 mapped_blocks;
 	__u64 live_bytes;
-	__u64 table_bytes;
-	__u64 segments;
-	__u64 free_segments;
 	__u64 stored_bytes;
 	__u64 allocated_bytes;
+	__u64 segments;
+	__u64 free_segments;
 	__u64 table_memory;
+	__u64 bytes_written;
+	__u64 bytes_read;
+	__u64 log_bytes;
 	__u64 flushes;
 	__u64 syncs;
 	__u64 checkpoints;
-	__u64 bytes_written;
-	__u64 log_bytes_written;
+	__u64 damaged;
 	__u64 errors;
-	__u64 recovered;
+	__u64 replayed;
 	__u64 backing_dev;
 	__u64 backing_ino;
 	char backing_file[CLOOP_PATH_LEN];
