@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop attach` and `cloop detach`.
+
+use crate::control::Control;
+use crate::device;
+use crate::fail::fail;
+use crate::image::{self, Lock};
+use crate::output;
+use anyhow::Result;
+use rustix::io::Errno;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Make an image a block device and print the device's name.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Attach for reading only; the image is not changed, not even by recovery
+    #[arg(short, long)]
+    read_only: bool,
+    /// Device to use, such as cloop3 or /dev/cloop3; the first free one otherwise
+    #[arg(short, long, value_name = "DEVICE", value_parser = parse_device)]
+    device: Option<u32>,
+    /// Image to attach
+    image: PathBuf,
+}
+
+/// Detach devices.
+///
+/// What was written to them is made durable first. A device that is mounted or open stays attached.
+#[derive(clap::Args)]
+pub(crate) struct DetachArgs {
+    /// Detach every cloop device
+    #[arg(short, long)]
+    all: bool,
+    /// Devices to detach, such as /dev/cloop0 or cloop0
+    #[arg(
+        value_name = "DEVICE",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    devices: Vec<PathBuf>,
+}
+
+/// How long udev or devtmpfs may take to make the node.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
+
+fn parse_device(name: &str) -> Result<u32, String> {
+    device::index_of_name(Path::new(name))
+        .ok_or_else(|| "not the name of a cloop device, such as cloop3 or /dev/cloop3".to_owned())
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let path = &args.image;
+    let file = image::open_direct(path, !args.read_only, Lock::Exclusive).map_err(|error| {
+        if args.read_only || !is_read_only(path) {
+            return error;
+        }
+        fail(
+            path,
+            "its file system is read-only; attach it with --read-only",
+        )
+    })?;
+    let control = Control::open()?;
+    let index =
+        control
+            .attach(&file, args.read_only, args.device)
+            .map_err(|errno| match errno {
+                // The errno says that the image is at fault; the engine says where.
+                Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP => {
+                    image::diagnose(path, &file).unwrap_or_else(|| refused(args, errno))
+                }
+                _ => refused(args, errno),
+            })?;
+    wait_for_node(index).inspect_err(|_| {
+        // The command fails, so it leaves nothing attached. The error to report is the first one.
+        let _ = control.detach(index);
+    })?;
+    output::print(&format!("{}\n", device::node(index).display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path)
+        .is_ok_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// The sentence for an attach that the module refused.
+fn refused(args: &Args, errno: Errno) -> anyhow::Error {
+    let path = &args.image;
+    let check = format!("cloop check {}", path.display());
+    match errno {
+        Errno::MEDIUMTYPE => fail(path, "not a cloop image; make one with `cloop create`"),
+        Errno::UCLEAN => fail(path, format_args!("damaged; see `{check}`")),
+        Errno::OPNOTSUPP => fail(
+            path,
+            "made by a newer cloop; install a newer cloop module to attach it",
+        ),
+        Errno::ROFS | Errno::BADF => fail(path, "cannot be written to; attach it with --read-only"),
+        Errno::BUSY => fail(
+            path,
+            "in use by another device; see `cloop list` and `losetup`",
+        ),
+        Errno::EXIST => fail(
+            path,
+            "the device asked for is taken; choose another one, see `cloop list`",
+        ),
+        Errno::NFILE => fail(
+            path,
+            "no device number is free; detach another device first",
+        ),
+        Errno::TXTBSY => fail(path, "in use as a swap file; choose another path"),
+        Errno::LOOP => fail(path, "lies on the device itself; copy it elsewhere"),
+        Errno::NOSPC => fail(
+            path,
+            "no space left on its file system; free some, or attach it with --read-only",
+        ),
+        Errno::NOMEM => fail(path, "out of memory; free some and try again"),
+        Errno::ACCESS | Errno::PERM => fail(path, "permission denied; run as root"),
+        Errno::IO => fail(
+            path,
+            "input/output error; look at the kernel log (dmesg) for its cause",
+        ),
+        Errno::INVAL => fail(
+            path,
+            "refused by the module; look at the kernel log (dmesg) for the reason",
+        ),
+        errno => fail(path, format_args!("cannot attach: {errno}")),
+    }
+}
+
+fn wait_for_node(index: u32) -> Result<()> {
+    let node = device::node(index);
+    let start = Instant::now();
+    while !fs::metadata(&node).is_ok_and(|m| m.file_type().is_block_device()) {
+        if start.elapsed() > NODE_PATIENCE {
+            return Err(fail(
+                &node,
+                "did not appear; see that devtmpfs is mounted on /dev",
+            ));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+pub(crate) fn run_detach(args: &DetachArgs) -> Result<ExitCode> {
+    if args.all && !Control::present() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut wanted = Vec::new();
+    let mut failures = Vec::new();
+    if args.all {
+        wanted = device::indices();
+    }
+    for path in &args.devices {
+        match device::require_index(path) {
+            Ok(index) => wanted.push(index),
+            Err(error) => failures.push(error),
+        }
+    }
+    if !wanted.is_empty() {
+        let control = Control::open()?;
+        for index in wanted {
+            match control.detach(index) {
+                Ok(()) => {}
+                // Somebody else was faster.
+                Err(Errno::NXIO | Errno::NODEV) if args.all => {}
+                Err(errno) => failures.push(detach_refused(index, errno)),
+            }
+        }
+    }
+    // All but the last; main prints that one.
+    let last = failures.pop();
+    for error in &failures {
+        eprintln!("cloop: {error:#}");
+    }
+    match last {
+        Some(error) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn detach_refused(index: u32, errno: Errno) -> anyhow::Error {
+    let node = device::node(index);
+    match errno {
+        Errno::BUSY => fail(&node, "in use (mounted?); unmount and close it first"),
+        Errno::NXIO | Errno::NODEV | Errno::NOENT => {
+            fail(&node, "nothing is attached; see `cloop list`")
+        }
+        Errno::ACCESS | Errno::PERM => fail(&node, "permission denied; run as root"),
+        // The module's promise: any other error comes after the device is gone.
+        errno => fail(
+            &node,
+            format_args!(
+                "detached, but its image could not be closed cleanly ({errno}); the next attach \
+                 recovers it, look at the kernel log (dmesg) for the cause"
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_names_the_image_and_a_way_out() {
+        let args = Args {
+            read_only: false,
+            device: None,
+            image: PathBuf::from("disk.img"),
+        };
+        for errno in [
+            Errno::MEDIUMTYPE,
+            Errno::UCLEAN,
+            Errno::OPNOTSUPP,
+            Errno::ROFS,
+            Errno::BUSY,
+            Errno::EXIST,
+            Errno::NFILE,
+            Errno::NOSPC,
+            Errno::PERM,
+        ] {
+            let text = refused(&args, errno).to_string();
+            assert!(
+                text.starts_with("disk.img: ") && text.contains(';'),
+                "{text}"
+            );
+        }
+    }
+}

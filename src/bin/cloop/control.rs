@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! [`Control`]: the control device of the kernel module.
+//!
+//! The structures and numbers are those of `include/uapi/linux/cloop.h`. All `unsafe` of the tool is here.
+
+#![allow(unsafe_code)]
+
+use anyhow::{bail, Result};
+use cloop::engine::Algorithm;
+use rustix::io::Errno;
+use rustix::ioctl::{ioctl, opcode, Getter, Opcode, Setter, Updater};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const NODE: &str = "/dev/cloop-control";
+/// The interface version that this tool speaks.
+const ABI: u32 = 1;
+const GROUP: u8 = 0xcb;
+const READ_ONLY: u32 = 1 << 0;
+const FAILED: u32 = 1 << 3;
+
+/// `struct cloop_version`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawVersion {
+    abi: u32,
+    reserved: u32,
+    module_version: [u8; 24],
+}
+
+/// `struct cloop_attach`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawAttach {
+    fd: i32,
+    flags: u32,
+    index: i32,
+    reserved: u32,
+}
+
+/// `struct cloop_detach`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawDetach {
+    index: i32,
+    flags: u32,
+}
+
+/// `struct cloop_info`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Info {
+    index: i32,
+    flags: u32,
+    pub(crate) size: u64,
+    pub(crate) record_size: u32,
+    algorithm: u32,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) segment_size: u32,
+    error: u32,
+    pub(crate) mapped_blocks: u64,
+    pub(crate) live_bytes: u64,
+    table_bytes: u64,
+    segments: u64,
+    free_segments: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) allocated_bytes: u64,
+    table_memory: u64,
+    flushes: u64,
+    syncs: u64,
+    checkpoints: u64,
+    bytes_written: u64,
+    log_bytes_written: u64,
+    pub(crate) errors: u64,
+    pub(crate) recovered: u64,
+    backing_dev: u64,
+    backing_ino: u64,
+    backing_file: [u8; 256],
+    reserved: [u64; 16],
+}
+
+const CTL_VERSION: Opcode = opcode::read::<RawVersion>(GROUP, 0);
+const CTL_ATTACH: Opcode = opcode::read_write::<RawAttach>(GROUP, 1);
+const CTL_DETACH: Opcode = opcode::write::<RawDetach>(GROUP, 2);
+const CTL_INFO: Opcode = opcode::read_write::<Info>(GROUP, 3);
+
+// The numbers contain the sizes: these hold only while the structures are those of the header.
+const _: () = assert!(CTL_VERSION == 0x8020_cb00);
+const _: () = assert!(CTL_ATTACH == 0xc010_cb01);
+const _: () = assert!(CTL_DETACH == 0x4008_cb02);
+const _: () = assert!(CTL_INFO == 0xc238_cb03);
+
+impl Info {
+    /// Attached for reading only.
+    pub(crate) fn read_only(&self) -> bool {
+        self.flags & READ_ONLY != 0
+    }
+
+    /// The errno that made the device read-only.
+    pub(crate) fn failure(&self) -> Option<Errno> {
+        (self.flags & FAILED != 0).then(|| Errno::from_raw_os_error(self.error as i32))
+    }
+
+    /// Name of the compression of new records.
+    pub(crate) fn algorithm(&self) -> &'static str {
+        u8::try_from(self.algorithm)
+            .ok()
+            .and_then(Algorithm::from_tag)
+            .map_or("unknown", Algorithm::name)
+    }
+
+    /// Path of the image at the time of attaching.
+    pub(crate) fn backing_file(&self) -> &Path {
+        let path = self.backing_file.split(|&b| b == 0).next().unwrap_or(&[]);
+        Path::new(OsStr::from_bytes(path))
+    }
+
+    /// Whether the image is the file that `meta` describes.
+    pub(crate) fn is_backed_by(&self, meta: &Metadata) -> bool {
+        (self.backing_dev, self.backing_ino) == (meta.dev(), meta.ino())
+    }
+}
+
+/// The open control device of a module that speaks our version of the interface.
+pub(crate) struct Control(File);
+
+impl Control {
+    /// Opens `/dev/cloop-control`.
+    pub(crate) fn open() -> Result<Self> {
+        let file = match OpenOptions::new().read(true).write(true).open(NODE) {
+            Ok(file) => file,
+            Err(error) => match (error.kind(), Path::new("/sys/module/cloop").exists()) {
+                (ErrorKind::PermissionDenied, _) => {
+                    bail!("{NODE}: permission denied; run as root")
+                }
+                (ErrorKind::NotFound, true) => bail!(
+                    "{NODE}: missing though the cloop module is loaded; mount devtmpfs on /dev"
+                ),
+                // ENXIO, ENODEV: the node is there, its driver is not.
+                _ if error.kind() == ErrorKind::NotFound
+                    || matches!(error.raw_os_error(), Some(6 | 19)) =>
+                {
+                    bail!(
+                        "{NODE}: the cloop module is not loaded; load it with `modprobe cloop` \
+                         or `insmod cloop.ko`"
+                    )
+                }
+                _ => bail!("{NODE}: cannot open: {error}"),
+            },
+        };
+        let control = Self(file);
+        // SAFETY: CTL_VERSION fills one `RawVersion`, and any bytes make a valid one.
+        let version = unsafe { ioctl(&control.0, Getter::<CTL_VERSION, RawVersion>::new()) };
+        match version {
+            Ok(version) if version.abi == ABI => Ok(control),
+            Ok(version) => bail!(
+                "{NODE}: the loaded module speaks interface version {}, this tool version {ABI}; \
+                 install the same release of both",
+                version.abi
+            ),
+            Err(Errno::ACCESS | Errno::PERM) => bail!("{NODE}: permission denied; run as root"),
+            Err(_) => bail!("{NODE}: not the control device of cloop; reload the module"),
+        }
+    }
+
+    /// Whether the module is loaded at all.
+    pub(crate) fn present() -> bool {
+        Path::new(NODE).exists() || Path::new("/sys/module/cloop").exists()
+    }
+
+    /// Attaches the image in `file`, as device `index` or as the first free one, and returns the
+    /// device's number.
+    pub(crate) fn attach(
+        &self,
+        file: &File,
+        read_only: bool,
+        index: Option<u32>,
+    ) -> Result<u32, Errno> {
+        let mut arg = RawAttach {
+            fd: file.as_raw_fd(),
+            flags: if read_only { READ_ONLY } else { 0 },
+            index: match index {
+                Some(index) => i32::try_from(index).map_err(|_| Errno::INVAL)?,
+                None => -1,
+            },
+            reserved: 0,
+        };
+        // SAFETY: CTL_ATTACH reads and writes one `RawAttach`, any bytes make a valid one, and
+        // `file` keeps the descriptor open during the call.
+        unsafe { ioctl(&self.0, Updater::<CTL_ATTACH, RawAttach>::new(&mut arg)) }?;
+        u32::try_from(arg.index).map_err(|_| Errno::IO)
+    }
+
+    /// Detaches device `index`.
+    pub(crate) fn detach(&self, index: u32) -> Result<(), Errno> {
+        let index = i32::try_from(index).map_err(|_| Errno::INVAL)?;
+        let arg = RawDetach { index, flags: 0 };
+        // SAFETY: CTL_DETACH only reads one `RawDetach`.
+        unsafe { ioctl(&self.0, Setter::<CTL_DETACH, RawDetach>::new(arg)) }
+    }
+
+    /// What the module knows about device `index`; `None` when nothing is attached there.
+    pub(crate) fn info(&self, index: u32) -> Result<Option<Info>> {
+        let mut info = Info::asking_for(index);
+        // SAFETY: CTL_INFO reads and writes one `Info`, and any bytes make a valid one.
+        match unsafe { ioctl(&self.0, Updater::<CTL_INFO, Info>::new(&mut info)) } {
+            Ok(()) => Ok(Some(info)),
+            Err(Errno::NXIO | Errno::NODEV | Errno::NOENT) => Ok(None),
+            Err(Errno::ACCESS | Errno::PERM) => bail!("{NODE}: permission denied; run as root"),
+            Err(errno) => bail!("/dev/cloop{index}: cannot ask its state: {errno}"),
+        }
+    }
+}
+
+impl Info {
+    /// The question about device `index`.
+    fn asking_for(index: u32) -> Self {
+        Self {
+            index: i32::try_from(index).unwrap_or(-1),
+            flags: 0,
+            size: 0,
+            record_size: 0,
+            algorithm: 0,
+            uuid: [0; 16],
+            segment_size: 0,
+            error: 0,
+            mapped_blocks: 0,
+            live_bytes: 0,
+            table_bytes: 0,
+            segments: 0,
+            free_segments: 0,
+            stored_bytes: 0,
+            allocated_bytes: 0,
+            table_memory: 0,
+            flushes: 0,
+            syncs: 0,
+            checkpoints: 0,
+            bytes_written: 0,
+            log_bytes_written: 0,
+            errors: 0,
+            recovered: 0,
+            backing_dev: 0,
+            backing_ino: 0,
+            backing_file: [0; 256],
+            reserved: [0; 16],
+        }
+    }
+}

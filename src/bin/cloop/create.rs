@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop create`: an empty image.
+
+use crate::fail;
+use crate::image;
+use crate::size;
+use crate::target::Target;
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
+use cloop::engine::{Algorithm, CreateOptions, Volume};
+use cloop::platform::std::{Std, StdFile};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Make an empty image.
+///
+/// The image takes next to no space until something is written to its device.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Size of the device, a multiple of 4K, up to 1P
+    #[arg(short, long, value_parser = size::parse_device)]
+    size: u64,
+    #[command(flatten)]
+    format: Format,
+    /// Overwrite an image, or a block device with something on it
+    #[arg(short, long)]
+    force: bool,
+    /// File or block device to put the image into
+    image: PathBuf,
+}
+
+/// What is chosen when an image is made, by `create` and by `import`.
+#[derive(clap::Args)]
+pub(crate) struct Format {
+    /// Bytes compressed together: 4K (fast random writes) to 128K (best ratio)
+    #[arg(short, long, value_name = "SIZE", default_value = "64K", value_parser = size::parse_record)]
+    record_size: u32,
+    /// Compression of the data
+    #[arg(short, long, value_name = "ALGORITHM", default_value = "lz4", value_parser = algorithms())]
+    compress: Algorithm,
+}
+
+fn algorithms() -> impl TypedValueParser<Value = Algorithm> {
+    PossibleValuesParser::new([Algorithm::Lz4.name(), Algorithm::Raw.name()])
+        .try_map(|name| Algorithm::from_name(&name).ok_or("unknown algorithm"))
+}
+
+impl Format {
+    /// Writes an empty image for a device of `size` bytes into `file`, which is at `path`.
+    pub(crate) fn make(&self, path: &Path, file: File, size: u64) -> Result<StdFile> {
+        let options = CreateOptions {
+            size,
+            record_size: self.record_size,
+            algorithm: self.compress,
+            uuid: uuid::Uuid::new_v4().into_bytes(),
+        };
+        let file = image::backing(path, file)?;
+        Volume::<Std>::create(&file, &options).map_err(|e| fail::engine(path, e))?;
+        Ok(file)
+    }
+
+    /// Bytes compressed together.
+    pub(crate) fn record_size(&self) -> usize {
+        self.record_size as usize
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let target = Target::claim(&args.image, args.force)?;
+    args.format.make(&args.image, target.file()?, args.size)?;
+    target.keep()?;
+    Ok(ExitCode::SUCCESS)
+}

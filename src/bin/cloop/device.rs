@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! [`Device`]: an attached `/dev/cloopN`, and the ways to name one.
+
+use crate::control::{Control, Info};
+use crate::fail::{self, fail};
+use anyhow::Result;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// An attached device, as the module describes it.
+pub(crate) struct Device {
+    pub(crate) index: u32,
+    pub(crate) info: Info,
+}
+
+/// The node of device `index`.
+pub(crate) fn node(index: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/cloop{index}"))
+}
+
+/// The number in a name like `cloop3` or `/dev/cloop3`.
+pub(crate) fn index_of_name(name: &Path) -> Option<u32> {
+    let name = match name.strip_prefix("/dev") {
+        Ok(rest) => rest,
+        Err(_) => name,
+    };
+    let digits = name.to_str()?.strip_prefix("cloop")?;
+    let plain =
+        digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    // The kernel counts devices with a signed number.
+    digits
+        .parse()
+        .ok()
+        .filter(|&n: &u32| plain && n <= i32::MAX as u32)
+}
+
+/// The number of the device that `path` names, by its name or (a symbolic link, another node) by
+/// its device number. `None` when it is something else, such as an image.
+pub(crate) fn index_of(path: &Path) -> Option<u32> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => {
+            let number = meta.rdev();
+            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+            let entry = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+            index_of_name(Path::new(entry.file_name()?))
+        }
+        Ok(_) => None,
+        Err(_) => index_of_name(path),
+    }
+}
+
+/// The number that the user means by `path`, or the error that it is not a cloop device.
+pub(crate) fn require_index(path: &Path) -> Result<u32> {
+    match index_of(path) {
+        Some(index) => Ok(index),
+        None => match fs::metadata(path) {
+            Ok(_) => Err(fail(path, "not a cloop device; see `cloop list`")),
+            Err(error) => Err(fail::io(path, &error)),
+        },
+    }
+}
+
+/// The numbers of the devices that exist now, in order.
+pub(crate) fn indices() -> Vec<u32> {
+    let mut found: Vec<u32> = fs::read_dir("/sys/block")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| index_of_name(Path::new(OsStr::new(&entry.file_name()))))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The attached devices, in order. One that goes away meanwhile is left out.
+pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
+    let mut devices = Vec::new();
+    for index in indices() {
+        if let Some(info) = control.info(index)? {
+            devices.push(Device { index, info });
+        }
+    }
+    Ok(devices)
+}
+
+/// The device whose image is the open file `file` at `path`; `None` also without the module
+/// or the right to ask it.
+pub(crate) fn backed_by(path: &Path, file: &File) -> Option<Device> {
+    let meta = file.metadata().ok()?;
+    let control = Control::open().ok()?;
+    let real = fs::canonicalize(path).ok();
+    all(&control).ok()?.into_iter().find(|device| {
+        device.info.is_backed_by(&meta)
+            // On some file systems (btrfs) stat(2) and the kernel's inode differ in the device number.
+            || real.as_deref().is_some_and(|p| p == device.info.backing_file())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_device_names() {
+        for (name, index) in [
+            ("cloop0", Some(0)),
+            ("/dev/cloop12", Some(12)),
+            ("cloop", None),
+            ("cloop00", None),
+            ("cloop-1", None),
+            ("cloop+1", None),
+            ("cloop1p1", None),
+            ("cloop-control", None),
+            ("/tmp/cloop1", None),
+            ("loop1", None),
+            ("cloop4294967295", None),
+        ] {
+            assert_eq!(index_of_name(Path::new(name)), index, "{name}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Error sentences: `PATH: what happened; the way out`.
+
+use anyhow::{anyhow, Error};
+use cloop::engine;
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+
+/// Errors with `subject: sentence`.
+pub(crate) fn fail(subject: &Path, sentence: impl Display) -> Error {
+    if subject.as_os_str() == "-" {
+        return anyhow!("standard input or output: {sentence}");
+    }
+    anyhow!("{}: {sentence}", subject.display())
+}
+
+/// What the kernel said about `path`, in words.
+pub(crate) fn io(path: &Path, error: &io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(errno) => fail(path, os(errno)),
+        None => fail(path, error),
+    }
+}
+
+/// What the engine said about the image at `path`, in words.
+pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
+    use engine::Error as E;
+    match error {
+        E::Io(0) => fail(path, os(5)),
+        E::Io(_) | E::NoSpace | E::NoMemory => fail(path, os(error.errno())),
+        E::NotAnImage => fail(
+            path,
+            "not a cloop image; make one with `cloop create` or `cloop import`",
+        ),
+        E::Version(_) | E::Feature(_) => fail(
+            path,
+            format_args!("{error}; install a newer cloop tool and module"),
+        ),
+        E::Corrupt { .. } => fail(
+            path,
+            format_args!(
+                "{error}; `cloop check {}` shows the extent of the damage",
+                path.display()
+            ),
+        ),
+        E::ReadOnly | E::Closed | E::Invalid(_) => fail(path, error),
+    }
+}
+
+/// The sentence for an errno of a file operation.
+fn os(errno: i32) -> String {
+    use rustix::io::Errno;
+    let way_out = match Errno::from_raw_os_error(errno) {
+        Errno::ACCESS | Errno::PERM => "permission denied; run as root, or change its permissions",
+        Errno::NOENT => "no such file or directory; check the path",
+        Errno::NOTDIR => "a part of the path is not a directory; check the path",
+        Errno::ISDIR => "is a directory; give the path of a file",
+        Errno::EXIST => "exists already; choose another path",
+        Errno::NOSPC => "no space left on its file system; free some space and try again",
+        Errno::DQUOT => "disk quota exceeded; free some space and try again",
+        Errno::FBIG => "larger than its file system (or `ulimit -f`) allows; use another one",
+        Errno::ROFS => "its file system is read-only; remount it read-write or use another one",
+        Errno::BUSY => "in use (mounted?); unmount or close it first",
+        Errno::NXIO | Errno::NODEV => "no such device; check that it is attached",
+        Errno::NOMEM => "out of memory; free some and try again",
+        Errno::IO => "input/output error; look at the kernel log (dmesg) for its cause",
+        Errno::TXTBSY => "in use as a swap file or program; choose another path",
+        Errno::PIPE => "closed by its reader before the end; let it read everything",
+        Errno::MFILE | Errno::NFILE => "too many open files; close some and try again",
+        Errno::LOOP => "too many symbolic links; check the path",
+        Errno::NAMETOOLONG => "the name is too long; choose a shorter one",
+        _ => return io::Error::from_raw_os_error(errno).to_string(),
+    };
+    way_out.to_owned()
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop import`: a new image with the content of a raw disk.
+
+use crate::chunk::{is_zero, CHUNK};
+use crate::create::Format;
+use crate::fail::{self, fail};
+use crate::progress;
+use crate::size;
+use crate::target::Target;
+use crate::workers::{self, Stop};
+use anyhow::Result;
+use cloop::engine::{Volume, BLOCK_SIZE};
+use cloop::platform::std::Std;
+use indicatif::ProgressBar;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+/// Make an image from a raw disk.
+///
+/// RAW is a disk image file, a block device, or - for standard input. Holes and zero blocks of it cost
+/// nothing in the image.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// File or block device to read, or - for standard input
+    raw: PathBuf,
+    /// Image to make
+    image: PathBuf,
+    /// Size of the device: at least that of RAW, which is the default; needed for a pipe
+    #[arg(short, long, value_parser = size::parse_device)]
+    size: Option<u64>,
+    #[command(flatten)]
+    format: Format,
+    /// Overwrite an image, or a block device with something on it
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let (source, file) = Source::open(&args.raw)?;
+    let size = device_size(&args.raw, &source, args.size)?;
+    refuse_same(&source, &args.image)?;
+    let target = Target::claim(&args.image, args.force)?;
+    let image = args.format.make(&args.image, target.file()?, size)?;
+    let volume = Volume::<Std>::open(image, false).map_err(|e| fail::engine(&args.image, e))?;
+
+    let bar = progress::bar("importing", source.len.unwrap_or(size));
+    let importer = Importer {
+        seekable: source.len.is_some(),
+        raw: &args.raw,
+        file: &file,
+        image: &args.image,
+        volume: &volume,
+        record_size: args.format.record_size(),
+        source: Mutex::new(source),
+        device_size: size,
+        bar: &bar,
+        stop: Stop::default(),
+    };
+    workers::run(&importer.stop, || (), || importer.work())?;
+    volume.close().map_err(|e| fail::engine(&args.image, e))?;
+    target.keep()?;
+    bar.finish_and_clear();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The size of the device that holds what `source` has.
+fn device_size(path: &Path, source: &Source, wanted: Option<u64>) -> Result<u64> {
+    let Some(len) = source.len else {
+        return match wanted {
+            Some(size) => Ok(size),
+            None => Err(fail(
+                path,
+                "a pipe does not tell its size; give the size of the device with --size",
+            )),
+        };
+    };
+    if let Some(size) = wanted {
+        if size < len {
+            return Err(fail(
+                path,
+                format_args!("has {len} bytes, more than --size; give --size at least that much"),
+            ));
+        }
+        return Ok(size);
+    }
+    if len == 0 {
+        return Err(fail(
+            path,
+            "empty; a device cannot be, give it a size with --size",
+        ));
+    }
+    let size = len.next_multiple_of(BLOCK_SIZE as u64);
+    // The limits of a device are those of `create`.
+    size::parse_device(&size.to_string()).map_err(|e| fail(path, e))?;
+    if size != len {
+        eprintln!(
+            "cloop: {}: {len} bytes are not a multiple of 4096; the device gets {size} bytes, \
+             the last {} of them zeros",
+            path.display(),
+            size - len
+        );
+    }
+    Ok(size)
+}
+
+/// Importing a disk into an image on itself would destroy it.
+fn refuse_same(source: &Source, image: &Path) -> Result<()> {
+    let (Ok(raw), Ok(image_meta)) = (source.file.metadata(), std::fs::metadata(image)) else {
+        return Ok(());
+    };
+    let device = |m: &std::fs::Metadata| m.file_type().is_block_device().then(|| m.rdev());
+    let same_file = (raw.dev(), raw.ino()) == (image_meta.dev(), image_meta.ino());
+    let same_device = device(&raw).is_some() && device(&raw) == device(&image_meta);
+    if source.len.is_some() && (same_file || same_device) {
+        return Err(fail(
+            image,
+            "is the disk to import; choose another path for the image",
+        ));
+    }
+    Ok(())
+}
+
+/// The raw disk.
+struct Source {
+    /// Also the place in a pipe.
+    file: File,
+    /// `None` for a pipe.
+    len: Option<u64>,
+    /// The file system tells holes from data.
+    holes: bool,
+    /// Everything before was handed out.
+    next: u64,
+}
+
+impl Source {
+    /// Opens `path`; the second handle reads at any place while the first is locked.
+    fn open(path: &Path) -> Result<(Self, File)> {
+        let error = |e: io::Error| fail::io(path, &e);
+        let mut file = if path.as_os_str() == "-" {
+            File::from(io::stdin().as_fd().try_clone_to_owned().map_err(error)?)
+        } else {
+            File::open(path).map_err(error)?
+        };
+        let kind = file.metadata().map_err(error)?.file_type();
+        if kind.is_dir() {
+            return Err(fail(path, "is a directory; give the path of a raw disk"));
+        }
+        // Standard input of which something has been read is a stream: its rest is meant.
+        let seekable = (kind.is_file() || kind.is_block_device())
+            && file.stream_position().map_err(error)? == 0;
+        let len = if seekable {
+            Some(file.seek(SeekFrom::End(0)).map_err(error)?)
+        } else {
+            None
+        };
+        let raw = file.try_clone().map_err(error)?;
+        let source = Self {
+            file,
+            len,
+            holes: len.is_some(),
+            next: 0,
+        };
+        Ok((source, raw))
+    }
+
+    /// The first byte at or after `from` that may not be zero; `None` when only zeros follow.
+    fn data_from(&mut self, from: u64) -> io::Result<Option<u64>> {
+        if !self.holes {
+            return Ok(Some(from));
+        }
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(from)) {
+            Ok(data) => Ok(Some(data)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A block device, or a file system without holes.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                self.holes = false;
+                Ok(Some(from))
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Hands out the next chunk: where it begins and how long it is. For a pipe it is read into `buf`,
+    /// a file is the worker's to read.
+    fn next(&mut self, buf: &mut [u8]) -> io::Result<Option<(u64, usize)>> {
+        let Some(len) = self.len else {
+            let mut filled = 0;
+            while filled < buf.len() {
+                match self.file.read(&mut buf[filled..]) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            let start = self.next;
+            self.next += filled as u64;
+            return Ok((filled > 0).then_some((start, filled)));
+        };
+        if self.next >= len {
+            return Ok(None);
+        }
+        let Some(data) = self.data_from(self.next)? else {
+            self.next = len;
+            return Ok(None);
+        };
+        let start = data - data % CHUNK as u64;
+        self.next = (start + CHUNK as u64).min(len);
+        Ok(Some((start, (self.next - start) as usize)))
+    }
+}
+
+struct Importer<'a> {
+    raw: &'a Path,
+    file: &'a File,
+    image: &'a Path,
+    volume: &'a Volume<Std>,
+    record_size: usize,
+    source: Mutex<Source>,
+    device_size: u64,
+    /// The workers read the disk themselves.
+    seekable: bool,
+    bar: &'a ProgressBar,
+    stop: Stop,
+}
+
+impl Importer<'_> {
+    /// Takes chunks of the disk and writes them to the volume until there are no more.
+    fn work(&self) -> Result<()> {
+        let image_error = |e| fail::engine(self.image, e);
+        let mut ws = self.volume.workspace().map_err(image_error)?;
+        let mut buf = vec![0; CHUNK];
+        while let Some((start, len)) = self.next(&mut buf)? {
+            let end = start + len as u64;
+            if end > self.device_size {
+                return Err(fail(
+                    self.raw,
+                    format_args!(
+                        "has more than the {} bytes of --size; give a larger --size",
+                        self.device_size
+                    ),
+                ));
+            }
+            if self.seekable {
+                self.read(&mut buf[..len], start)?;
+            }
+            let padded = len.next_multiple_of(BLOCK_SIZE);
+            buf[len..padded].fill(0);
+            let mut block = start / BLOCK_SIZE as u64;
+            for piece in buf[..padded].chunks(self.record_size) {
+                if !is_zero(piece) {
+                    self.volume
+                        .write(&mut ws, block, piece)
+                        .map_err(image_error)?;
+                }
+                block += (piece.len() / BLOCK_SIZE) as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&self, buf: &mut [u8]) -> Result<Option<(u64, usize)>> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stop.requested() {
+            return Ok(None);
+        }
+        let next = source.next(buf).map_err(|e| fail::io(self.raw, &e))?;
+        self.bar.set_position(source.next);
+        Ok(next)
+    }
+
+    fn read(&self, buf: &mut [u8], at: u64) -> Result<()> {
+        self.file
+            .read_exact_at(buf, at)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => fail(
+                    self.raw,
+                    "became shorter while it was read; import it when nothing writes to it",
+                ),
+                _ => fail::io(self.raw, &e),
+            })
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop`: makes, attaches, inspects and converts images of compressed block devices.
+//!
+//! Each command has its own file. What an image contains is the engine's business alone; this program
+//! opens files, locks them, talks to the user and to the control device of the kernel module.
+
+#![deny(unsafe_code)]
+
+mod attach;
+mod check;
+mod chunk;
+mod control;
+mod create;
+mod device;
+mod export;
+mod fail;
+mod image;
+mod import;
+mod info;
+mod list;
+mod output;
+mod progress;
+mod size;
+mod target;
+mod workers;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Read-write compressed block devices, each in one file.
+///
+/// An image made by `cloop create` becomes a block device by `cloop attach` and is then used as any disk
+/// is: mkfs, mount, discard. Sizes take the suffixes K, M, G, T, P (powers of 1024; KiB and so on mean
+/// the same) and KB, MB, GB, TB, PB (powers of 1000).
+#[derive(Parser)]
+#[command(name = "cloop", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Create(create::Args),
+    Attach(attach::Args),
+    Detach(attach::DetachArgs),
+    List(list::Args),
+    Info(info::Args),
+    Check(check::Args),
+    Import(import::Args),
+    Export(export::Args),
+}
+
+/// Exit status for a command line that makes no sense, for all commands but `check`.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let checking = std::env::args_os().nth(1).is_some_and(|a| a == "check");
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, and go to standard output. A reader that has gone
+            // away is no reason to fail.
+            let _ = error.print();
+            return match (error.use_stderr(), checking) {
+                (false, _) => ExitCode::SUCCESS,
+                (true, true) => ExitCode::from(check::USAGE),
+                (true, false) => ExitCode::from(USAGE),
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Create(args) => create::run(&args),
+        Command::Attach(args) => attach::run(&args),
+        Command::Detach(args) => attach::run_detach(&args),
+        Command::List(args) => list::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("cloop: {error:#}");
+        if checking {
+            ExitCode::from(check::OPERATIONAL)
+        } else {
+            ExitCode::FAILURE
+        }
+    })
+}

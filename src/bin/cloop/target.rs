@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! [`Target`]: a file or block device that a command fills, and that must not stay half made.
+
+use crate::fail::{self, fail};
+use crate::image::{self, Lock};
+use anyhow::Result;
+use rustix::fs::OFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
+
+/// As much of the start of a device as decides whether it is empty.
+const START: u64 = 1 << 20;
+
+/// What undoes the work on a target.
+#[derive(Clone, Copy)]
+enum Undo {
+    /// We made the file.
+    Unlink,
+    /// The file was there; it was empty, or its owner gave it up with `--force`.
+    Truncate,
+    /// A device: whatever lies on it must not look like an image or a file system.
+    Wipe,
+}
+
+struct HalfMade {
+    path: PathBuf,
+    file: File,
+    undo: Undo,
+}
+
+/// What a signal has to clean up. A command has one target at a time.
+static HALF_MADE: Mutex<Option<HalfMade>> = Mutex::new(None);
+
+fn half_made() -> MutexGuard<'static, Option<HalfMade>> {
+    HALF_MADE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A locked file or block device that disappears again unless it is [kept](Self::keep).
+pub(crate) struct Target {
+    path: PathBuf,
+    file: File,
+}
+
+impl Target {
+    /// Opens `path` for filling: a new or empty file, or an empty device; with `force` also one
+    /// with something in it, whose content is lost by this call.
+    pub(crate) fn claim(path: &Path, force: bool) -> Result<Self> {
+        let (file, undo) = match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(fail(path, "is a directory; give the path of a file"));
+            }
+            Ok(meta) if meta.file_type().is_block_device() => (device(path, force)?, Undo::Wipe),
+            Ok(meta) if meta.is_file() => (existing(path, force)?, Undo::Truncate),
+            Ok(_) => {
+                return Err(fail(
+                    path,
+                    "neither a regular file nor a block device; choose another path",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(path)
+                    .map_err(|e| new_file_error(path, &e))?;
+                (file, Undo::Unlink)
+            }
+            Err(error) => return Err(fail::io(path, &error)),
+        };
+        let copy = file.try_clone().map_err(|e| fail::io(path, &e))?;
+        clean_up_on_signals().map_err(|e| fail::io(path, &e))?;
+        *half_made() = Some(HalfMade {
+            path: path.to_owned(),
+            file: copy,
+            undo,
+        });
+        let target = Self {
+            path: path.to_owned(),
+            file,
+        };
+        image::lock(path, &target.file, Lock::Exclusive)?;
+        if matches!(undo, Undo::Truncate) {
+            target.file.set_len(0).map_err(|e| fail::io(path, &e))?;
+        }
+        Ok(target)
+    }
+
+    /// Another handle on the open file.
+    pub(crate) fn file(&self) -> Result<File> {
+        self.file.try_clone().map_err(|e| fail::io(&self.path, &e))
+    }
+
+    /// True for a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|m| m.file_type().is_block_device())
+    }
+
+    /// The work is done: makes it durable and keeps it.
+    pub(crate) fn keep(self) -> Result<()> {
+        self.file.sync_all().map_err(|e| fail::io(&self.path, &e))?;
+        // The name of a new file is durable only with its directory.
+        let parent = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // A directory that cannot be opened or synced (no permission to read it) is not worth failing for.
+        let _ = File::open(parent).and_then(|dir| dir.sync_all());
+        *half_made() = None;
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(half) = half_made().take() {
+            half.remove();
+        }
+    }
+}
+
+impl HalfMade {
+    /// Best effort: the error that led here is the one to report.
+    fn remove(&self) {
+        let _ = match self.undo {
+            Undo::Unlink => self.unlink(),
+            Undo::Truncate => self.file.set_len(0),
+            Undo::Wipe => self.file.write_all_at(&vec![0; START as usize], 0),
+        };
+    }
+
+    /// Removes the file, unless the path has come to mean another one.
+    fn unlink(&self) -> io::Result<()> {
+        let (ours, now) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+        if (ours.dev(), ours.ino()) == (now.dev(), now.ino()) {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Dies of the signal as any program would, but without leaving half a file behind.
+fn clean_up_on_signals() -> io::Result<()> {
+    static STARTED: Once = Once::new();
+    let mut result = Ok(());
+    STARTED.call_once(|| {
+        result = Signals::new([SIGINT, SIGTERM, SIGHUP]).and_then(|mut signals| {
+            // Caught, a file size limit is an error of write(2) like any other.
+            flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+            thread::Builder::new()
+                .name("cloop-signals".to_owned())
+                .spawn(move || {
+                    for signal in signals.forever() {
+                        // Held until the end, so that the main thread cannot report success meanwhile.
+                        let half = half_made();
+                        if let Some(half) = half.as_ref() {
+                            half.remove();
+                        }
+                        let _ = signal_hook::low_level::emulate_default_handler(signal);
+                    }
+                })
+                .map(|_| ())
+        });
+    });
+    result
+}
+
+fn new_file_error(path: &Path, error: &io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => fail(path, "its directory does not exist; make it first"),
+        _ => fail::io(path, error),
+    }
+}
+
+fn existing(path: &Path, force: bool) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|e| fail::io(path, &e))?;
+    let len = file.metadata().map_err(|e| fail::io(path, &e))?.len();
+    if len > 0 && !force {
+        return Err(fail(
+            path,
+            "exists and is not empty; choose another path, or overwrite it with --force",
+        ));
+    }
+    // Before the caller is made responsible for it: somebody else's image is not ours to truncate.
+    image::lock(path, &file, Lock::Exclusive)?;
+    Ok(file)
+}
+
+fn device(path: &Path, force: bool) -> Result<File> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::EXCL.bits() as i32)
+        .open(path)
+        .map_err(|e| fail::io(path, &e))?;
+    image::lock(path, &file, Lock::Exclusive)?;
+    if !force {
+        let mut start = Vec::new();
+        (&file)
+            .take(START)
+            .read_to_end(&mut start)
+            .and_then(|_| file.seek(SeekFrom::Start(0)))
+            .map_err(|e| fail::io(path, &e))?;
+        if start.iter().any(|&b| b != 0) {
+            return Err(fail(
+                path,
+                "has something on it; choose another device, or overwrite it with --force",
+            ));
+        }
+    }
+    Ok(file)
+}
