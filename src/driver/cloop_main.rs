@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+//! cloop: a read-write compressed loop device.
+//!
+//! The driver turns block requests into calls of the engine and holds no storage logic:
+//!
+//! - [`control`]: the ioctls of `/dev/cloop-control`,
+//! - [`registry`]: which devices there are,
+//! - [`device`]: one attached device, and how it serves a request,
+//! - [`disk`], [`queue`], [`request`]: the block layer, wrapped,
+//! - [`pool`]: the memory that requests are served with.
+
+#[path = "bindings.rs"]
+mod c;
+mod control;
+mod device;
+mod disk;
+// Both are a library as well, of which the module needs a part.
+#[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../engine/mod.rs"]
+mod engine;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../platform/mod.rs"]
+mod platform;
+mod pool;
+mod queue;
+mod registry;
+mod request;
+
+use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
+use kernel::prelude::*;
+
+module! {
+    type: CloopModule,
+    name: "cloop",
+    authors: ["The cloop developers"],
+    description: "Read-write compressed loop device",
+    license: "GPL",
+}
+
+/// The module: all it has of its own is the control device. Attached devices pin the module, so none
+/// is left when it goes.
+#[pin_data]
+struct CloopModule {
+    #[pin]
+    _control: MiscDeviceRegistration<control::Control>,
+}
+
+impl kernel::InPlaceModule for CloopModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: A module is initialised once, and nothing can use the registry before.
+        unsafe { registry::init() };
+
+        try_pin_init!(Self {
+            _control <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"cloop-control",
+            }),
+        })
+    }
+}

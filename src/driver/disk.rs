@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The block layer's objects: workqueue, tag set and disk.
+
+use crate::c;
+use crate::device::Core;
+use crate::engine::{Geometry, BLOCK_SIZE};
+use crate::queue;
+use crate::request;
+use core::ptr::NonNull;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::fmt::Write;
+use kernel::module::this_module;
+use kernel::prelude::*;
+use kernel::static_lock_class;
+use kernel::str::NullTerminatedFormatter;
+use kernel::sync::Arc;
+use kernel::types::Opaque;
+
+/// Requests that each hardware queue can have under way.
+const QUEUE_DEPTH: u32 = 128;
+
+/// Largest read or write. Larger ones come as several requests, which are served in parallel.
+const MAX_TRANSFER: u32 = 1 << 20;
+
+/// Largest discard or write-zeroes. The engine's cost does not follow the length, but whoever waits
+/// for a request should see it end.
+const MAX_ZERO: u32 = 1 << 30;
+
+const SECTOR_SHIFT: u32 = c::SECTOR_SHIFT;
+
+/// The workqueue that serves a device's requests.
+///
+/// # Invariants
+///
+/// `raw` is a valid workqueue, owned by this value.
+pub(crate) struct Workqueue {
+    raw: NonNull<c::workqueue_struct>,
+}
+
+// SAFETY: A workqueue belongs to no thread, and all its operations are synchronised.
+unsafe impl Send for Workqueue {}
+// SAFETY: As above.
+unsafe impl Sync for Workqueue {}
+
+impl Workqueue {
+    /// Makes the workqueue of device `index`, which runs at most `max_active` requests at a time.
+    pub(crate) fn new(index: usize, max_active: usize) -> Result<Self> {
+        // SAFETY: It has no preconditions.
+        let raw = unsafe { c::cloop_alloc_workqueue(index as c_int, max_active as c_int) };
+        // INVARIANT: The workqueue is fresh and ours.
+        Ok(Self {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+        })
+    }
+
+    /// The C object.
+    pub(crate) fn as_ptr(&self) -> *mut c::workqueue_struct {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Workqueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, it is ours.
+        unsafe { c::destroy_workqueue(self.raw.as_ptr()) };
+    }
+}
+
+/// The requests of a device.
+///
+/// # Invariants
+///
+/// `raw` is a tag set that was allocated, with [`queue::OPERATIONS`].
+struct TagSet {
+    // It has list heads in it, and must not move.
+    raw: Pin<KBox<Opaque<c::blk_mq_tag_set>>>,
+}
+
+impl TagSet {
+    fn new() -> Result<Self> {
+        let set = c::blk_mq_tag_set {
+            ops: queue::OPERATIONS,
+            // SAFETY: It has no preconditions.
+            nr_hw_queues: unsafe { c::cloop_num_cpus() },
+            queue_depth: QUEUE_DEPTH,
+            numa_node: c::NUMA_NO_NODE,
+            cmd_size: request::PRIVATE_SIZE as c_uint,
+            // Our requests need other devices' requests to complete; and whatever an I/O scheduler
+            // could gain by sorting, the log has gained already.
+            flags: c::BLK_MQ_F_STACKING | c::BLK_MQ_F_NO_SCHED_BY_DEFAULT,
+            ..pin_init::zeroed()
+        };
+        let raw = KBox::pin(Opaque::new(set), GFP_KERNEL)?;
+        // SAFETY: The fields that a driver fills in are filled in, the others are zero.
+        to_result(unsafe { c::blk_mq_alloc_tag_set(raw.get()) })?;
+        // INVARIANT: It has just been allocated.
+        Ok(Self { raw })
+    }
+}
+
+impl Drop for TagSet {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, it was allocated.
+        unsafe { c::blk_mq_free_tag_set(self.raw.get()) };
+    }
+}
+
+/// `/dev/cloopN`. Dropping it removes the block device, after all its requests have ended.
+///
+/// # Invariants
+///
+/// `raw` is a disk that was added, whose queue uses `_tags` and has `_core` as its `queuedata`. Its
+/// `private_data` is not null until [`retire`](Self::retire) succeeds.
+pub(crate) struct Disk {
+    raw: NonNull<c::gendisk>,
+    // In this order: the requests go before what serves them.
+    _tags: TagSet,
+    _core: Arc<Core>,
+}
+
+// SAFETY: A disk belongs to no thread, and the operations used here are synchronised.
+unsafe impl Send for Disk {}
+// SAFETY: As above.
+unsafe impl Sync for Disk {}
+
+const FOPS: &c::block_device_operations = &c::block_device_operations {
+    owner: this_module::<crate::LocalModule>().as_ptr(),
+    open: Some(open),
+    ..pin_init::zeroed()
+};
+
+/// # Safety
+///
+/// Only for the block layer, which calls it with one of our disks and holds its `open_mutex`.
+unsafe extern "C" fn open(disk: *mut c::gendisk, _mode: c::blk_mode_t) -> c_int {
+    // SAFETY: The disk is valid, and `private_data` changes under `open_mutex` only.
+    if unsafe { (*disk).private_data.is_null() } {
+        return ENXIO.to_errno();
+    }
+    0
+}
+
+/// What the block layer has to know about a device.
+fn limits(geometry: &Geometry) -> c::queue_limits {
+    c::queue_limits {
+        features: c::BLK_FEAT_WRITE_CACHE | c::BLK_FEAT_FUA | c::BLK_FEAT_STABLE_WRITES,
+        logical_block_size: BLOCK_SIZE as c_uint,
+        physical_block_size: BLOCK_SIZE as c_uint,
+        io_min: BLOCK_SIZE as c_uint,
+        io_opt: geometry.record_size,
+        max_hw_sectors: MAX_TRANSFER >> SECTOR_SHIFT,
+        // Data is copied: as many pieces as there are pages, of any length.
+        max_segments: (MAX_TRANSFER as usize / BLOCK_SIZE) as c_ushort,
+        max_segment_size: MAX_TRANSFER,
+        max_hw_discard_sectors: MAX_ZERO >> SECTOR_SHIFT,
+        discard_granularity: BLOCK_SIZE as c_uint,
+        max_write_zeroes_sectors: MAX_ZERO >> SECTOR_SHIFT,
+        max_hw_wzeroes_unmap_sectors: MAX_ZERO >> SECTOR_SHIFT,
+        ..pin_init::zeroed()
+    }
+}
+
+impl Disk {
+    /// Makes the block device `cloopN`, served by `core`.
+    pub(crate) fn new(index: usize, core: Arc<Core>) -> Result<Self> {
+        let tags = TagSet::new()?;
+        let geometry = core.geometry();
+        let queue_data = Arc::as_ptr(&core).cast_mut().cast::<c_void>();
+        // SAFETY: The tag set is allocated. `queue_data` stays valid until after the disk is gone.
+        let raw = from_err_ptr(unsafe {
+            c::__blk_mq_alloc_disk(
+                tags.raw.get(),
+                &mut limits(&geometry),
+                queue_data,
+                static_lock_class!().as_ptr(),
+            )
+        })?;
+        // SAFETY: The disk is fresh: nobody else uses it.
+        match unsafe { Self::add(raw, index, queue_data, &core) } {
+            Ok(raw) => Ok(Self {
+                // INVARIANT: It has been added, with our tags and `core`.
+                raw,
+                _tags: tags,
+                _core: core,
+            }),
+            Err(e) => {
+                // SAFETY: The disk was not added; its only reference is ours.
+                unsafe { c::put_disk(raw) };
+                Err(e)
+            }
+        }
+    }
+
+    /// Describes a disk and makes it appear.
+    ///
+    /// # Safety
+    ///
+    /// `raw` is a disk that has been allocated and not added.
+    unsafe fn add(
+        raw: *mut c::gendisk,
+        index: usize,
+        private_data: *mut c_void,
+        core: &Core,
+    ) -> Result<NonNull<c::gendisk>> {
+        // SAFETY: By the safety requirement of this function, we may write to the disk.
+        unsafe {
+            (*raw).fops = FOPS;
+            (*raw).private_data = private_data;
+            c::cloop_disk_no_partscan(raw);
+            c::set_disk_ro(raw, core.read_only());
+            c::set_capacity(raw, core.geometry().size >> SECTOR_SHIFT);
+        }
+        // SAFETY: As above.
+        let name = unsafe { &mut (*raw).disk_name };
+        NullTerminatedFormatter::new(name)
+            .ok_or(EINVAL)?
+            .write_fmt(fmt!("cloop{index}"))
+            .map_err(|_| EINVAL)?;
+        // SAFETY: The disk is complete.
+        to_result(unsafe {
+            c::device_add_disk(core::ptr::null_mut(), raw, core::ptr::null_mut())
+        })?;
+        NonNull::new(raw).ok_or(EINVAL)
+    }
+
+    /// Keeps the disk from being opened; EBUSY if it is open.
+    pub(crate) fn retire(&self) -> Result {
+        // SAFETY: By the type invariant, the disk is valid.
+        to_result(unsafe { c::cloop_disk_retire(self.raw.as_ptr()) })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, the disk was added.
+        unsafe { c::del_gendisk(self.raw.as_ptr()) };
+        // SAFETY: The reference from its allocation is ours.
+        unsafe { c::put_disk(self.raw.as_ptr()) };
+    }
+}

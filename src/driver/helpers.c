@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inline functions and macros of the block layer, for the driver's wrappers.
+ */
+#include <linux/bio.h>
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/cpumask.h>
+#include <linux/mutex.h>
+#include <linux/ratelimit.h>
+#include <linux/workqueue.h>
+
+#include "helpers.h"
+
+void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq)
+{
+	cursor->bio = rq->bio;
+	if (cursor->bio)
+		cursor->iter = cursor->bio->bi_iter;
+}
+
+/*
+ * Copies the next @len bytes of a request's data out of or into it. False when
+ * there are fewer. In C because the pages may change meanwhile (another process
+ * has them mapped), which Rust's slices do not allow.
+ */
+bool cloop_cursor_copy(struct cloop_cursor *cursor, void *buf, size_t len,
+		       bool to_request)
+{
+	while (len) {
+		struct bio_vec bv;
+
+		while (cursor->bio && !cursor->iter.bi_size) {
+			cursor->bio = cursor->bio->bi_next;
+			if (cursor->bio)
+				cursor->iter = cursor->bio->bi_iter;
+		}
+		if (!cursor->bio)
+			return false;
+
+		bv = bio_iter_iovec(cursor->bio, cursor->iter);
+		bv.bv_len = min_t(size_t, bv.bv_len, len);
+		if (to_request)
+			memcpy_to_bvec(&bv, buf);
+		else
+			memcpy_from_bvec(buf, &bv);
+		bio_advance_iter_single(cursor->bio, &cursor->iter, bv.bv_len);
+		buf += bv.bv_len;
+		len -= bv.bv_len;
+	}
+	return true;
+}
+
+void cloop_init_work(struct work_struct *work, work_func_t func)
+{
+	INIT_WORK(work, func);
+}
+
+void cloop_queue_work(struct workqueue_struct *wq, struct work_struct *work)
+{
+	queue_work(wq, work);
+}
+
+/*
+ * WQ_MEM_RECLAIM: a write may be what frees memory, so there must be a thread
+ * for it when no new one can be made. WQ_UNBOUND: compression is long work, let
+ * the scheduler place it.
+ */
+struct workqueue_struct *cloop_alloc_workqueue(int index, int max_active)
+{
+	return alloc_workqueue("cloop%d", WQ_MEM_RECLAIM | WQ_UNBOUND,
+			       max_active, index);
+}
+
+/* As loop: no scan by itself, but partx(8) may add partitions. */
+void cloop_disk_no_partscan(struct gendisk *disk)
+{
+	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
+}
+
+/*
+ * Refuses further opens, unless the disk is open now. The block layer calls the
+ * disk's open() with open_mutex held, so nobody can slip in between the two.
+ */
+int cloop_disk_retire(struct gendisk *disk)
+{
+	int ret = 0;
+
+	mutex_lock(&disk->open_mutex);
+	if (disk_openers(disk))
+		ret = -EBUSY;
+	else
+		disk->private_data = NULL;
+	mutex_unlock(&disk->open_mutex);
+	return ret;
+}
+
+unsigned int cloop_num_cpus(void)
+{
+	return num_online_cpus();
+}
+
+/* For messages that a damaged image or a full disk would repeat endlessly. */
+bool cloop_may_log(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+//! LZ4, by the kernel's own library.
+
+use crate::c;
+use crate::engine::Error;
+use crate::platform::Lz4;
+use kernel::alloc::flags::GFP_KERNEL;
+use kernel::alloc::KVVec;
+
+/// The work memory of one compression.
+///
+/// # Invariants
+///
+/// `work` has at least `LZ4_MEM_COMPRESS` bytes.
+pub(crate) struct KernelLz4 {
+    work: KVVec<u64>,
+}
+
+impl Lz4 for KernelLz4 {
+    fn new() -> Result<Self, Error> {
+        // INVARIANT: The length is rounded up.
+        Ok(Self {
+            work: KVVec::zeroed(c::LZ4_MEM_COMPRESS.div_ceil(size_of::<u64>()), GFP_KERNEL)
+                .map_err(|_| Error::NoMemory)?,
+        })
+    }
+
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        let (src_len, dst_len) = (src.len().try_into().ok()?, dst.len().try_into().ok()?);
+        // SAFETY: `src` is readable and `dst` writable for the given lengths, and by the type
+        // invariant the work memory is large enough; `u64` aligns it.
+        let n = unsafe {
+            c::LZ4_compress_default(
+                src.as_ptr().cast(),
+                dst.as_mut_ptr().cast(),
+                src_len,
+                dst_len,
+                self.work.as_mut_ptr().cast(),
+            )
+        };
+        // Zero says that the result did not fit.
+        usize::try_from(n).ok().filter(|&n| n > 0)
+    }
+
+    fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        let (src_len, dst_len) = (src.len().try_into().ok()?, dst.len().try_into().ok()?);
+        // SAFETY: `src` is readable and `dst` writable for the given lengths. The function checks
+        // every length in its input against them.
+        let n = unsafe {
+            c::LZ4_decompress_safe(
+                src.as_ptr().cast(),
+                dst.as_mut_ptr().cast(),
+                src_len,
+                dst_len,
+            )
+        };
+        usize::try_from(n).ok()
+    }
+}

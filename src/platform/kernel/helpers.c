@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Backing file I/O and threads for the kernel home of the engine.
+ *
+ * This is in C because it is made of what Rust cannot call: inline functions,
+ * macros, on-stack iterators over pages. It decides nothing about storage.
+ */
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/pagemap.h>
+#include <linux/refcount.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/stat.h>
+#include <linux/uio.h>
+#include <linux/vmalloc.h>
+#include <linux/workqueue.h>
+
+#include "helpers.h"
+
+/*
+ * What serves a block device must not wait for writeback to that same device:
+ * no allocation may start I/O (PF_MEMALLOC_NOIO), and dirtying the page cache
+ * of the backing file is throttled by the backing device alone
+ * (PF_LOCAL_THROTTLE), as in loop's workers.
+ */
+#define CLOOP_IO_FLAGS	(PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE)
+
+unsigned int cloop_io_begin(void)
+{
+	unsigned int saved = current->flags & CLOOP_IO_FLAGS;
+
+	current->flags |= CLOOP_IO_FLAGS;
+	return saved;
+}
+
+void cloop_io_end(unsigned int saved)
+{
+	current->flags = (current->flags & ~CLOOP_IO_FLAGS) | saved;
+}
+
+/*
+ * f_mapping->host is the inode that holds the data, whatever the path: the
+ * block device behind a device node, the lower inode behind overlayfs.
+ */
+static struct inode *backing_inode(struct file *file)
+{
+	return file->f_mapping->host;
+}
+
+int cloop_file_check(struct file *file, bool write)
+{
+	struct inode *inode = backing_inode(file);
+
+	if (S_ISDIR(inode->i_mode))
+		return -EISDIR;
+	if (!S_ISREG(inode->i_mode) && !S_ISBLK(inode->i_mode))
+		return -EINVAL;
+	if (IS_SWAPFILE(inode))
+		return -ETXTBSY;
+	if (!(file->f_mode & FMODE_READ))
+		return -EBADF;
+	if (!(file->f_mode & FMODE_CAN_READ) || !file->f_op->read_iter)
+		return -EINVAL;
+	if (!write)
+		return 0;
+
+	if (!(file->f_mode & FMODE_WRITE))
+		return -EBADF;
+	if (!(file->f_mode & FMODE_CAN_WRITE) || !file->f_op->write_iter)
+		return -EINVAL;
+	/* Without it a flush would promise what nobody keeps. */
+	if (!file->f_op->fsync)
+		return -EINVAL;
+	/* Writes would not go where they are meant to. */
+	if ((file->f_flags & O_APPEND) || IS_APPEND(inode))
+		return -EINVAL;
+	return 0;
+}
+
+/* The engine's I/O is aligned to 4096 bytes, in the file and in memory. */
+bool cloop_file_can_direct(struct file *file)
+{
+	struct kstat st;
+
+	if (!(file->f_flags & O_DIRECT) || !(file->f_mode & FMODE_CAN_ODIRECT))
+		return false;
+	if (vfs_getattr(&file->f_path, &st, STATX_DIOALIGN, 0))
+		return false;
+	/* A file system that does not tell takes the block size of its device. */
+	if (!(st.result_mask & STATX_DIOALIGN))
+		return true;
+	return st.dio_offset_align && st.dio_offset_align <= 4096 &&
+	       st.dio_mem_align <= 4096;
+}
+
+/*
+ * Page cache allocations for the backing file must not wait for I/O either,
+ * whoever makes them.
+ */
+gfp_t cloop_file_restrict_gfp(struct file *file)
+{
+	gfp_t gfp = mapping_gfp_mask(file->f_mapping);
+
+	mapping_set_gfp_mask(file->f_mapping, gfp & ~(__GFP_IO | __GFP_FS));
+	return gfp;
+}
+
+void cloop_file_restore_gfp(struct file *file, gfp_t gfp)
+{
+	mapping_set_gfp_mask(file->f_mapping, gfp);
+}
+
+/* Enough for a kmalloc'ed buffer, and for a record when memory is short. */
+#define CLOOP_STACK_BVECS	16
+
+/*
+ * Describes the start of a buffer, kmalloc'ed or vmalloc'ed, by at most @max
+ * vectors, one for each physically contiguous part, and returns its length.
+ */
+static size_t map_buffer(void *buf, size_t len, struct bio_vec *bvecs,
+			 unsigned int max, unsigned int *nr)
+{
+	size_t done = 0;
+
+	*nr = 0;
+	if (!is_vmalloc_addr(buf)) {
+		bvec_set_virt(&bvecs[0], buf, len);
+		*nr = 1;
+		return len;
+	}
+	while (done < len && *nr < max) {
+		void *p = buf + done;
+		size_t n = min_t(size_t, len - done, PAGE_SIZE - offset_in_page(p));
+
+		bvec_set_page(&bvecs[(*nr)++], vmalloc_to_page(p), n,
+			      offset_in_page(p));
+		done += n;
+	}
+	return done;
+}
+
+static ssize_t file_io_once(struct file *file, void *buf, size_t len,
+			    loff_t pos, bool write, bool direct,
+			    struct bio_vec *bvecs, unsigned int max)
+{
+	/*
+	 * The flags of the open file description belong to user space, which
+	 * can change them at any time: take none of them.
+	 */
+	struct kiocb iocb = {
+		.ki_filp = file,
+		.ki_pos = pos,
+		.ki_flags = (direct ? IOCB_DIRECT : 0) |
+			    (write ? IOCB_WRITE : 0),
+	};
+	struct iov_iter iter;
+	unsigned int nr;
+
+	len = map_buffer(buf, len, bvecs, max, &nr);
+	if (write) {
+		iov_iter_bvec(&iter, ITER_SOURCE, bvecs, nr, len);
+		return vfs_iocb_iter_write(file, &iocb, &iter);
+	}
+	iov_iter_bvec(&iter, ITER_DEST, bvecs, nr, len);
+	return vfs_iocb_iter_read(file, &iocb, &iter);
+}
+
+/* Transfers everything or fails; what lies beyond the end reads as zeros. */
+int cloop_file_io(struct file *file, void *buf, size_t len, loff_t pos,
+		  bool write, bool direct)
+{
+	struct bio_vec stack[CLOOP_STACK_BVECS];
+	struct bio_vec *bvecs = stack, *heap = NULL;
+	unsigned int max = CLOOP_STACK_BVECS;
+	int ret = 0;
+
+	if (is_vmalloc_addr(buf) && len > CLOOP_STACK_BVECS * PAGE_SIZE) {
+		/* One request instead of many; not having it is no error. */
+		heap = kmalloc_array(DIV_ROUND_UP(len, PAGE_SIZE) + 1,
+				     sizeof(*heap), GFP_NOIO | __GFP_NOWARN |
+				     __GFP_NORETRY);
+		if (heap) {
+			bvecs = heap;
+			max = DIV_ROUND_UP(len, PAGE_SIZE) + 1;
+		}
+	}
+
+	while (len) {
+		ssize_t n = file_io_once(file, buf, len, pos, write, direct,
+					 bvecs, max);
+
+		if (n < 0) {
+			ret = n;
+			break;
+		}
+		if (!n && write) {
+			ret = -EIO;
+			break;
+		}
+		buf += n;
+		len -= n;
+		pos += n;
+		if (!write && len && (!n || pos >= cloop_file_size(file))) {
+			memset(buf, 0, len);
+			break;
+		}
+	}
+	kfree(heap);
+	return ret;
+}
+
+loff_t cloop_file_size(struct file *file)
+{
+	return i_size_read(backing_inode(file));
+}
+
+bool cloop_file_is_bdev(struct file *file)
+{
+	return S_ISBLK(backing_inode(file)->i_mode);
+}
+
+int cloop_file_allocate(struct file *file, loff_t pos, loff_t len)
+{
+	return vfs_fallocate(file, 0, pos, len);
+}
+
+int cloop_file_punch(struct file *file, loff_t pos, loff_t len)
+{
+	return vfs_fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			     pos, len);
+}
+
+int cloop_file_truncate(struct file *file, loff_t len)
+{
+	return vfs_truncate(&file->f_path, len);
+}
+
+int cloop_file_sync(struct file *file)
+{
+	return vfs_fsync_range(file, 0, LLONG_MAX, 1);
+}
+
+int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino)
+{
+	struct kstat st;
+	int ret;
+
+	ret = vfs_getattr_nosec(&file->f_path, &st,
+				STATX_BASIC_STATS | STATX_BLOCKS, 0);
+	if (ret)
+		return ret;
+	*allocated = (u64)st.blocks << 9;
+	*dev = huge_encode_dev(st.dev);
+	*ino = st.ino;
+	return 0;
+}
+
+/**
+ * struct cloop_thread - a thread and the handle that may wait for its end
+ * @refs: one of the thread, one of the handle
+ * @done: completed when @fn has returned
+ * @task: the thread; the handle has a reference to it
+ * @fn: what to run
+ * @data: its argument
+ */
+struct cloop_thread {
+	refcount_t refs;
+	struct completion done;
+	struct task_struct *task;
+	void (*fn)(void *data);
+	void *data;
+};
+
+static void thread_unref(struct cloop_thread *thread)
+{
+	if (refcount_dec_and_test(&thread->refs))
+		kfree(thread);
+}
+
+static int thread_main(void *data)
+{
+	struct cloop_thread *thread = data;
+
+	cloop_io_begin();
+	thread->fn(thread->data);
+	complete(&thread->done);
+	thread_unref(thread);
+	/* A thread that nobody waits for must not lose its code. */
+	module_put_and_kthread_exit(0);
+	return 0;
+}
+
+struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
+					void (*fn)(void *data), void *data)
+{
+	struct cloop_thread *thread;
+	struct task_struct *task;
+
+	thread = kzalloc_obj(*thread);
+	if (!thread)
+		return NULL;
+	refcount_set(&thread->refs, 2);
+	init_completion(&thread->done);
+	thread->fn = fn;
+	thread->data = data;
+
+	task = kthread_create(thread_main, thread, "%.*s", name_len, name);
+	if (IS_ERR(task)) {
+		kfree(thread);
+		return NULL;
+	}
+	__module_get(THIS_MODULE);
+	thread->task = get_task_struct(task);
+	wake_up_process(task);
+	return thread;
+}
+
+/*
+ * The first wait is for the work. The second is for the exit of the thread, so
+ * that its reference to the module is gone as well; at that point the thread
+ * has long started, and kthread_stop() cannot keep it from running.
+ */
+void cloop_thread_join(struct cloop_thread *thread)
+{
+	wait_for_completion(&thread->done);
+	kthread_stop(thread->task);
+}
+
+void cloop_thread_put(struct cloop_thread *thread)
+{
+	put_task_struct(thread->task);
+	thread_unref(thread);
+}
+
+struct cloop_call {
+	struct work_struct work;
+	void (*fn)(void *data);
+	void *data;
+};
+
+static void call_work(struct work_struct *work)
+{
+	struct cloop_call *call = container_of(work, struct cloop_call, work);
+	unsigned int saved = cloop_io_begin();
+
+	call->fn(call->data);
+	cloop_io_end(saved);
+}
+
+/*
+ * Runs @fn away from the caller's signals, resource limits and credentials: a
+ * process that is killed while it detaches a device must not make the last
+ * writes to the image fail.
+ */
+void cloop_call(void (*fn)(void *data), void *data)
+{
+	struct cloop_call call = { .fn = fn, .data = data };
+
+	INIT_WORK_ONSTACK(&call.work, call_work);
+	queue_work(system_dfl_long_wq, &call.work);
+	flush_work(&call.work);
+	destroy_work_on_stack(&call.work);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel home of the engine needs from headers that bindgen cannot
+ * read: inline functions, macros, and iteration over pages.
+ */
+#ifndef CLOOP_PLATFORM_HELPERS_H
+#define CLOOP_PLATFORM_HELPERS_H
+
+#include <linux/types.h>
+
+struct file;
+struct cloop_thread;
+
+unsigned int cloop_io_begin(void);
+void cloop_io_end(unsigned int saved);
+
+int cloop_file_check(struct file *file, bool write);
+bool cloop_file_can_direct(struct file *file);
+gfp_t cloop_file_restrict_gfp(struct file *file);
+void cloop_file_restore_gfp(struct file *file, gfp_t gfp);
+int cloop_file_io(struct file *file, void *buf, size_t len, loff_t pos,
+		  bool write, bool direct);
+loff_t cloop_file_size(struct file *file);
+bool cloop_file_is_bdev(struct file *file);
+int cloop_file_allocate(struct file *file, loff_t pos, loff_t len);
+int cloop_file_punch(struct file *file, loff_t pos, loff_t len);
+int cloop_file_truncate(struct file *file, loff_t len);
+int cloop_file_sync(struct file *file);
+int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino);
+
+struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
+					void (*fn)(void *data), void *data);
+void cloop_thread_join(struct cloop_thread *thread);
+void cloop_thread_put(struct cloop_thread *thread);
+void cloop_call(void (*fn)(void *data), void *data);
+
+#endif /* CLOOP_PLATFORM_HELPERS_H */

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Fallible memory for the kernel home. Same names and signatures as the std home's `mem`.
+
+use crate::engine::Error;
+use core::ops::{Deref, DerefMut};
+use core::pin::Pin;
+use kernel::alloc::flags::GFP_KERNEL;
+use kernel::alloc::{KVBox, KVVec};
+use kernel::sync::UniqueArc;
+
+pub(crate) use kernel::sync::Arc;
+
+/// Puts `value` behind a shared pointer.
+pub(crate) fn arc<T>(value: T) -> Result<Arc<T>, Error> {
+    Arc::new(value, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
+/// An owned heap value.
+pub(crate) type Box<T> = KVBox<T>;
+
+/// Moves `value` to the heap.
+pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, Error> {
+    KVBox::new(value, GFP_KERNEL).map_err(|_| Error::NoMemory)
+}
+
+/// A growable array whose growth can fail.
+pub(crate) struct Vec<T>(KVVec<T>);
+
+impl<T> Vec<T> {
+    /// An empty array; does not allocate.
+    pub(crate) const fn new() -> Self {
+        Self(KVVec::new())
+    }
+
+    /// An empty array with room for `n` items.
+    pub(crate) fn with_capacity(n: usize) -> Result<Self, Error> {
+        KVVec::with_capacity(n, GFP_KERNEL)
+            .map(Self)
+            .map_err(|_| Error::NoMemory)
+    }
+
+    /// `n` copies of `value`.
+    pub(crate) fn filled(value: T, n: usize) -> Result<Self, Error>
+    where
+        T: Clone,
+    {
+        KVVec::from_elem(value, n, GFP_KERNEL)
+            .map(Self)
+            .map_err(|_| Error::NoMemory)
+    }
+
+    /// Appends one item.
+    pub(crate) fn push(&mut self, value: T) -> Result<(), Error> {
+        self.0.push(value, GFP_KERNEL).map_err(|_| Error::NoMemory)
+    }
+
+    /// Puts one item at `index`, moving the later ones up.
+    ///
+    /// # Panics
+    ///
+    /// If `index > len`.
+    pub(crate) fn insert(&mut self, index: usize, value: T) -> Result<(), Error> {
+        self.push(value)?;
+        self.0[index..].rotate_right(1);
+        Ok(())
+    }
+
+    /// Takes the last item.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        self.0.pop()
+    }
+
+    /// Takes the item at `index`, moving the later ones down; `None` when there is none.
+    pub(crate) fn remove(&mut self, index: usize) -> Option<T> {
+        self.0.remove(index).ok()
+    }
+
+    /// Drops all items, keeping the memory.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl<T> Deref for Vec<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Vec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+impl<T> Default for Vec<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const PAGE: usize = 4096;
+
+/// Its alignment makes the allocator return page-aligned memory.
+#[derive(pin_init::Zeroable)]
+#[repr(C, align(4096))]
+struct Page([u8; PAGE]);
+
+/// Bytes for I/O: the length is a multiple of 4096 and the start lies on a page boundary.
+pub(crate) struct Buf(KVVec<Page>);
+
+impl Buf {
+    /// A zeroed buffer of `len` bytes, rounded up to a multiple of 4096.
+    pub(crate) fn zeroed(len: usize) -> Result<Self, Error> {
+        KVVec::zeroed(len.div_ceil(PAGE), GFP_KERNEL)
+            .map(Self)
+            .map_err(|_| Error::NoMemory)
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: The vector holds `len()` initialised pages in a row, each of `PAGE` bytes without
+        // padding, and is borrowed for as long as the slice lives.
+        unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * PAGE) }
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let len = self.0.len() * PAGE;
+        // SAFETY: As for `deref`; the borrow is exclusive, and any bytes make a valid page.
+        unsafe { core::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}
+
+/// The only pointer to a shared-to-be value: mutable until [`share`](Self::share)d.
+pub(crate) struct Unique<T>(UniqueArc<T>);
+
+impl<T> Unique<T> {
+    /// Moves `value` to the heap.
+    pub(crate) fn new(value: T) -> Result<Self, Error> {
+        UniqueArc::new(value, GFP_KERNEL)
+            .map(Self)
+            .map_err(|_| Error::NoMemory)
+    }
+
+    /// Gives up mutability; does not allocate.
+    pub(crate) fn share(self) -> Arc<T> {
+        self.0.into()
+    }
+}
+
+impl<T: Unpin> Unique<T> {
+    /// Takes mutability back; drops this reference and returns `None` when it is not the last one.
+    pub(crate) fn reclaim(shared: Arc<T>) -> Option<Self> {
+        Arc::into_unique_or_drop(shared).map(|unique| Self(Pin::into_inner(unique)))
+    }
+}
+
+impl<T> Deref for Unique<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Unique<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}

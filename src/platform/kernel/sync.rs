@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The engine's lock: a kernel mutex and a condition variable.
+
+use crate::engine::Error;
+use crate::platform::{Monitor, MonitorGuard, Rank};
+use core::ops::{Deref, DerefMut};
+use core::pin::Pin;
+use kernel::prelude::*;
+use kernel::static_lock_class;
+use kernel::sync::{CondVar, LockClassKey, Mutex, MutexGuard};
+use kernel::time::msecs_to_jiffies;
+
+/// A value that may move although its lock is pinned.
+///
+/// The kernel's guard gives mutable access to values that are `Unpin` only, because the lock pins
+/// what it holds. Nothing in the engine relies on being pinned.
+struct Movable<T>(T);
+
+impl<T> Unpin for Movable<T> {}
+
+#[pin_data]
+struct Inner<T> {
+    #[pin]
+    lock: Mutex<Movable<T>>,
+    #[pin]
+    changed: CondVar,
+}
+
+/// A mutex and its condition variable, pinned together on the heap.
+pub(crate) struct KernelMonitor<T>(Pin<KBox<Inner<T>>>);
+
+/// The name of a rank's locks, and their classes in the eyes of lockdep: one for the mutexes and
+/// one for the wait queues.
+fn class(
+    rank: Rank,
+) -> (
+    &'static CStr,
+    Pin<&'static LockClassKey>,
+    Pin<&'static LockClassKey>,
+) {
+    // Each call of the macro is a class of its own.
+    match rank {
+        Rank::Checkpoint => (
+            c"cloop_checkpoint",
+            static_lock_class!(),
+            static_lock_class!(),
+        ),
+        Rank::Log => (c"cloop_log", static_lock_class!(), static_lock_class!()),
+        Rank::Map => (c"cloop_map", static_lock_class!(), static_lock_class!()),
+        Rank::Cache => (c"cloop_cache", static_lock_class!(), static_lock_class!()),
+        Rank::Pool => (c"cloop_pool", static_lock_class!(), static_lock_class!()),
+    }
+}
+
+impl<T: Send> Monitor<T> for KernelMonitor<T> {
+    type Guard<'a>
+        = KernelGuard<'a, T>
+    where
+        Self: 'a,
+        T: 'a;
+
+    fn new(value: T, rank: Rank) -> Result<Self, Error> {
+        let (name, lock_key, wait_key) = class(rank);
+        KBox::pin_init(
+            pin_init!(Inner {
+                lock <- Mutex::new(Movable(value), name, lock_key),
+                changed <- CondVar::new(name, wait_key),
+            }),
+            GFP_KERNEL,
+        )
+        .map(Self)
+        .map_err(|_| Error::NoMemory)
+    }
+
+    fn lock(&self) -> KernelGuard<'_, T> {
+        KernelGuard {
+            value: self.0.lock.lock(),
+            changed: &self.0.changed,
+        }
+    }
+}
+
+/// Proof of holding a [`KernelMonitor`].
+pub(crate) struct KernelGuard<'a, T> {
+    value: MutexGuard<'a, Movable<T>>,
+    changed: &'a CondVar,
+}
+
+impl<T> Deref for KernelGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value.0
+    }
+}
+
+impl<T> DerefMut for KernelGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value.0
+    }
+}
+
+impl<T> MonitorGuard for KernelGuard<'_, T> {
+    fn wait(&mut self) {
+        self.changed.wait(&mut self.value);
+    }
+
+    fn wait_idle(&mut self, timeout_ms: u32) {
+        // A kernel thread ignores all signals, so an interruptible sleep lasts as long as an
+        // uninterruptible one, but is neither load nor a hung task.
+        if timeout_ms == 0 {
+            let _ = self.changed.wait_interruptible(&mut self.value);
+        } else {
+            let _ = self
+                .changed
+                .wait_interruptible_timeout(&mut self.value, msecs_to_jiffies(timeout_ms));
+        }
+    }
+
+    fn notify_all(&self) {
+        self.changed.notify_all();
+    }
+}
