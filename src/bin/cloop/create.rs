@@ -53,6 +53,7 @@ impl Format {
         let options = CreateOptions {
             size,
             record_size: self.record_size,
+            segment_size: cloop::engine::DEFAULT_SEGMENT_SIZE,
             algorithm: self.compress,
             uuid: uuid::Uuid::new_v4().into_bytes(),
         };

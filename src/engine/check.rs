@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Offline verification of every structure and every record of an image. Nothing is written.
+
+use super::cache::place_of;
+use super::codec;
+use super::format::{Entry, Kind, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT};
+use super::map::end_of;
+use super::open::{self, read_slot, Opened};
+use super::shared::Shared;
+use super::table::{Found, NodeId};
+use super::workspace::Workspace;
+use super::{Error, Result};
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{Monitor, Platform};
+
+/// One piece of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong, and where in the image.
+    pub error: Error,
+    /// First block and number of blocks of the device that cannot be read because of it.
+    pub blocks: Option<(u64, u64)>,
+}
+
+/// What a check saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Data records verified.
+    pub records: u64,
+    /// Nodes of the sector table verified.
+    pub nodes: u64,
+    /// Blocks the table maps.
+    pub mapped_blocks: u64,
+    /// Bytes of the records that blocks and table need.
+    pub live_bytes: u64,
+    /// Findings reported.
+    pub findings: u64,
+    /// Log records that were replayed first.
+    pub replayed: u64,
+    /// The image had been closed cleanly.
+    pub clean: bool,
+}
+
+struct Check<'a, P: Platform> {
+    shared: &'a Shared<P>,
+    ws: Workspace<P>,
+    /// Live units of each segment, counted from the table.
+    live: Vec<u64>,
+    summary: Summary,
+    report: &'a mut dyn FnMut(&Finding),
+}
+
+/// Checks the image in `file`. `report` hears of each finding; `progress` of blocks done and mapped.
+///
+/// # Errors
+///
+/// When the image cannot be opened at all: the error says why.
+pub fn check<P: Platform>(
+    file: P::File,
+    report: &mut dyn FnMut(&Finding),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary> {
+    let Opened {
+        shared,
+        replayed,
+        clean,
+        checkpoint,
+    } = open::open::<P>(file, true)?;
+    let segments = shared.map.lock().usage.len() as usize;
+    let mut check = Check {
+        ws: shared.workspace()?,
+        shared: &shared,
+        live: Vec::filled(0, segments)?,
+        summary: Summary {
+            replayed: replayed.records,
+            clean,
+            ..Summary::default()
+        },
+        report,
+    };
+    check.superblocks(checkpoint.superblock.generation)?;
+    check.table(progress)?;
+    check.counts()?;
+    Ok(check.summary)
+}
+
+impl<P: Platform> Check<'_, P> {
+    fn find(&mut self, error: Error, blocks: Option<(u64, u64)>) {
+        self.summary.findings += 1;
+        (self.report)(&Finding { error, blocks });
+    }
+
+    fn damaged(&mut self, what: &'static str, offset: u64, blocks: Option<(u64, u64)>) {
+        self.find(Error::Corrupt { what, offset }, blocks);
+    }
+
+    /// Both copies must be whole; the older one is the spare.
+    fn superblocks(&mut self, newest: u64) -> Result {
+        let mut page = Buf::zeroed(BLOCK_SIZE)?;
+        for slot in 0..SUPERBLOCK_OFFSETS.len() {
+            match read_slot::<P>(&self.shared.file, slot, &mut page) {
+                Ok(superblock) if superblock.generation + 1 >= newest => {}
+                Ok(_) => self.damaged("superblock: outdated copy", SUPERBLOCK_OFFSETS[slot], None),
+                Err(Error::NotAnImage) => {
+                    self.damaged("superblock: no magic", SUPERBLOCK_OFFSETS[slot], None);
+                }
+                Err(error) => self.find(error, None),
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the table and verifies what it points to.
+    fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
+        let total = self.shared.map.lock().mapped;
+        let blocks = self.shared.geo.blocks;
+        let mut at = 0;
+        while at < blocks {
+            match self.shared.prepare(&mut self.ws, at, false) {
+                Ok(Found::Absent(id)) => at = end_of(id),
+                Ok(_) => {
+                    self.summary.nodes += 1;
+                    self.leaf(at)?;
+                    at = end_of(NodeId::leaf(at));
+                    progress(self.summary.mapped_blocks, total);
+                }
+                Err(error @ Error::Corrupt { .. }) => {
+                    // Everything below the node that cannot be loaded is lost.
+                    let end = match self.shared.map.lock().table.find(at) {
+                        Found::Stored(id, _) => end_of(id).min(blocks),
+                        _ => blocks,
+                    };
+                    self.find(error, Some((at, end - at)));
+                    at = end;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut stored: Vec<Entry> = Vec::new();
+        let mut result = Ok(());
+        self.shared.map.lock().table.for_each_stored(&mut |entry| {
+            if let Err(error) = stored.push(entry) {
+                result = Err(error);
+            }
+        });
+        result?;
+        for &entry in stored.iter() {
+            self.count(entry);
+        }
+        Ok(())
+    }
+
+    /// Verifies every record a leaf points to.
+    fn leaf(&mut self, block: u64) -> Result {
+        let mut run: Vec<(Entry, u32)> = Vec::with_capacity(NODE_ENTRIES)?;
+        {
+            let map = self.shared.map.lock();
+            let Some(leaf) = map.table.leaf(block) else {
+                return Ok(());
+            };
+            for &word in leaf {
+                let entry = Entry(word);
+                let seed = if entry.is_hole() {
+                    0
+                } else {
+                    map.seed(&self.shared.geo, entry)?
+                };
+                run.push((entry, seed))?;
+            }
+        }
+        let first = NodeId::leaf(block).index * NODE_ENTRIES as u64;
+        // The record last verified, and what it holds; `None` if it is damaged.
+        let mut last: Option<(u64, Option<(u64, u32)>)> = None;
+        for (block, &(entry, seed)) in (first..).zip(run.iter()) {
+            if entry.is_hole() {
+                continue;
+            }
+            self.summary.mapped_blocks += 1;
+            self.count(entry);
+            let holds = match last {
+                Some((address, holds)) if address == entry.address() => holds,
+                _ => {
+                    let lost = run.iter().skip((block - first) as usize);
+                    let lost = lost
+                        .take_while(|other| other.0.address() == entry.address())
+                        .count();
+                    self.record(entry, seed, (block, lost as u64))?
+                }
+            };
+            last = Some((entry.address(), holds));
+            if let Some((number, mask)) = holds {
+                if place_of(block, number, mask) != Some(entry.index()) {
+                    let what = "record: it holds another block";
+                    self.damaged(what, entry.address(), Some((block, 1)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies one record down to its decompressed length; gives its first block and mask. `lost` are
+    /// the blocks that depend on it.
+    fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<(u64, u32)>> {
+        self.summary.records += 1;
+        let ws = &mut self.ws;
+        let error = match self.shared.record(entry, seed, &mut ws.record) {
+            Ok((header, payload)) => {
+                let mask = header.mask(payload).filter(|_| header.kind == Kind::Data);
+                let stored = usize::from(header.count) * BLOCK_SIZE;
+                if let Some(mask) = mask.filter(|_| stored <= ws.blocks.len()) {
+                    let packed = &payload[header.mask_len()..];
+                    let blocks = &mut ws.blocks[..stored];
+                    if codec::decompress::<P>(header.algorithm, packed, blocks) {
+                        return Ok(Some((header.number, mask)));
+                    }
+                }
+                Error::Corrupt {
+                    what: "record payload",
+                    offset: entry.address(),
+                }
+            }
+            Err(error @ Error::Corrupt { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        self.find(error, Some(lost));
+        Ok(None)
+    }
+
+    fn count(&mut self, entry: Entry) {
+        let index = self.shared.geo.segment_of(entry.address());
+        if let (false, Some(index)) = (entry.is_hole(), index) {
+            if let Some(live) = self.live.get_mut(index as usize) {
+                *live += u64::from(entry.share());
+            }
+            self.summary.live_bytes += u64::from(entry.share()) * UNIT as u64;
+        }
+    }
+
+    /// The live counts that are stored must be those of the table. Says nothing of them when parts of the
+    /// table could not be read.
+    fn counts(&mut self) -> Result {
+        if self.summary.findings > 0 {
+            return Ok(());
+        }
+        let geo = self.shared.geo;
+        let (mut wrong, mapped) = (Vec::new(), self.shared.map.lock().mapped);
+        {
+            let map = self.shared.map.lock();
+            for ((index, segment), &live) in (0..).zip(map.usage.iter()).zip(self.live.iter()) {
+                if segment.stored_live() != live {
+                    wrong.push(index)?;
+                }
+            }
+        }
+        for &index in wrong.iter() {
+            let what = "segment usage: wrong live count";
+            self.damaged(what, geo.segment_offset(index), None);
+        }
+        if mapped != self.summary.mapped_blocks {
+            let what = "superblock: wrong count of mapped blocks";
+            self.damaged(what, SUPERBLOCK_OFFSETS[0], None);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Checkpoints: the sector table and the segment usage go into the log, then a superblock says so.
+//!
+//! Writers are not stopped. The order is:
+//!
+//! 1. Note the log position *start*, and begin a new table generation.
+//! 2. Append every leaf that was dirty at *start*, then the inner nodes that changed by it, level by
+//!    level up to the root. A leaf may contain changes made after *start*; they will be replayed
+//!    onto it, which changes nothing.
+//! 3. Append the pages of the segment usage as this table sees it, and their index.
+//! 4. Make the log durable. Now every change a stored leaf may contain is durable as well.
+//! 5. Write the superblock of the next generation into its slot, and make it durable.
+//! 6. Segments that this and the previous checkpoint found dead are free: each of the two superblocks
+//!    always has everything it needs, so the loss of either loses nothing.
+
+use super::codec;
+use super::format::{
+    encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
+    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+};
+use super::log::{Prepared, Step, Tail, Writer};
+use super::map::Map;
+use super::shared::{count, Shared};
+use super::table::NodeId;
+use super::usage::{Change, Class};
+use super::workspace::Workspace;
+use super::{Error, Result};
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform};
+
+/// Log segments after which a checkpoint is due. Recovery replays at most about twice this much.
+pub(crate) const INTERVAL: u64 = 128;
+
+/// What only checkpoints use, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint).
+pub(crate) struct Checkpoint<P: Platform> {
+    /// The superblock last written (or read).
+    pub(crate) superblock: Superblock,
+    /// Where the nodes of the segment usage are stored: level 0 first, one word a node.
+    pub(crate) usage_nodes: Vec<Vec<u64>>,
+    pub(crate) ws: Workspace<P>,
+    pub(crate) page: Buf,
+}
+
+impl<P: Platform> Shared<P> {
+    /// Writes a checkpoint. With `clean` it is the one of a clean close: nothing follows it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] leaves everything as it was, to be tried again. Other errors are those of the
+    /// log, which has stopped.
+    pub(crate) fn checkpoint(&self, state: &mut Checkpoint<P>, clean: bool) -> Result {
+        let start = {
+            let tail = self.log.lock();
+            if let Some(error) = tail.error {
+                return Err(error);
+            }
+            let start = self.log.position(&tail).ok_or(Error::ReadOnly)?;
+            self.map.lock().begin_checkpoint();
+            start
+        };
+        let log_start = LogStart {
+            segment: start.segment,
+            offset: start.offset,
+            seq: start.seq,
+        };
+        let written = self.write_checkpoint(state, log_start, clean);
+        let dead = match written {
+            Ok(()) => self.find_dead(start.seq, state.superblock.generation),
+            Err(_) => Ok(Vec::new()),
+        };
+        self.map.lock().end_checkpoint();
+        written?;
+        self.log.lock().checkpoint = self.log.lsn_of(start);
+        self.release(&dead?)?;
+        count(&self.counters.checkpoints, 1);
+        Ok(())
+    }
+
+    fn write_checkpoint(
+        &self,
+        state: &mut Checkpoint<P>,
+        log_start: LogStart,
+        clean: bool,
+    ) -> Result {
+        let height = self.map.lock().table.height();
+        for level in 0..height {
+            self.write_level(state, level)?;
+        }
+        let usage_segments = self.write_usage(state).inspect_err(|_| {
+            // Some pages moved and their index did not: store all of them the next time.
+            self.map.lock().usage.mark_dirty();
+        })?;
+        let log_end = self.log.sync(&self.file)?;
+        let mut next = state.superblock;
+        {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            next.segments = tail.allocator.count;
+            next.map_root = map.table.root_entry();
+            next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
+            next.length = self.image_length(&tail, &map, clean, log_end);
+        }
+        next.clean = clean;
+        next.generation += 1;
+        next.log_start = log_start;
+        next.log_end = log_end;
+        next.usage_root = Entry(
+            state
+                .usage_nodes
+                .last()
+                .and_then(|top| top.first())
+                .map_or(0, |&word| word),
+        );
+        next.usage_segments = usage_segments;
+        if let Err(error) = self.write_superblock(&next, &mut state.page) {
+            // The slot may hold anything now; the log must not move on from the older one.
+            self.log.lock().fail(error);
+            return Err(error);
+        }
+        state.superblock = next;
+        Ok(())
+    }
+
+    /// Writes a superblock durably.
+    pub(crate) fn write_superblock(&self, superblock: &Superblock, page: &mut Buf) -> Result {
+        superblock.encode::<P>(&mut page[..BLOCK_SIZE]);
+        self.file
+            .write_at(&page[..BLOCK_SIZE], superblock.offset())?;
+        self.file.sync()?;
+        self.log.lock().stats.syncs += 1;
+        Ok(())
+    }
+
+    /// Appends all nodes of a level of the sector table that are due.
+    fn write_level(&self, state: &mut Checkpoint<P>, level: u8) -> Result {
+        let mut from = 0;
+        loop {
+            let ws = &mut state.ws;
+            let taken = self.map.lock().table.take_dirty(level, from, &mut ws.words);
+            let Some(id) = taken else { return Ok(()) };
+            from = id.index + 1;
+            let empty = ws.words.iter().all(|&word| word == 0);
+            if empty {
+                // Nodes are dropped only under the log's lock.
+                let _tail = self.log.lock();
+                self.store_node(id, Entry::HOLE)?;
+                continue;
+            }
+            let stored = self.append_node(ws, Kind::MapNode, id, &mut |entry| {
+                self.store_node(id, entry)
+            });
+            if let Err(error) = stored {
+                // Not stored: it stays due.
+                self.map.lock().table.put_back(id);
+                return Err(error);
+            }
+        }
+    }
+
+    /// The stored copy of a node moves to `entry`.
+    fn store_node(&self, id: NodeId, entry: Entry) -> Result {
+        let mut map = self.map.lock();
+        let map = &mut *map;
+        let old = map.table.set_stored(id, entry);
+        map.usage
+            .account(&self.geo, entry, Class::Live, Change::Add)?;
+        map.usage
+            .account(&self.geo, old, Class::Live, Change::Remove)
+    }
+
+    /// Appends the node in `ws.words`; `apply` learns its place in the same critical section.
+    fn append_node(
+        &self,
+        ws: &mut Workspace<P>,
+        kind: Kind,
+        id: NodeId,
+        apply: &mut dyn FnMut(Entry) -> Result,
+    ) -> Result {
+        let bytes = &mut ws.blocks[..NODE_BYTES];
+        encode_node(&ws.words, bytes);
+        let limit = NODE_BYTES - UNIT;
+        let algorithm = Algorithm::Lz4;
+        let packed = codec::compress::<P>(algorithm, &mut ws.lz4, bytes, &mut ws.packed, limit);
+        let (algorithm, payload) = match packed {
+            Some(len) => (algorithm, &ws.packed[..len]),
+            None => (Algorithm::Raw, &*bytes),
+        };
+        let parts = [payload];
+        let header = RecordHeader {
+            algorithm: algorithm.tag(),
+            count: id.level,
+            ..RecordHeader::plain(kind, id.index)
+        };
+        let record = Prepared::new::<P>(header, &parts);
+        let units = record.header.units();
+        let file = &self.file;
+        self.log
+            .append(file, &record, Writer::Checkpoint, &mut |step, placed| {
+                if step == Step::Prepare {
+                    self.map.lock().enter(placed)?;
+                } else {
+                    apply(Entry::new(placed.address, units, 0, 1))?;
+                }
+                Ok(true)
+            })?;
+        Ok(())
+    }
+
+    /// Appends the pages of the segment usage that changed, and the index nodes above them. Returns how
+    /// many segments the stored usage covers.
+    fn write_usage(&self, state: &mut Checkpoint<P>) -> Result<u64> {
+        let (segments, pages) = {
+            let map = self.map.lock();
+            (map.usage.len(), map.usage.pages())
+        };
+        let height = height_for(segments);
+        let mut nodes = pages;
+        for level in 0..height {
+            if state.usage_nodes.len() <= usize::from(level) {
+                state.usage_nodes.push(Vec::new())?;
+            }
+            let known = &mut state.usage_nodes[usize::from(level)];
+            while known.len() < nodes {
+                known.push(0)?;
+            }
+            nodes = nodes.div_ceil(NODE_ENTRIES);
+        }
+        let mut changed: Vec<bool> = Vec::filled(false, pages)?;
+        for page in 0..pages {
+            let due = self.map.lock().usage.take_dirty(page, &mut state.ws.words);
+            if due {
+                changed[page] = true;
+                self.append_usage(state, 0, page)?;
+            }
+        }
+        for level in 1..height {
+            let below = usize::from(level) - 1;
+            let count = state.usage_nodes[usize::from(level)].len();
+            let mut above: Vec<bool> = Vec::filled(false, count)?;
+            for index in 0..count {
+                let first = index * NODE_ENTRIES;
+                let last = changed.len().min(first + NODE_ENTRIES);
+                let new = state.usage_nodes[usize::from(level)][index] == 0;
+                if new || changed[first..last].iter().any(|&c| c) {
+                    state.ws.words.fill(0);
+                    let words = &state.usage_nodes[below][first..last];
+                    state.ws.words[..words.len()].copy_from_slice(words);
+                    above[index] = true;
+                    self.append_usage(state, level, index)?;
+                }
+            }
+            changed = above;
+        }
+        Ok(segments)
+    }
+
+    /// Appends the node of the segment usage in `ws.words`.
+    fn append_usage(&self, state: &mut Checkpoint<P>, level: u8, index: usize) -> Result {
+        let id = NodeId {
+            level,
+            index: index as u64,
+        };
+        let place = &mut state.usage_nodes[usize::from(level)][index];
+        self.append_node(&mut state.ws, Kind::UsageNode, id, &mut |entry| {
+            let old = Entry(core::mem::replace(place, entry.0));
+            let usage = &mut self.map.lock().usage;
+            usage.account(&self.geo, entry, Class::Own, Change::Add)?;
+            usage.account(&self.geo, old, Class::Own, Change::Remove)
+        })
+    }
+
+    /// Segments that this checkpoint (`generation`, replay from sequence number `start`) and the one
+    /// before it found dead. They become free in the usage.
+    fn find_dead(&self, start: u64, generation: u64) -> Result<Vec<u64>> {
+        let mut dead = Vec::new();
+        let tail = self.log.lock();
+        let mut map = self.map.lock();
+        for index in 0..map.usage.len() {
+            let held = tail.holds(index);
+            let Some(segment) = map.usage.get_unstored_mut(index) else {
+                break;
+            };
+            if segment.free || held || segment.seq >= start || !segment.dead() {
+                segment.dead_since = 0;
+            } else if segment.dead_since == 0 {
+                segment.dead_since = generation;
+            } else {
+                dead.push(index)?;
+                segment.free = true;
+                segment.dead_since = 0;
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Gives the space of free segments back and lets the log use them again.
+    fn release(&self, segments: &[u64]) -> Result {
+        let size = u64::from(self.geo.segment_size);
+        for &index in segments {
+            // A segment whose space cannot be given back is still good to be used again.
+            let punched = self.file.punch(self.geo.segment_offset(index), size);
+            // Lowest first: the end of the file becomes free and can be cut off.
+            let mut tail = self.log.lock();
+            tail.stats.errors += u64::from(punched.is_err());
+            tail.allocator.release(index)?;
+            tail.notify_all();
+        }
+        Ok(())
+    }
+
+    /// How long the image is at least when the log is durable up to `log_end`, in bytes. After a clean close
+    /// it is exactly that long.
+    fn image_length(&self, tail: &Tail, map: &Map, clean: bool, log_end: u64) -> u64 {
+        let mut length = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
+        let durable = log_end >> self.geo.segment_shift();
+        for (index, segment) in (0..).zip(map.usage.iter()) {
+            let used = match self.log.used(tail, index) {
+                _ if segment.free => 0,
+                Some(used) if clean => used,
+                None if clean => u64::from(self.geo.segment_size),
+                // Its header was certainly written.
+                _ if segment.seq <= durable => BLOCK_SIZE as u64,
+                _ => 0,
+            };
+            if used > 0 {
+                length = length.max(self.geo.segment_offset(index) + used);
+            }
+        }
+        length
+    }
+
+    /// Gives back what a closed image does not need: reserved segments, free ones, and the end of
+    /// the file.
+    pub(crate) fn trim(&self, length: u64) -> Result {
+        let size = u64::from(self.geo.segment_size);
+        let free = {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            let mut free = Vec::new();
+            for index in 0..tail.allocator.count {
+                let used = match self.log.used(&tail, index) {
+                    Some(used) => used,
+                    None if map.usage.get(index).is_none_or(|s| s.free) => 0,
+                    None => size,
+                };
+                if used < size {
+                    free.push((self.geo.segment_offset(index) + used, size - used))?;
+                }
+            }
+            free
+        };
+        self.file.truncate(length)?;
+        // Neighbouring ranges in one call each.
+        let mut pending: Option<(u64, u64)> = None;
+        for &(start, len) in free.iter().filter(|range| range.0 < length) {
+            match &mut pending {
+                Some((first, total)) if *first + *total == start => *total += len,
+                _ => {
+                    if let Some((first, total)) = pending.replace((start, len)) {
+                        self.file.punch(first, total)?;
+                    }
+                }
+            }
+        }
+        match pending {
+            Some((first, total)) => self.file.punch(first, total.min(length - first)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Entry`]: the 8 bytes of the sector table that say where one block is stored.
+
+use super::{Geometry, BLOCK_SIZE, UNIT};
+
+/// Where a block (or a table node) is stored, packed into 64 bits; 0 means nowhere: the block reads
+/// as zeros.
+///
+/// ```text
+/// 63          20 19      14 13    9 8      0
+/// | address/16  | sectors-1| index | share |
+/// ```
+///
+/// - *address*: byte offset of the record in the image, a multiple of 16;
+/// - *sectors*: 4 KiB sectors of the image the record touches, so that one read fetches it;
+/// - *index*: which of the record's blocks this is;
+/// - *share*: the part of the record's space, in units of 16 bytes, that dies with this entry. The shares
+///   of a record's blocks add up to its space and each is at least 1, so a segment without live
+///   bytes has no live entry either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    /// The block is not stored.
+    pub const HOLE: Self = Self(0);
+
+    /// The entry for block `index` of `count` in a record of `units` units at byte `address`.
+    ///
+    /// `units` is at least `count`, see [`RecordHeader::units`](super::RecordHeader::units).
+    pub fn new(address: u64, units: u32, index: u32, count: u32) -> Self {
+        let share = (index + 1) * units / count - index * units / count;
+        let start = address % BLOCK_SIZE as u64;
+        let sectors = (start + u64::from(units) * UNIT as u64).div_ceil(BLOCK_SIZE as u64);
+        Self(
+            (address / UNIT as u64) << 20
+                | (sectors - 1) << 14
+                | u64::from(index) << 9
+                | u64::from(share),
+        )
+    }
+
+    /// Whether the block is not stored.
+    pub fn is_hole(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Byte offset of the record in the image.
+    pub fn address(self) -> u64 {
+        (self.0 >> 20) * UNIT as u64
+    }
+
+    /// Sectors of 4 KiB to read, from the one that holds [`address`](Self::address).
+    pub fn sectors(self) -> usize {
+        (self.0 >> 14 & 0x3f) as usize + 1
+    }
+
+    /// Which of the record's stored blocks this is.
+    pub fn index(self) -> usize {
+        (self.0 >> 9 & 0x1f) as usize
+    }
+
+    /// Whether this is the block `n` places after `first` in the same record.
+    pub fn follows(self, first: Self, n: usize) -> bool {
+        self.address() == first.address() && self.index() == first.index() + n
+    }
+
+    /// Units of 16 bytes that die with this entry.
+    pub fn share(self) -> u32 {
+        (self.0 & 0x1ff) as u32
+    }
+
+    /// Whether an entry read from disk can be true in an image of `segments` segments: a hole, or a
+    /// record that lies inside one segment.
+    pub fn plausible(self, geo: &Geometry, segments: u64) -> bool {
+        if self.is_hole() {
+            return true;
+        }
+        let Some(segment) = geo.segment_of(self.address()) else {
+            return false;
+        };
+        let end = self.address() / BLOCK_SIZE as u64 + self.sectors() as u64;
+        segment < segments
+            && self.share() > 0
+            && end * BLOCK_SIZE as u64 <= geo.segment_offset(segment + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_the_largest_record() {
+        let e = Entry::new((1 << 48) - 16, 128 * 1024 / 16 + 2, 31, 32);
+        assert_eq!(e.address(), (1 << 48) - 16);
+        assert_eq!(e.sectors(), 34);
+        assert_eq!(e.index(), 31);
+        assert!(e.share() >= 256);
+    }
+
+    #[test]
+    fn shares_add_up_and_are_never_zero() {
+        for count in 1..=32 {
+            for units in [count, count + 1, 257, 8194] {
+                if units < count || units > 258 * count {
+                    continue;
+                }
+                let shares = (0..count).map(|i| Entry::new(1 << 20, units, i, count).share());
+                assert!(shares.clone().all(|s| s > 0));
+                assert_eq!(shares.sum::<u32>(), units);
+            }
+        }
+    }
+}

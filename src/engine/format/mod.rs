@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The bytes of an image. `Documentation/format.rst` is the same in prose, with the reasons.
+//!
+//! ```text
+//! 0        superblock, even generations (4 KiB)
+//! 64 KiB   superblock, odd generations (4 KiB)
+//! 1 MiB    segment 0, segment 1, ... (`segment_size` bytes each)
+//! ```
+//!
+//! A segment is a [`SegmentHeader`] followed by records ([`RecordHeader`] and payload) at multiples of
+//! 16 bytes. Everything is little-endian, and every structure carries a CRC-32C.
+
+mod entry;
+mod node;
+mod record;
+mod segment;
+mod superblock;
+
+pub use self::entry::Entry;
+pub use self::node::{decode_node, encode_node, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT};
+pub use self::record::{Kind, RecordHeader, MAX_SPAN, RECORD_HEADER};
+pub use self::segment::{seed, SegmentHeader, SEGMENT_HEADER};
+pub use self::superblock::{LogStart, Superblock, FORMAT_VERSION};
+
+use super::{Error, Result};
+
+/// Bytes of a logical block, of a committed unit of the log, and of I/O alignment.
+pub const BLOCK_SIZE: usize = 4096;
+/// log2 of [`BLOCK_SIZE`].
+pub const BLOCK_SHIFT: u32 = 12;
+/// Records start at, and their space is counted in, multiples of this many bytes.
+pub const UNIT: usize = 16;
+/// Smallest and largest `record_size`, in bytes.
+pub const RECORD_SIZES: core::ops::RangeInclusive<u32> = 4096..=128 * 1024;
+/// Largest `record_size`, in bytes.
+pub const MAX_RECORD_SIZE: usize = 128 * 1024;
+/// Bytes of a segment of an ordinary image.
+pub const DEFAULT_SEGMENT_SIZE: u32 = 1 << 20;
+/// Segment sizes a reader accepts, log2.
+pub const SEGMENT_SHIFTS: core::ops::RangeInclusive<u32> = 18..=26;
+/// Byte offset of segment 0.
+pub const DATA_START: u64 = 1 << 20;
+/// Byte offsets of the two superblock slots; generation `g` lives in slot `g % 2`.
+pub const SUPERBLOCK_OFFSETS: [u64; 2] = [0, 64 * 1024];
+/// Largest device, in bytes (2^44 blocks would fit into a record header; 1 PiB is what is tested).
+pub const MAX_SIZE: u64 = 1 << 50;
+/// Largest image, in bytes: what [`Entry`] can address.
+pub const MAX_IMAGE: u64 = 1 << 48;
+
+/// Compression of a record's payload, as stored in its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Stored as it is.
+    Raw,
+    /// LZ4 block format.
+    Lz4,
+}
+
+impl Algorithm {
+    /// The name users type and read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "none",
+            Self::Lz4 => "lz4",
+        }
+    }
+
+    /// The inverse of [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Raw, Self::Lz4]
+            .into_iter()
+            .find(|a| a.name() == name)
+    }
+
+    /// The byte on disk.
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Raw => 0,
+            Self::Lz4 => 1,
+        }
+    }
+
+    /// The inverse of [`tag`](Self::tag); `None` for an algorithm this software does not know.
+    pub fn from_tag(tag: u8) -> Option<Self> {
+        [Self::Raw, Self::Lz4].into_iter().find(|a| a.tag() == tag)
+    }
+}
+
+/// What is fixed for the life of an open volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Device size in bytes.
+    pub size: u64,
+    /// Device size in blocks of 4096 bytes.
+    pub blocks: u64,
+    /// Largest number of bytes one record holds; a power of two.
+    pub record_size: u32,
+    /// Bytes of a log segment; a power of two.
+    pub segment_size: u32,
+    /// Compression of new records.
+    pub algorithm: Algorithm,
+    /// Identity of the image.
+    pub uuid: [u8; 16],
+}
+
+impl Geometry {
+    /// log2 of the segment size.
+    pub fn segment_shift(&self) -> u32 {
+        self.segment_size.trailing_zeros()
+    }
+
+    /// Byte offset of segment `index` in the image.
+    pub fn segment_offset(&self, index: u64) -> u64 {
+        DATA_START + (index << self.segment_shift())
+    }
+
+    /// The segment that holds byte `offset` of the image; `None` before the first segment.
+    pub fn segment_of(&self, offset: u64) -> Option<u64> {
+        Some(offset.checked_sub(DATA_START)? >> self.segment_shift())
+    }
+
+    /// Largest number of segments an image can have.
+    pub fn max_segments(&self) -> u64 {
+        (MAX_IMAGE - DATA_START) >> self.segment_shift()
+    }
+
+    /// Blocks in a record of full size.
+    pub fn record_blocks(&self) -> u64 {
+        u64::from(self.record_size >> BLOCK_SHIFT)
+    }
+
+    /// Levels of the sector table: each has [`NODE_ENTRIES`] times the reach of the one below.
+    pub fn table_height(&self) -> u8 {
+        height_for(self.blocks)
+    }
+}
+
+/// Levels a radix tree of [`NODE_ENTRIES`]-way nodes needs for `items` items; at least 1.
+pub fn height_for(items: u64) -> u8 {
+    let mut height = 1;
+    let mut reach = NODE_ENTRIES as u64;
+    while reach < items {
+        reach <<= NODE_SHIFT;
+        height += 1;
+    }
+    height
+}
+
+/// The little-endian `u32` at `at`. The caller passes a slice known to be long enough.
+pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+/// The little-endian `u64` at `at`. The caller passes a slice known to be long enough.
+pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Stores `bytes` at `at`.
+pub(crate) fn put(buf: &mut [u8], at: usize, bytes: &[u8]) {
+    buf[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// The error for a structure that failed its checks.
+pub(crate) fn corrupt<T>(what: &'static str, offset: u64) -> Result<T> {
+    Err(Error::Corrupt { what, offset })
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`RecordHeader`]: the 16 bytes in front of everything in a segment.
+
+use super::{le32, le64, put, Algorithm, BLOCK_SIZE, UNIT};
+use crate::platform::Platform;
+
+/// Bytes of a record header.
+pub const RECORD_HEADER: usize = 16;
+/// Most blocks a record spans.
+pub const MAX_SPAN: u32 = 32;
+/// Largest payload the header can state, in bytes.
+const MAX_PAYLOAD: usize = (1 << 20) - 1;
+
+const NUMBER_BITS: u32 = 44;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `span` neighbouring blocks, of which `count` are stored, compressed together. Where the two
+    /// differ the payload begins with a 32-bit mask whose bit `i` says that block `number + i` is
+    /// stored; the others of the span are zero.
+    Data,
+    /// A range of blocks that became zero; the payload is the number of blocks, 64 bits.
+    Zero,
+    /// Filler up to the next multiple of 4 KiB; its payload means nothing and is not checked.
+    Pad,
+    /// End of the segment; the payload is the index of the next one, 64 bits.
+    Link,
+    /// A node of the sector table; `count` is its level, `number` its index in the level.
+    MapNode,
+    /// A node of the segment usage; as `MapNode`.
+    UsageNode,
+}
+
+impl Kind {
+    const ALL: [(Self, u8); 6] = [
+        (Self::Data, 1),
+        (Self::Zero, 2),
+        (Self::Pad, 3),
+        (Self::Link, 4),
+        (Self::MapNode, 5),
+        (Self::UsageNode, 6),
+    ];
+
+    fn tag(self) -> u8 {
+        Self::ALL.iter().find(|k| k.0 == self).map_or(0, |k| k.1)
+    }
+
+    fn from_tag(tag: u8) -> Option<Self> {
+        Self::ALL.iter().find(|k| k.1 == tag).map(|k| k.0)
+    }
+}
+
+/// The header of a record.
+///
+/// ```text
+/// 0  u32  crc32c of bytes 4.. and the payload (for Pad: of bytes 4..16), XOR the segment's seed
+/// 4  u8   kind
+/// 5  u8   algorithm of the payload
+/// 6  u8   span: blocks covered (Data), else 0
+/// 7  u8   count: blocks stored (Data), level (nodes), else 0
+/// 8  u64  bits 0..44: number (first block, or node index); bits 44..64: payload bytes
+/// ```
+///
+/// The seed differs for every life of a segment, so a record left over from an earlier one never
+/// passes for a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// What the record is.
+    pub kind: Kind,
+    /// Tag of the payload's [`Algorithm`](super::Algorithm).
+    pub algorithm: u8,
+    /// Blocks covered.
+    pub span: u8,
+    /// Blocks stored, or level.
+    pub count: u8,
+    /// First block, or node index.
+    pub number: u64,
+    /// Bytes of the payload.
+    pub payload: usize,
+}
+
+impl RecordHeader {
+    /// The header of an uncompressed record that covers no blocks; the payload's length is still 0.
+    pub fn plain(kind: Kind, number: u64) -> Self {
+        Self {
+            kind,
+            algorithm: Algorithm::Raw.tag(),
+            span: 0,
+            count: 0,
+            number,
+            payload: 0,
+        }
+    }
+
+    /// Space the record takes in the log, in units of 16 bytes; at least one for each block stored.
+    pub fn units(&self) -> u32 {
+        let units = (RECORD_HEADER + self.payload).div_ceil(UNIT) as u32;
+        match self.kind {
+            Kind::Data => units.max(u32::from(self.count)),
+            _ => units,
+        }
+    }
+
+    /// The header's bytes with the checksum over `parts`, not yet tied to a segment
+    /// ([`stamp`](Self::stamp)).
+    pub fn encode<P: Platform>(&self, parts: &[&[u8]]) -> [u8; RECORD_HEADER] {
+        let mut bytes = [0; RECORD_HEADER];
+        bytes[4] = self.kind.tag();
+        bytes[5] = self.algorithm;
+        bytes[6] = self.span;
+        bytes[7] = self.count;
+        let word = (self.payload as u64) << NUMBER_BITS | self.number;
+        put(&mut bytes, 8, &word.to_le_bytes());
+        let mut crc = P::crc32c(0, &bytes[4..]);
+        if self.kind != Kind::Pad {
+            for part in parts {
+                crc = P::crc32c(crc, part);
+            }
+        }
+        put(&mut bytes, 0, &crc.to_le_bytes());
+        bytes
+    }
+
+    /// Ties encoded header bytes to the segment with this seed.
+    pub fn stamp(bytes: &mut [u8], seed: u32) {
+        let crc = le32(bytes, 0) ^ seed;
+        put(bytes, 0, &crc.to_le_bytes());
+    }
+
+    /// Reads and verifies the record at the start of `bytes` (header, payload and what follows), which
+    /// lies in a segment with this seed. `None` when it is not a whole, undamaged, sensible record.
+    pub fn decode<P: Platform>(bytes: &[u8], seed: u32) -> Option<(Self, &[u8])> {
+        if bytes.len() < RECORD_HEADER {
+            return None;
+        }
+        let word = le64(bytes, 8);
+        let header = Self {
+            kind: Kind::from_tag(bytes[4])?,
+            algorithm: bytes[5],
+            span: bytes[6],
+            count: bytes[7],
+            number: word & ((1 << NUMBER_BITS) - 1),
+            payload: (word >> NUMBER_BITS) as usize,
+        };
+        let end = RECORD_HEADER + header.payload;
+        if end > bytes.len() || !header.sensible() {
+            return None;
+        }
+        let checked = if header.kind == Kind::Pad {
+            RECORD_HEADER
+        } else {
+            end
+        };
+        let crc = P::crc32c(0, &bytes[4..checked]) ^ seed;
+        (crc == le32(bytes, 0)).then_some((header, &bytes[RECORD_HEADER..end]))
+    }
+
+    /// Which blocks of the span are stored: bit `i` for block `number + i`. `None` when the mask
+    /// contradicts the header.
+    pub fn mask(&self, payload: &[u8]) -> Option<u32> {
+        let span = u32::from(self.span);
+        let all = u32::MAX >> (u32::BITS - span);
+        if self.span == self.count {
+            return Some(all);
+        }
+        let mask = le32(payload, 0);
+        (mask & !all == 0 && mask.count_ones() == u32::from(self.count)).then_some(mask)
+    }
+
+    /// Bytes of the payload taken by the mask.
+    pub fn mask_len(&self) -> usize {
+        if self.span == self.count {
+            0
+        } else {
+            4
+        }
+    }
+
+    fn sensible(&self) -> bool {
+        match self.kind {
+            Kind::Data => {
+                self.count > 0
+                    && self.count <= self.span
+                    && u32::from(self.span) <= MAX_SPAN
+                    && (self.mask_len()..=self.mask_len() + usize::from(self.count) * BLOCK_SIZE)
+                        .contains(&self.payload)
+            }
+            Kind::Zero | Kind::Link => self.payload == 8,
+            Kind::Pad => self.payload < BLOCK_SIZE,
+            Kind::MapNode | Kind::UsageNode => self.payload <= super::NODE_BYTES,
+        }
+    }
+}
+
+const _: () = assert!(MAX_PAYLOAD > super::MAX_RECORD_SIZE + 4);

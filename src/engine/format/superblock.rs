@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Superblock`]: one committed checkpoint and everything fixed about the image.
+
+use super::{
+    corrupt, le32, le64, put, Algorithm, Entry, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE,
+    RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
+};
+use crate::engine::{Error, Result};
+use crate::platform::Platform;
+
+/// The version this software writes and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"cloopIMG";
+const FLAG_CLEAN: u32 = 1;
+
+/// Where the log begins that must be replayed over the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStart {
+    /// Segment index.
+    pub segment: u64,
+    /// Byte offset of a record in the segment.
+    pub offset: u32,
+    /// Sequence number the segment must have.
+    pub seq: u64,
+}
+
+/// One of the two superblocks; the valid one with the higher generation counts.
+///
+/// ```text
+/// 0    magic "cloopIMG"
+/// 8    u32  format version
+/// 12   u32  crc32c of these 4096 bytes with this field zero
+/// 16   u64  compatible features: unknown ones are ignored
+/// 24   u64  read-only-compatible features: unknown ones forbid writing
+/// 32   u64  incompatible features: unknown ones forbid opening
+/// 40   u8[16] uuid
+/// 56   u64  device size in bytes
+/// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm   67 u8 zero
+/// 68   u32  flags: bit 0 cleanly closed
+/// 72   u64  generation
+/// 80   u64  epoch    88 u64 salt (see SegmentHeader)
+/// 96   u64  log start: segment   104 u32 offset   108 u32 zero   112 u64 sequence number
+/// 120  u64  log end: the log was durable up to this position (sequence << log2 segment_size | offset)
+/// 128  u64  segments in the image
+/// 136  u64  blocks mapped in the checkpoint
+/// 144  u64  entry of the sector table's root   152 u64 entry of the segment usage's root
+/// 160  u64  segments the stored usage covers
+/// 168  u64  bytes: the file is at least this long
+/// 176  zero
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Unknown bits are ignored.
+    pub compatible: u64,
+    /// Unknown bits forbid writing.
+    pub read_only_compatible: u64,
+    /// The fixed part.
+    pub geometry: Geometry,
+    /// Cleanly closed: nothing lies in the log after the checkpoint.
+    pub clean: bool,
+    /// Counts checkpoints; chooses the slot.
+    pub generation: u64,
+    /// Counts the times the image was opened for writing.
+    pub epoch: u64,
+    /// The epoch's random number.
+    pub salt: u64,
+    /// Where replay starts.
+    pub log_start: LogStart,
+    /// The log was durable up to here when the superblock was written.
+    pub log_end: u64,
+    /// Number of segments that are or were in use.
+    pub segments: u64,
+    /// Blocks mapped by the checkpoint's table.
+    pub mapped: u64,
+    /// Root of the sector table.
+    pub map_root: Entry,
+    /// Root of the segment usage.
+    pub usage_root: Entry,
+    /// Segments the stored usage covers; later ones came into use after it was stored.
+    pub usage_segments: u64,
+    /// The image file is at least this long, in bytes; a shorter one was cut.
+    pub length: u64,
+}
+
+impl Superblock {
+    /// Byte offset of the slot this generation belongs to.
+    pub fn offset(&self) -> u64 {
+        SUPERBLOCK_OFFSETS[(self.generation & 1) as usize]
+    }
+
+    /// Fills `bytes` (4096 of them) with the superblock.
+    pub fn encode<P: Platform>(&self, bytes: &mut [u8]) {
+        let geo = &self.geometry;
+        bytes.fill(0);
+        put(bytes, 0, MAGIC);
+        put(bytes, 8, &FORMAT_VERSION.to_le_bytes());
+        put(bytes, 16, &self.compatible.to_le_bytes());
+        put(bytes, 24, &self.read_only_compatible.to_le_bytes());
+        put(bytes, 40, &geo.uuid);
+        put(bytes, 56, &geo.size.to_le_bytes());
+        bytes[64] = geo.record_size.trailing_zeros() as u8;
+        bytes[65] = geo.segment_shift() as u8;
+        bytes[66] = geo.algorithm.tag();
+        let flags = if self.clean { FLAG_CLEAN } else { 0 };
+        put(bytes, 68, &flags.to_le_bytes());
+        put(bytes, 72, &self.generation.to_le_bytes());
+        put(bytes, 80, &self.epoch.to_le_bytes());
+        put(bytes, 88, &self.salt.to_le_bytes());
+        put(bytes, 96, &self.log_start.segment.to_le_bytes());
+        put(bytes, 104, &self.log_start.offset.to_le_bytes());
+        put(bytes, 112, &self.log_start.seq.to_le_bytes());
+        put(bytes, 120, &self.log_end.to_le_bytes());
+        put(bytes, 128, &self.segments.to_le_bytes());
+        put(bytes, 136, &self.mapped.to_le_bytes());
+        put(bytes, 144, &self.map_root.0.to_le_bytes());
+        put(bytes, 152, &self.usage_root.0.to_le_bytes());
+        put(bytes, 160, &self.usage_segments.to_le_bytes());
+        put(bytes, 168, &self.length.to_le_bytes());
+        let crc = P::crc32c(0, bytes);
+        put(bytes, 12, &crc.to_le_bytes());
+    }
+
+    /// Reads and checks the superblock in `bytes` (4096 of them), which came from byte `offset` of the image.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnImage`] without the magic, [`Error::Version`] and [`Error::Feature`] for what
+    /// only newer software reads, [`Error::Corrupt`] for the rest.
+    pub fn decode<P: Platform>(bytes: &mut [u8], offset: u64) -> Result<Self> {
+        if &bytes[..8] != MAGIC {
+            return Err(Error::NotAnImage);
+        }
+        let stored = le32(bytes, 12);
+        put(bytes, 12, &[0; 4]);
+        if P::crc32c(0, bytes) != stored {
+            return corrupt("superblock", offset);
+        }
+        // The checksum holds, so these are what somebody wrote, not damage.
+        let version = le32(bytes, 8);
+        if version == 0 || version > FORMAT_VERSION {
+            return Err(Error::Version(version));
+        }
+        let incompatible = le64(bytes, 32);
+        if incompatible != 0 {
+            return Err(Error::Feature(incompatible));
+        }
+        let algorithm = Algorithm::from_tag(bytes[66]);
+        let (size, record_shift, segment_shift) = (le64(bytes, 56), bytes[64], bytes[65]);
+        let generation = le64(bytes, 72);
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&bytes[40..56]);
+        let log_start = LogStart {
+            segment: le64(bytes, 96),
+            offset: le32(bytes, 104),
+            seq: le64(bytes, 112),
+        };
+        let sane = size != 0
+            && size <= MAX_SIZE
+            && size % BLOCK_SIZE as u64 == 0
+            && (RECORD_SIZES.start().trailing_zeros()..=RECORD_SIZES.end().trailing_zeros())
+                .contains(&u32::from(record_shift))
+            && SEGMENT_SHIFTS.contains(&u32::from(segment_shift))
+            && SUPERBLOCK_OFFSETS[(generation & 1) as usize] == offset;
+        let (Some(algorithm), true) = (algorithm, sane) else {
+            return corrupt("superblock", offset);
+        };
+        let geometry = Geometry {
+            size,
+            blocks: size >> BLOCK_SHIFT,
+            record_size: 1 << record_shift,
+            segment_size: 1 << segment_shift,
+            algorithm,
+            uuid,
+        };
+        let sb = Self {
+            compatible: le64(bytes, 16),
+            read_only_compatible: le64(bytes, 24),
+            geometry,
+            clean: le32(bytes, 68) & FLAG_CLEAN != 0,
+            generation,
+            epoch: le64(bytes, 80),
+            salt: le64(bytes, 88),
+            log_start,
+            log_end: le64(bytes, 120),
+            segments: le64(bytes, 128),
+            mapped: le64(bytes, 136),
+            map_root: Entry(le64(bytes, 144)),
+            usage_root: Entry(le64(bytes, 152)),
+            usage_segments: le64(bytes, 160),
+            length: le64(bytes, 168),
+        };
+        let max = geometry.max_segments();
+        // Sequence numbers stay far from overflow when shifted into log positions.
+        let seq_limit = 1u64 << (60 - u32::from(segment_shift));
+        let ok = sb.segments <= max
+            && sb.usage_segments <= sb.segments
+            && sb.mapped <= geometry.blocks
+            && log_start.segment < max
+            && log_start.seq < seq_limit
+            && log_start.offset as usize >= SEGMENT_HEADER
+            && log_start.offset <= geometry.segment_size
+            && log_start.offset as usize % UNIT == 0
+            && sb.log_end <= seq_limit << segment_shift
+            && generation < u64::MAX / 2
+            && sb.epoch < u64::MAX / 2
+            && sb.map_root.plausible(&geometry, sb.segments)
+            && sb.usage_root.plausible(&geometry, sb.segments);
+        if ok {
+            Ok(sb)
+        } else {
+            corrupt("superblock", offset)
+        }
+    }
+}

@@ -1,0 +1,694 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The log: the one place where records get their order, and the commit path that makes them durable.
+//!
+//! Records are appended to a buffer for the rest of the current segment (the open chunk). A chunk is
+//! *sealed* when its segment is full or a flush asks for it: it is padded to a multiple of 4 KiB,
+//! queued, and written by whoever comes first: the write-behind thread, a flush, or a writer that
+//! needs a buffer. A sealed byte of the log is never written again, and the next record goes after it.
+//!
+//! Positions in the log (`lsn`) are `sequence number of the segment << log2 segment_size | offset`, so
+//! they grow with the log and never repeat.
+//!
+//! # Lock order
+//!
+//! [`Rank::Log`] is held while a record is placed and the sector table (under [`Rank::Map`]) changed
+//! with it, which makes the order of the log the order of the table. It is never held during I/O.
+
+use super::format::{
+    Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
+};
+use super::{Error, Result};
+use crate::platform::mem::{Arc, Buf, Unique, Vec};
+use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank};
+
+/// Buffers of one segment each: the bound on what is dirty in memory.
+const BUFFERS: usize = 8;
+/// Segments kept reserved ahead of the next one.
+const AHEAD: usize = 1;
+/// Space of a link record, kept free at the end of every segment.
+const LINK_BYTES: u32 = 32;
+
+/// A record ready to be placed: its encoded header and the pieces of its payload.
+pub(crate) struct Prepared<'a> {
+    pub(crate) header: RecordHeader,
+    encoded: [u8; RECORD_HEADER],
+    parts: &'a [&'a [u8]],
+}
+
+impl<'a> Prepared<'a> {
+    /// Completes the header with the length of `parts` and encodes it; the checksum is computed here,
+    /// outside of any lock.
+    pub(crate) fn new<P: Platform>(mut header: RecordHeader, parts: &'a [&'a [u8]]) -> Self {
+        header.payload = parts.iter().map(|p| p.len()).sum();
+        Self {
+            header,
+            encoded: header.encode::<P>(parts),
+            parts,
+        }
+    }
+
+    fn bytes(&self) -> u32 {
+        self.header.units() * UNIT as u32
+    }
+}
+
+/// The part of a segment between two seals, being filled.
+struct Open {
+    start: u32,
+    buf: Unique<Buf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ChunkState {
+    Queued,
+    Writing,
+    /// The write failed. The chunk stays, so that its data can still be read.
+    Failed,
+}
+
+/// A sealed part of the log that is not known to be written.
+struct Chunk {
+    state: ChunkState,
+    lsn: u64,
+    offset: u64,
+    len: usize,
+    buf: Arc<Buf>,
+}
+
+/// A segment the log is about to use.
+#[derive(Clone, Copy)]
+struct Current {
+    index: u64,
+    seq: u64,
+    seed: u32,
+    /// Where the next record goes.
+    offset: u32,
+    /// The segment after this one, already reserved.
+    next: u64,
+}
+
+/// Position of the next record; what a checkpoint states as the start of replay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    pub(crate) segment: u64,
+    pub(crate) offset: u32,
+    pub(crate) seq: u64,
+}
+
+/// Free segments of the image.
+pub(crate) struct Allocator {
+    /// Segments that were in use and are free again, highest index first.
+    free: Vec<u64>,
+    /// Segments the image has ever had; the next new one gets this index.
+    pub(crate) count: u64,
+}
+
+impl Allocator {
+    /// `count` segments, all in use.
+    pub(crate) fn new(count: u64) -> Self {
+        Self {
+            free: Vec::new(),
+            count,
+        }
+    }
+
+    /// Makes segment `index` available.
+    pub(crate) fn release(&mut self, index: u64) -> Result {
+        let at = self.free.partition_point(|&other| other > index);
+        self.free.insert(at, index)
+    }
+
+    /// The lowest free segment, or a new one while there are fewer than `max`.
+    fn take(&mut self, max: u64) -> Option<u64> {
+        let lowest = self.free.pop();
+        if lowest.is_none() && self.count < max {
+            self.count += 1;
+            return Some(self.count - 1);
+        }
+        lowest
+    }
+
+    /// Number of free segments.
+    pub(crate) fn available(&self) -> u64 {
+        self.free.len() as u64
+    }
+}
+
+/// The tail of the log, under [`Rank::Log`].
+pub(crate) struct Tail {
+    current: Option<Current>,
+    open: Option<Open>,
+    chunks: Vec<Chunk>,
+    pool: Vec<Unique<Buf>>,
+    ready: Vec<u64>,
+    reserving: bool,
+    pub(crate) allocator: Allocator,
+    /// End of the last record placed.
+    appended: u64,
+    durable: u64,
+    syncing: bool,
+    /// First error that made the log unsafe to continue.
+    pub(crate) error: Option<Error>,
+    /// Only the closing checkpoint may still append.
+    pub(crate) closing: bool,
+    /// Position where the last stored checkpoint began.
+    pub(crate) checkpoint: u64,
+    /// Background threads must end.
+    pub(crate) stop: bool,
+    pub(crate) stats: LogStats,
+}
+
+/// Counters of the log.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LogStats {
+    pub(crate) syncs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) errors: u64,
+}
+
+/// Where a record was placed.
+#[derive(Clone, Copy)]
+pub(crate) struct Placed {
+    /// Byte offset in the image.
+    pub(crate) address: u64,
+    /// The segment there, its sequence number and its seed.
+    pub(crate) segment: u64,
+    pub(crate) seq: u64,
+    pub(crate) seed: u32,
+}
+
+/// The two calls of [`Log::append`]'s closure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Prepare,
+    Commit,
+}
+
+/// Whose append it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    User,
+    /// Goes on while the volume is being closed.
+    Checkpoint,
+}
+
+pub(crate) struct Log<P: Platform> {
+    tail: P::Monitor<Tail>,
+    geo: Geometry,
+    epoch: u64,
+    salt: u64,
+}
+
+/// Proof that the lock of the log's tail is held.
+pub(crate) type TailGuard<'a, P> = <<P as Platform>::Monitor<Tail> as Monitor<Tail>>::Guard<'a>;
+
+impl<P: Platform> Log<P> {
+    /// A log that will start at `start_seq` in a fresh segment of `allocator`; `epoch` and `salt` go into
+    /// its segment headers. With `writable` false it only answers that it is read-only.
+    pub(crate) fn new(
+        geo: Geometry,
+        epoch: u64,
+        salt: u64,
+        allocator: Allocator,
+        writable: bool,
+    ) -> Result<Self> {
+        let buffers = if writable { BUFFERS } else { 0 };
+        let mut pool = Vec::with_capacity(buffers)?;
+        for _ in 0..buffers {
+            pool.push(Unique::new(Buf::zeroed(geo.segment_size as usize)?)?)?;
+        }
+        let tail = Tail {
+            current: None,
+            open: None,
+            chunks: Vec::with_capacity(buffers)?,
+            pool,
+            ready: Vec::with_capacity(AHEAD + 1)?,
+            reserving: false,
+            allocator,
+            appended: 0,
+            durable: 0,
+            syncing: false,
+            error: (!writable).then_some(Error::ReadOnly),
+            closing: false,
+            checkpoint: 0,
+            stop: false,
+            stats: LogStats::default(),
+        };
+        Ok(Self {
+            tail: P::Monitor::new(tail, Rank::Log)?,
+            geo,
+            epoch,
+            salt,
+        })
+    }
+
+    pub(crate) fn lock(&self) -> TailGuard<'_, P> {
+        self.tail.lock()
+    }
+
+    fn lsn(&self, seq: u64, offset: u32) -> u64 {
+        (seq << self.geo.segment_shift()) + u64::from(offset)
+    }
+
+    /// Reserves the first two segments and begins the log there with sequence number `seq`.
+    pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result<()> {
+        let index = self.reserve(file)?;
+        let next = self.reserve(file)?;
+        let mut tail = self.lock();
+        self.begin(&mut tail, index, seq, next);
+        tail.appended = self.lsn(seq, SEGMENT_HEADER as u32);
+        tail.durable = tail.appended;
+        tail.checkpoint = tail.appended;
+        Ok(())
+    }
+
+    fn begin(&self, tail: &mut Tail, index: u64, seq: u64, next: u64) {
+        let header = self.header(index, seq);
+        let seed = header.seed::<P>(&self.geo.uuid);
+        tail.current = Some(Current {
+            index,
+            seq,
+            seed,
+            offset: SEGMENT_HEADER as u32,
+            next,
+        });
+    }
+
+    fn header(&self, index: u64, seq: u64) -> SegmentHeader {
+        SegmentHeader {
+            index,
+            seq,
+            epoch: self.epoch,
+            salt: self.salt,
+        }
+    }
+
+    /// Chooses a free segment, or a new one, and reserves its space. Called without the lock.
+    fn reserve(&self, file: &P::File) -> Result<u64> {
+        let max = self.geo.max_segments();
+        let index = self.lock().allocator.take(max).ok_or(Error::NoSpace)?;
+        let offset = self.geo.segment_offset(index);
+        if let Err(error) = file.allocate(offset, u64::from(self.geo.segment_size)) {
+            self.lock().allocator.release(index)?;
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// Reserves one more segment ahead if there are too few. Errors show when the segment is needed.
+    pub(crate) fn reserve_ahead(&self, file: &P::File) -> Result<()> {
+        {
+            let mut tail = self.lock();
+            if tail.ready.len() >= AHEAD || tail.reserving || tail.error.is_some() {
+                return Ok(());
+            }
+            tail.reserving = true;
+        }
+        let reserved = self.reserve(file);
+        let mut tail = self.lock();
+        tail.reserving = false;
+        let result = reserved.and_then(|index| tail.ready.push(index));
+        tail.notify_all();
+        result
+    }
+
+    /// Whether a segment should be reserved ahead.
+    pub(crate) fn wants_segment(tail: &Tail) -> bool {
+        tail.ready.len() < AHEAD && !tail.reserving && tail.error.is_none()
+    }
+
+    /// Takes the lock when a record of `need` bytes can be placed at once: there is room in the
+    /// current segment and a buffer for it. Waits for what is missing, and helps to get it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] at once when no further segment can be reserved; the sticky error of the
+    /// log; [`Error::Closed`].
+    fn make_room(&self, file: &P::File, need: u32, writer: Writer) -> Result<TailGuard<'_, P>> {
+        loop {
+            let mut tail = self.lock();
+            if let Some(error) = tail.error {
+                return Err(error);
+            }
+            if tail.closing && writer == Writer::User {
+                return Err(Error::Closed);
+            }
+            let Some(current) = tail.current else {
+                return Err(Error::ReadOnly);
+            };
+            let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
+            if tail.open.is_some() && fits {
+                return Ok(tail);
+            }
+            // A full segment is left only when the one after the next is reserved, so that the log
+            // always knows where it goes on.
+            if !fits && tail.ready.is_empty() {
+                if tail.reserving {
+                    tail.wait();
+                    continue;
+                }
+                drop(tail);
+                self.reserve_ahead(file)?;
+                continue;
+            }
+            // The end of a segment that was flushed to its last sector is already linked.
+            let linked = current.offset == self.geo.segment_size;
+            if tail.open.is_none() && !linked {
+                match tail.pool.pop() {
+                    Some(buf) => self.open(&mut tail, buf),
+                    None => {
+                        drop(tail);
+                        self.write_or_wait(file)?;
+                        continue;
+                    }
+                }
+            }
+            if !fits {
+                if !linked {
+                    self.seal(&mut tail, true)?;
+                }
+                if let Some(after) = tail.ready.pop() {
+                    self.begin(&mut tail, current.next, current.seq + 1, after);
+                }
+                // The write-behind thread has a chunk to write and a segment to reserve.
+                tail.notify_all();
+            }
+        }
+    }
+
+    /// Opens a chunk at the present offset.
+    fn open(&self, tail: &mut Tail, mut buf: Unique<Buf>) {
+        let Some(current) = tail.current else { return };
+        let mut start = current.offset;
+        if start == SEGMENT_HEADER as u32 {
+            let header = self.header(current.index, current.seq);
+            buf[..SEGMENT_HEADER].copy_from_slice(&header.encode::<P>(&self.geo.uuid));
+            start = 0;
+        }
+        tail.open = Some(Open { start, buf });
+    }
+
+    /// Takes the next place in the log for `record`, copies it there, and lets `apply` make the change
+    /// in the tables, all in one critical section. `apply` runs twice: first to
+    /// [`Prepare`](Step::Prepare), when it may still fail, or answer false because it is not ready
+    /// (then nothing is placed and the answer is false); then to [`Commit`](Step::Commit).
+    pub(crate) fn append(
+        &self,
+        file: &P::File,
+        record: &Prepared<'_>,
+        writer: Writer,
+        apply: &mut dyn FnMut(Step, &Placed) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut tail = self.make_room(file, record.bytes(), writer)?;
+        let tail = &mut *tail;
+        let (Some(current), Some(open)) = (tail.current.as_mut(), tail.open.as_mut()) else {
+            return Err(Error::ReadOnly);
+        };
+        let placed = Placed {
+            address: self.geo.segment_offset(current.index) + u64::from(current.offset),
+            segment: current.index,
+            seq: current.seq,
+            seed: current.seed,
+        };
+        if !apply(Step::Prepare, &placed)? {
+            return Ok(false);
+        }
+        place(open, current, record);
+        tail.appended = self.lsn(current.seq, current.offset);
+        tail.stats.bytes += u64::from(record.bytes());
+        let applied = apply(Step::Commit, &placed);
+        if let Err(error) = applied {
+            // Log and tables disagree from here on; what is stored stays right.
+            tail.fail(error);
+        }
+        applied
+    }
+
+    /// Ends the open chunk at a multiple of 4 KiB, by a link if the segment is `full` (or ends there)
+    /// and by padding otherwise, and queues it.
+    fn seal(&self, tail: &mut Tail, full: bool) -> Result<()> {
+        let (Some(mut open), Some(mut current)) = (tail.open.take(), tail.current) else {
+            return Ok(());
+        };
+        if !full && open.start == current.offset {
+            tail.open = Some(open);
+            return Ok(());
+        }
+        let aligned = current.offset.next_multiple_of(BLOCK_SIZE as u32);
+        if full || aligned == self.geo.segment_size {
+            let next = current.next.to_le_bytes();
+            let parts: [&[u8]; 1] = [&next];
+            let link = Prepared::new::<P>(RecordHeader::plain(Kind::Link, 0), &parts);
+            place(&mut open, &mut current, &link);
+            let end = current.offset.next_multiple_of(BLOCK_SIZE as u32);
+            zero(&mut open, current.offset, end);
+            current.offset = end;
+        } else if aligned != current.offset {
+            let len = aligned - current.offset;
+            let header = RecordHeader {
+                payload: len as usize - RECORD_HEADER,
+                ..RecordHeader::plain(Kind::Pad, 0)
+            };
+            let mut encoded = header.encode::<P>(&[]);
+            RecordHeader::stamp(&mut encoded, current.seed);
+            zero(&mut open, current.offset, aligned);
+            let at = (current.offset - open.start) as usize;
+            open.buf[at..at + encoded.len()].copy_from_slice(&encoded);
+            current.offset = aligned;
+        }
+        // After a link the rest of the segment stays unused: the log goes on in the next one.
+        let end = current.offset;
+        if full {
+            current.offset = self.geo.segment_size;
+        }
+        let chunk = Chunk {
+            state: ChunkState::Queued,
+            lsn: self.lsn(current.seq, open.start),
+            offset: self.geo.segment_offset(current.index) + u64::from(open.start),
+            len: (end - open.start) as usize,
+            buf: open.buf.share(),
+        };
+        tail.current = Some(current);
+        // The capacity was allocated with the pool: there are never more chunks than buffers.
+        tail.chunks.push(chunk)
+    }
+
+    /// Writes the oldest queued chunk, or waits for one that is being written.
+    fn write_or_wait(&self, file: &P::File) -> Result<()> {
+        if !self.write_one(file) {
+            let mut tail = self.lock();
+            if let Some(error) = tail.error {
+                return Err(error);
+            }
+            let idle =
+                tail.pool.is_empty() && !tail.chunks.iter().any(|c| c.state == ChunkState::Queued);
+            if idle {
+                tail.wait();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the oldest queued chunk; false when there is none.
+    pub(crate) fn write_one(&self, file: &P::File) -> bool {
+        let (lsn, offset, len, buf) = {
+            let mut tail = self.lock();
+            if tail.error.is_some() {
+                return false;
+            }
+            let queued = tail
+                .chunks
+                .iter_mut()
+                .find(|c| c.state == ChunkState::Queued);
+            let Some(chunk) = queued else { return false };
+            chunk.state = ChunkState::Writing;
+            (chunk.lsn, chunk.offset, chunk.len, chunk.buf.clone())
+        };
+        let result = file.write_at(&buf[..len], offset);
+        // The lock is not held: readers of the chunk do not share it but look under the lock.
+        drop(buf);
+        let mut tail = self.lock();
+        let at = tail.chunks.iter().position(|c| c.lsn == lsn);
+        match (result, at) {
+            (Ok(()), Some(at)) => {
+                let buf = tail.chunks.remove(at).and_then(|c| Unique::reclaim(c.buf));
+                if let Some(buf) = buf {
+                    // Within the capacity the pool was made with.
+                    let _ = tail.pool.push(buf);
+                }
+            }
+            (Err(error), Some(at)) => {
+                tail.chunks[at].state = ChunkState::Failed;
+                tail.fail(error);
+            }
+            (_, None) => {}
+        }
+        tail.notify_all();
+        true
+    }
+
+    /// Whether a chunk waits to be written.
+    pub(crate) fn wants_writing(tail: &Tail) -> bool {
+        tail.error.is_none() && tail.chunks.iter().any(|c| c.state == ChunkState::Queued)
+    }
+
+    /// Makes everything appended before the call durable. All callers that wait share the fsync of one
+    /// of them, but none rides on an fsync that began before its own data was written. Without anything
+    /// new it does no I/O. Returns the position up to which the log is durable.
+    ///
+    /// # Errors
+    ///
+    /// The first error of a write or fsync, and again the same for every later call: a failed fsync
+    /// may have dropped what it failed on, so a later success would prove nothing.
+    pub(crate) fn sync(&self, file: &P::File) -> Result<u64> {
+        let mut tail = self.lock();
+        let target = tail.appended;
+        loop {
+            if let Some(error) = tail.error {
+                // A read-only volume has nothing to make durable.
+                return if error == Error::ReadOnly {
+                    Ok(0)
+                } else {
+                    Err(error)
+                };
+            }
+            if tail.durable >= target {
+                return Ok(tail.durable);
+            }
+            if !tail.syncing {
+                break;
+            }
+            tail.wait();
+        }
+        tail.syncing = true;
+        let upto = tail.appended;
+        let sealed = self.seal(&mut tail, false);
+        if let Err(error) = sealed {
+            tail.fail(error);
+        }
+        // Write, and wait for what others are writing, up to that position.
+        while tail.error.is_none() && tail.chunks.iter().any(|c| c.lsn < upto) {
+            if tail
+                .chunks
+                .iter()
+                .any(|c| c.lsn < upto && c.state == ChunkState::Queued)
+            {
+                drop(tail);
+                self.write_one(file);
+                tail = self.lock();
+            } else {
+                tail.wait();
+            }
+        }
+        if tail.error.is_none() {
+            drop(tail);
+            let synced = file.sync();
+            tail = self.lock();
+            tail.stats.syncs += 1;
+            match synced {
+                Ok(()) => tail.durable = tail.durable.max(upto),
+                Err(error) => tail.fail(error),
+            }
+        }
+        tail.syncing = false;
+        tail.notify_all();
+        match tail.error {
+            Some(error) => Err(error),
+            None => Ok(tail.durable),
+        }
+    }
+
+    /// If byte `address` of the image lies in a part of the log that is still in memory, copies what
+    /// follows it there to the start of `out` and returns how many bytes that were.
+    pub(crate) fn read_memory(&self, address: u64, out: &mut [u8]) -> Option<usize> {
+        let tail = self.lock();
+        let mut copy = |bytes: &[u8], start: u64| {
+            let at = (address - start) as usize;
+            let n = out.len().min(bytes.len() - at);
+            out[..n].copy_from_slice(&bytes[at..at + n]);
+            n
+        };
+        if let (Some(open), Some(current)) = (tail.open.as_ref(), tail.current) {
+            let start = self.geo.segment_offset(current.index) + u64::from(open.start);
+            let end = self.geo.segment_offset(current.index) + u64::from(current.offset);
+            if (start..end).contains(&address) {
+                let len = (end - start) as usize;
+                return Some(copy(&open.buf[..len], start));
+            }
+        }
+        let chunk = tail
+            .chunks
+            .iter()
+            .find(|c| (c.offset..c.offset + c.len as u64).contains(&address))?;
+        Some(copy(&chunk.buf[..chunk.len], chunk.offset))
+    }
+
+    /// Where the next record will go.
+    pub(crate) fn position(&self, tail: &Tail) -> Option<Position> {
+        tail.current.map(|c| Position {
+            segment: c.index,
+            offset: c.offset,
+            seq: c.seq,
+        })
+    }
+
+    /// The log position `position` stands for.
+    pub(crate) fn lsn_of(&self, position: Position) -> u64 {
+        self.lsn(position.seq, position.offset)
+    }
+
+    /// Segments since the last checkpoint began.
+    pub(crate) fn segments_since_checkpoint(&self, tail: &Tail) -> u64 {
+        tail.appended.saturating_sub(tail.checkpoint) >> self.geo.segment_shift()
+    }
+
+    /// Bytes written of segment `index`, if the log holds it: 0 for one that is only reserved.
+    pub(crate) fn used(&self, tail: &Tail, index: u64) -> Option<u64> {
+        match tail.current {
+            Some(c) if c.index == index && c.offset > SEGMENT_HEADER as u32 => {
+                Some(u64::from(c.offset).next_multiple_of(BLOCK_SIZE as u64))
+            }
+            _ => tail.holds(index).then_some(0),
+        }
+    }
+}
+
+impl Tail {
+    /// Remembers the first error that makes it unsafe to go on.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.stats.errors += 1;
+        if self.error.is_none() {
+            self.error = Some(error);
+        }
+    }
+
+    /// Whether segment `index` is the current one or reserved.
+    pub(crate) fn holds(&self, index: u64) -> bool {
+        self.ready.contains(&index)
+            || self
+                .current
+                .is_some_and(|c| c.index == index || c.next == index)
+    }
+}
+
+/// Copies a record to the present offset of its segment.
+fn place(open: &mut Open, current: &mut Current, record: &Prepared<'_>) {
+    let mut encoded = record.encoded;
+    RecordHeader::stamp(&mut encoded, current.seed);
+    let mut at = (current.offset - open.start) as usize;
+    open.buf[at..at + encoded.len()].copy_from_slice(&encoded);
+    at += encoded.len();
+    for part in record.parts {
+        open.buf[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    let end = current.offset + record.bytes();
+    zero(open, open.start + at as u32, end);
+    current.offset = end;
+}
+
+/// Clears what a reused buffer still holds between two offsets of the segment.
+fn zero(open: &mut Open, from: u32, to: u32) {
+    let base = open.start;
+    open.buf[(from - base) as usize..(to - base) as usize].fill(0);
+}

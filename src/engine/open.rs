@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Creating an image, and opening one: superblock, segment usage, replay of the log.
+
+use super::cache::RecordCache;
+use super::checkpoint::Checkpoint;
+use super::format::Algorithm;
+use super::format::{
+    corrupt, height_for, le64, seed, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
+    Superblock, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES, SEGMENT_HEADER,
+    SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
+};
+use super::log::{Allocator, Log, Placed};
+use super::map::Map;
+use super::shared::{Counters, Shared};
+use super::table::{NodeId, Table};
+use super::usage::{Change, Class, Usage};
+use super::workspace::Workspace;
+use super::{Error, Result};
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{BackingFile, Monitor, Platform, Rank};
+use core::sync::atomic::AtomicBool;
+
+/// What a new image is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOptions {
+    /// Device size in bytes: a multiple of 4096, at most 1 PiB.
+    pub size: u64,
+    /// Most bytes one record holds: a power of two from 4096 to 131072.
+    pub record_size: u32,
+    /// Bytes of a log segment: a power of two from 256 KiB to 64 MiB;
+    /// [`DEFAULT_SEGMENT_SIZE`](super::DEFAULT_SEGMENT_SIZE) suits all but tests.
+    pub segment_size: u32,
+    /// Compression of the data.
+    pub algorithm: Algorithm,
+    /// Identity; random.
+    pub uuid: [u8; 16],
+}
+
+/// Writes an empty image into `file`. What is in the first MiB of it is lost, and a longer file is cut.
+pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Result {
+    let size = options.size;
+    if size == 0 || size % BLOCK_SIZE as u64 != 0 || size > MAX_SIZE {
+        return Err(Error::Invalid(
+            "size: it must be a multiple of 4096 bytes, at most 1 PiB",
+        ));
+    }
+    if !options.record_size.is_power_of_two() || !RECORD_SIZES.contains(&options.record_size) {
+        return Err(Error::Invalid(
+            "record size: it must be a power of two from 4096 to 131072 bytes",
+        ));
+    }
+    let segment_shift = options.segment_size.trailing_zeros();
+    if !options.segment_size.is_power_of_two() || !SEGMENT_SHIFTS.contains(&segment_shift) {
+        return Err(Error::Invalid(
+            "segment size: it must be a power of two from 256 KiB to 64 MiB",
+        ));
+    }
+    let mut superblock = Superblock {
+        compatible: 0,
+        read_only_compatible: 0,
+        geometry: Geometry {
+            size,
+            blocks: size >> BLOCK_SHIFT,
+            record_size: options.record_size,
+            segment_size: options.segment_size,
+            algorithm: options.algorithm,
+            uuid: options.uuid,
+        },
+        clean: true,
+        generation: 1,
+        epoch: 0,
+        salt: P::random_u64(),
+        log_start: LogStart {
+            segment: 0,
+            offset: SEGMENT_HEADER as u32,
+            seq: 0,
+        },
+        log_end: 0,
+        segments: 0,
+        mapped: 0,
+        map_root: Entry::HOLE,
+        usage_root: Entry::HOLE,
+        usage_segments: 0,
+        length: SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64,
+    };
+    let mut page = Buf::zeroed(BLOCK_SIZE)?;
+    if !file.fixed_size() {
+        file.truncate(0)?;
+    }
+    for generation in [1, 2] {
+        superblock.generation = generation;
+        superblock.encode::<P>(&mut page);
+        file.write_at(&page, superblock.offset())?;
+    }
+    file.sync()
+}
+
+/// Reads one superblock slot.
+pub(crate) fn read_slot<P: Platform>(
+    file: &P::File,
+    slot: usize,
+    page: &mut Buf,
+) -> Result<Superblock> {
+    let offset = SUPERBLOCK_OFFSETS[slot];
+    file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+    Superblock::decode::<P>(&mut page[..BLOCK_SIZE], offset)
+}
+
+/// The superblock that counts: the valid one of the higher generation.
+fn read_superblock<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Superblock> {
+    let first = read_slot::<P>(file, 0, page);
+    let second = read_slot::<P>(file, 1, page);
+    let superblock = match (first, second) {
+        (Ok(a), Ok(b)) if a.geometry.uuid != b.geometry.uuid => {
+            return corrupt(
+                "superblock: the two copies belong to different images",
+                SUPERBLOCK_OFFSETS[1],
+            );
+        }
+        (Ok(a), Ok(b)) if b.generation > a.generation => b,
+        (Ok(a), _) => a,
+        // Newer software may have written the other slot: what it says is not ours to judge.
+        (Err(error @ (Error::Version(_) | Error::Feature(_) | Error::Io(_))), _) => {
+            return Err(error);
+        }
+        (Err(_), Ok(b)) => b,
+        (Err(Error::NotAnImage), Err(error)) => return Err(error),
+        (Err(error), Err(_)) => return Err(error),
+    };
+    if file.len()? < superblock.length {
+        return corrupt("image: the file was cut short, it ends", file.len()?);
+    }
+    Ok(superblock)
+}
+
+/// What replay found.
+pub(crate) struct Replayed {
+    /// Data and zero records applied.
+    pub(crate) records: u64,
+    /// Highest sequence number seen.
+    seq: u64,
+}
+
+/// An image as it was found, replayed in memory.
+pub(crate) struct Opened<P: Platform> {
+    pub(crate) shared: Shared<P>,
+    pub(crate) checkpoint: Checkpoint<P>,
+    pub(crate) replayed: Replayed,
+    /// The superblock said that the image was closed cleanly.
+    pub(crate) clean: bool,
+}
+
+/// Opens an image. Writes nothing to it.
+pub(crate) fn open<P: Platform>(file: P::File, read_only: bool) -> Result<Opened<P>> {
+    let mut page = Buf::zeroed(BLOCK_SIZE)?;
+    if !read_only {
+        // What is about to be replayed must not be lost afterwards.
+        file.sync()?;
+    }
+    let mut superblock = read_superblock::<P>(&file, &mut page)?;
+    let unknown = superblock.read_only_compatible;
+    if !read_only && unknown != 0 {
+        return Err(Error::Feature(unknown));
+    }
+    let found = superblock;
+    let geo = found.geometry;
+    if !read_only {
+        superblock.epoch += 1;
+        superblock.salt = P::random_u64();
+    }
+    let log = Log::new(
+        geo,
+        superblock.epoch,
+        superblock.salt,
+        Allocator::new(found.segments),
+        !read_only,
+    )?;
+    let map = Map {
+        table: Table::new(geo.table_height(), found.map_root),
+        usage: Usage::new(),
+        writing: false,
+        mapped: found.mapped,
+        mapped_after: 0,
+    };
+    let shared = Shared {
+        file,
+        geo,
+        log,
+        map: P::Monitor::new(map, Rank::Map)?,
+        cache: RecordCache::new(&geo)?,
+        closed: AtomicBool::new(false),
+        counters: Counters::default(),
+    };
+    let mut ws = shared.workspace()?;
+    let usage_nodes = shared.load_usage(&mut ws, &found, &mut page)?;
+    let replayed = shared.replay(&mut ws, &found)?;
+    shared.list_free()?;
+    let checkpoint = Checkpoint {
+        superblock,
+        usage_nodes,
+        ws,
+        page,
+    };
+    Ok(Opened {
+        shared,
+        checkpoint,
+        replayed,
+        clean: found.clean,
+    })
+}
+
+impl<P: Platform> Shared<P> {
+    /// Scratch memory for one request.
+    pub(crate) fn workspace(&self) -> Result<Workspace<P>> {
+        Workspace::new(&self.geo)
+    }
+
+    /// Loads the segment usage; returns where its nodes are.
+    fn load_usage(
+        &self,
+        ws: &mut Workspace<P>,
+        superblock: &Superblock,
+        page: &mut Buf,
+    ) -> Result<Vec<Vec<u64>>> {
+        let mut levels: Vec<Vec<u64>> = Vec::new();
+        let root = superblock.usage_root;
+        if root.is_hole() {
+            if superblock.usage_segments != 0 || !superblock.map_root.is_hole() {
+                return corrupt("superblock", superblock.offset());
+            }
+            return self.finish_usage(superblock, levels);
+        }
+        let height = height_for(superblock.usage_segments);
+        for _ in 0..height {
+            levels.push(Vec::new())?;
+        }
+        levels[usize::from(height) - 1].push(root.0)?;
+        for level in (0..height).rev() {
+            let nodes = levels[usize::from(level)].len();
+            let reach = NODE_ENTRIES.pow(u32::from(level));
+            let pages = superblock.usage_segments.div_ceil(NODE_ENTRIES as u64) as usize;
+            for index in 0..nodes {
+                let id = NodeId {
+                    level,
+                    index: index as u64,
+                };
+                let entry = Entry(levels[usize::from(level)][index]);
+                if entry.is_hole() || !entry.plausible(&self.geo, superblock.segments) {
+                    return corrupt("segment usage", entry.address());
+                }
+                let seed = self.seed_on_disk(entry, page)?;
+                let words = self.node(ws, Kind::UsageNode, id, entry, seed)?;
+                if level == 0 {
+                    let geo = &self.geo;
+                    let segments = superblock.usage_segments;
+                    self.map.lock().usage.load_page(&words, segments, geo)?;
+                } else {
+                    // Nodes of the level below that exist.
+                    let below = pages.div_ceil(reach / NODE_ENTRIES) - index * NODE_ENTRIES;
+                    for &word in words.iter().take(below) {
+                        levels[usize::from(level) - 1].push(word)?;
+                    }
+                }
+            }
+        }
+        self.finish_usage(superblock, levels)
+    }
+
+    /// Completes the loaded usage by what its pages do not say.
+    fn finish_usage(
+        &self,
+        superblock: &Superblock,
+        levels: Vec<Vec<u64>>,
+    ) -> Result<Vec<Vec<u64>>> {
+        let mut map = self.map.lock();
+        if let Some(last) = superblock.segments.checked_sub(1) {
+            map.usage.grow(last)?;
+        }
+        for &word in levels.iter().flat_map(|level| level.iter()) {
+            map.usage
+                .account(&self.geo, Entry(word), Class::Own, Change::Add)?;
+        }
+        // Dead now, by what the checkpoint says: free, unless replay needs it.
+        for index in 0..superblock.segments {
+            if let Some(segment) = map.usage.get_unstored_mut(index) {
+                segment.free = segment.dead();
+            }
+        }
+        Ok(levels)
+    }
+
+    /// The seed of the segment an entry points into, from the segment's header.
+    fn seed_on_disk(&self, entry: Entry, page: &mut Buf) -> Result<u32> {
+        let index = self.geo.segment_of(entry.address()).unwrap_or(0);
+        let offset = self.geo.segment_offset(index);
+        self.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+        match SegmentHeader::decode::<P>(page, &self.geo.uuid) {
+            Some(header) if header.index == index => Ok(header.seed::<P>(&self.geo.uuid)),
+            _ => corrupt("segment header", offset),
+        }
+    }
+
+    /// Applies the log from the checkpoint on, up to the first thing that does not follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when the log ends before the position that was durable when the superblock
+    /// was written: that is damage, not a crash.
+    fn replay(&self, ws: &mut Workspace<P>, superblock: &Superblock) -> Result<Replayed> {
+        let geo = &self.geo;
+        let size = geo.segment_size;
+        let mut segment_bytes = Buf::zeroed(size as usize)?;
+        let LogStart {
+            mut segment,
+            mut offset,
+            mut seq,
+        } = superblock.log_start;
+        let mut replayed = Replayed { records: 0, seq };
+        loop {
+            let base = geo.segment_offset(segment);
+            self.file.read_at(&mut segment_bytes, base)?;
+            let header = SegmentHeader::decode::<P>(&segment_bytes, &geo.uuid);
+            let expected = SegmentHeader {
+                index: segment,
+                seq,
+                epoch: superblock.epoch,
+                salt: superblock.salt,
+            };
+            let mut end = offset;
+            let mut next = None;
+            if header == Some(expected) {
+                let seed = seed::<P>(&geo.uuid, expected.salt, seq, segment);
+                let mut map = self.map.lock();
+                // The checkpoint may not have known the segment yet.
+                map.usage.grow(segment)?;
+                map.enter(&Placed {
+                    address: base,
+                    segment,
+                    seq,
+                    seed,
+                })?;
+                drop(map);
+                replayed.seq = seq;
+                while let Some((header, payload)) =
+                    RecordHeader::decode::<P>(&segment_bytes[end as usize..], seed)
+                {
+                    let address = base + u64::from(end);
+                    end += header.units() * UNIT as u32;
+                    match header.kind {
+                        Kind::Link => {
+                            next = Some(le64(payload, 0));
+                            break;
+                        }
+                        Kind::Data | Kind::Zero => {
+                            self.apply(ws, &header, payload, address)?;
+                            replayed.records += 1;
+                        }
+                        Kind::Pad | Kind::MapNode | Kind::UsageNode => {}
+                    }
+                    if end >= size {
+                        break;
+                    }
+                }
+            }
+            match next {
+                Some(index) if index < geo.max_segments() => {
+                    (segment, offset, seq) = (index, SEGMENT_HEADER as u32, seq + 1);
+                    let mut tail = self.log.lock();
+                    tail.allocator.count = tail.allocator.count.max(index + 1);
+                }
+                _ => {
+                    let reached = (seq << geo.segment_shift()) + u64::from(end);
+                    if reached < superblock.log_end {
+                        return corrupt("log", base + u64::from(end));
+                    }
+                    return Ok(replayed);
+                }
+            }
+        }
+    }
+
+    /// Makes the change of one record again.
+    fn apply(
+        &self,
+        ws: &mut Workspace<P>,
+        header: &RecordHeader,
+        payload: &[u8],
+        address: u64,
+    ) -> Result {
+        let geo = &self.geo;
+        let (block, damaged) = (header.number, corrupt("log record", address));
+        if header.kind == Kind::Zero {
+            let count = le64(payload, 0);
+            if block.checked_add(count).is_none_or(|end| end > geo.blocks) {
+                return damaged;
+            }
+            loop {
+                let stored = self
+                    .map
+                    .lock()
+                    .for_each_leaf(block, count, &mut |map, at, n| {
+                        map.replace(geo, at, n, &mut |_| Entry::HOLE)
+                    })?;
+                match stored {
+                    Some(at) => self.prepare(ws, at, false)?,
+                    None => return Ok(()),
+                };
+            }
+        }
+        let (span, count) = (u64::from(header.span), u32::from(header.count));
+        let record = geo.record_blocks();
+        // Records lie within one natural unit of the record size, and so within one leaf.
+        let inside = block / record == (block + span - 1) / record && block + span <= geo.blocks;
+        let (Some(mask), true) = (header.mask(payload), inside) else {
+            return damaged;
+        };
+        self.prepare(ws, block, true)?;
+        let mut index = 0;
+        self.map
+            .lock()
+            .replace(geo, block, span as usize, &mut |i| {
+                if mask >> i & 1 == 0 {
+                    return Entry::HOLE;
+                }
+                index += 1;
+                Entry::new(address, header.units(), index - 1, count)
+            })
+    }
+
+    /// Hands the segments that are free to the log: dead in the checkpoint and not in the chain that
+    /// was replayed over it (entering those took the mark off).
+    fn list_free(&self) -> Result {
+        let mut tail = self.log.lock();
+        let mut map = self.map.lock();
+        let count = tail.allocator.count;
+        if let Some(last) = count.checked_sub(1) {
+            map.usage.grow(last)?;
+        }
+        for index in (0..count).rev() {
+            if map.usage.get(index).is_some_and(|s| s.free) {
+                tail.allocator.release(index)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Replayed {
+    /// The first sequence number of the new epoch.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.seq + 1
+    }
+}

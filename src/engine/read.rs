@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The read path.
+
+use super::cache::{place_of, RecordKey};
+use super::codec;
+use super::format::{corrupt, Entry, Kind, BLOCK_SIZE, NODE_ENTRIES};
+use super::map::end_of;
+use super::shared::{count, Shared};
+use super::table::{Found, NodeId};
+use super::workspace::Workspace;
+use super::{Error, Result};
+use crate::platform::{Monitor, Platform};
+
+impl<P: Platform> Shared<P> {
+    /// Reads whole blocks from `block` on.
+    pub(crate) fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
+        if out.len() % BLOCK_SIZE != 0 {
+            return Err(Error::Invalid("length: not a multiple of the block size"));
+        }
+        let blocks = (out.len() / BLOCK_SIZE) as u64;
+        self.check_range(block, blocks)?;
+        count(&self.counters.bytes_read, out.len() as u64);
+        let mut done = 0;
+        while done < blocks {
+            let rest = &mut out[done as usize * BLOCK_SIZE..];
+            done += self.read_some(ws, block + done, rest)?;
+        }
+        Ok(())
+    }
+
+    /// Copies entries and seeds of blocks from `block` on, at most `max` and within one leaf, to
+    /// `ws.run`. Returns how many blocks were looked at; none in `run` means that all are holes.
+    fn look_up(&self, ws: &mut Workspace<P>, block: u64, max: u64) -> Result<u64> {
+        ws.run.clear();
+        loop {
+            if let Found::Absent(id) = self.prepare(ws, block, false)? {
+                return Ok(max.min(end_of(id) - block));
+            }
+            let map = self.map.lock();
+            // It may have been dropped again between the two.
+            let Some(leaf) = map.table.leaf(block) else {
+                continue;
+            };
+            let n = max.min(end_of(NodeId::leaf(block)) - block);
+            let first = block as usize % NODE_ENTRIES;
+            let mut last = (0, 0);
+            for &word in &leaf[first..first + n as usize] {
+                let entry = Entry(word);
+                // Neighbours mostly lie in the same record.
+                if !entry.is_hole() && last.0 != entry.address() {
+                    last = (entry.address(), map.seed(&self.geo, entry)?);
+                }
+                ws.run.push((entry, last.1))?;
+            }
+            return Ok(n);
+        }
+    }
+
+    /// Reads blocks within one leaf and returns how many.
+    fn read_some(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result<u64> {
+        let n = self.look_up(ws, block, (out.len() / BLOCK_SIZE) as u64)?;
+        if ws.run.is_empty() {
+            out[..n as usize * BLOCK_SIZE].fill(0);
+            return Ok(n);
+        }
+        let n = n as usize;
+        let mut i = 0;
+        while i < n {
+            let (entry, seed) = ws.run[i];
+            if entry.is_hole() {
+                out[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE].fill(0);
+                i += 1;
+                continue;
+            }
+            // Blocks that follow each other in the same record are read together.
+            let mut end = i + 1;
+            while end < n && ws.run[end].0.follows(entry, end - i) {
+                end += 1;
+            }
+            let part = &mut out[i * BLOCK_SIZE..end * BLOCK_SIZE];
+            let at = block + i as u64;
+            if let Err(error) = self.read_record(ws, at, entry, seed, part) {
+                if !matches!(error, Error::Corrupt { .. }) {
+                    return Err(error);
+                }
+                // The record may have been superseded and its segment reused after the look-up.
+                if i > 0 {
+                    return Ok(i as u64);
+                }
+                self.look_up(ws, at, 1)?;
+                let now = ws.run.first().copied();
+                if now == Some((entry, seed)) {
+                    count(&self.counters.damaged, 1);
+                    return Err(error);
+                }
+                return Ok(0);
+            }
+            i = end;
+        }
+        Ok(n as u64)
+    }
+
+    /// Reads neighbouring blocks of one record, the first of which is `block` at `entry`.
+    fn read_record(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        entry: Entry,
+        seed: u32,
+        out: &mut [u8],
+    ) -> Result {
+        let key = RecordKey {
+            address: entry.address(),
+            seed,
+        };
+        let index = entry.index();
+        if self.cache.get(key, block, index, out) {
+            return Ok(());
+        }
+        let (header, payload) = self.record(entry, seed, &mut ws.record)?;
+        let mask = match header.kind {
+            Kind::Data => header.mask(payload),
+            _ => None,
+        };
+        let Some(mask) = mask.filter(|&m| place_of(block, header.number, m) == Some(index)) else {
+            return corrupt("record: it holds another block", entry.address());
+        };
+        let packed = &payload[header.mask_len()..];
+        let stored = usize::from(header.count) * BLOCK_SIZE;
+        if stored == out.len() {
+            // The whole record is wanted: straight to its destination.
+            if codec::decompress::<P>(header.algorithm, packed, out) {
+                return Ok(());
+            }
+            return corrupt("record payload", entry.address());
+        }
+        let start = index * BLOCK_SIZE;
+        if stored > ws.blocks.len() || start + out.len() > stored {
+            return corrupt("record", entry.address());
+        }
+        let blocks = &mut ws.blocks[..stored];
+        if !codec::decompress::<P>(header.algorithm, packed, blocks) {
+            return corrupt("record payload", entry.address());
+        }
+        out.copy_from_slice(&blocks[start..start + out.len()]);
+        self.cache.put(key, header.number, mask, blocks);
+        Ok(())
+    }
+
+    /// The first run of mapped blocks at or after `block`.
+    pub(crate) fn next_mapped(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+    ) -> Result<Option<(u64, u64)>> {
+        let (mut at, mut start) = (block, None);
+        while at < self.geo.blocks {
+            self.check_range(at, 1)?;
+            let n = self.look_up(ws, at, self.geo.blocks - at)?;
+            let here = ws.run.len();
+            for i in 0..here {
+                let mapped = !ws.run[i].0.is_hole();
+                match start {
+                    None if mapped => start = Some(at + i as u64),
+                    Some(from) if !mapped => return Ok(Some((from, at + i as u64 - from))),
+                    _ => {}
+                }
+            }
+            if let (Some(from), 0) = (start, here) {
+                return Ok(Some((from, at - from)));
+            }
+            at += n;
+        }
+        Ok(start.map(|from| (from, self.geo.blocks - from)))
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Shared`]: what the front of a volume and its background threads share, and access to stored records.
+
+use super::cache::RecordCache;
+use super::codec;
+use super::format::{
+    corrupt, decode_node, Entry, Geometry, Kind, RecordHeader, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES,
+};
+use super::log::Log;
+use super::map::Map;
+use super::table::{Found, NodeId};
+use super::workspace::Workspace;
+use super::{Error, Result};
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{BackingFile, Monitor, Platform};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Counters that many threads bump; they order nothing.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) flushes: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+pub(crate) struct Shared<P: Platform> {
+    pub(crate) file: P::File,
+    pub(crate) geo: Geometry,
+    pub(crate) log: Log<P>,
+    pub(crate) map: P::Monitor<Map>,
+    pub(crate) cache: RecordCache<P>,
+    pub(crate) closed: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+impl<P: Platform> Shared<P> {
+    /// Checks a range of blocks against the device, and that it is still open.
+    pub(crate) fn check_range(&self, block: u64, count: u64) -> Result {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        match block.checked_add(count) {
+            Some(end) if end <= self.geo.blocks => Ok(()),
+            _ => Err(Error::Invalid("block range: it lies beyond the end")),
+        }
+    }
+
+    /// Reads the sectors of a record into `out` and returns the record's bytes and what follows.
+    fn fetch<'a>(&self, entry: Entry, out: &'a mut Buf) -> Result<&'a [u8]> {
+        let address = entry.address();
+        if let Some(n) = self.log.read_memory(address, out) {
+            return Ok(&out[..n]);
+        }
+        let len = entry.sectors() * BLOCK_SIZE;
+        if len > out.len() {
+            return corrupt("sector table entry", address);
+        }
+        let skip = (address % BLOCK_SIZE as u64) as usize;
+        self.file.read_at(&mut out[..len], address - skip as u64)?;
+        Ok(&out[skip..len])
+    }
+
+    /// Reads and verifies the record at `entry`; gives its header and payload.
+    pub(crate) fn record<'a>(
+        &self,
+        entry: Entry,
+        seed: u32,
+        out: &'a mut Buf,
+    ) -> Result<(RecordHeader, &'a [u8])> {
+        let bytes = self.fetch(entry, out)?;
+        match RecordHeader::decode::<P>(bytes, seed) {
+            Some(found) => Ok(found),
+            None => corrupt("record", entry.address()),
+        }
+    }
+
+    /// Reads and verifies the node stored at `entry`, which must be the one of this kind, level and index.
+    pub(crate) fn node(
+        &self,
+        ws: &mut Workspace<P>,
+        kind: Kind,
+        id: NodeId,
+        entry: Entry,
+        seed: u32,
+    ) -> Result<Vec<u64>> {
+        let (header, payload) = self.record(entry, seed, &mut ws.record)?;
+        let bytes = &mut ws.blocks[..NODE_BYTES];
+        let right = header.kind == kind
+            && header.count == id.level
+            && header.number == id.index
+            && codec::decompress::<P>(header.algorithm, payload, bytes);
+        if !right {
+            return corrupt("table node", entry.address());
+        }
+        let mut words = Vec::filled(0, NODE_ENTRIES)?;
+        decode_node(bytes, &mut words);
+        Ok(words)
+    }
+
+    /// Loads the way to the leaf of `block`. Where there is none it is made if `create` is set.
+    /// The answer is what is there then: [`Found::Loaded`] or [`Found::Absent`].
+    pub(crate) fn prepare(&self, ws: &mut Workspace<P>, block: u64, create: bool) -> Result<Found> {
+        let mut tried = None;
+        loop {
+            let mut map = self.map.lock();
+            match map.table.find(block) {
+                Found::Stored(id, entry) => {
+                    // A node that failed is tried again only if it has moved meanwhile.
+                    if let Some((place, error)) = tried {
+                        if place == (id, entry) {
+                            return Err(error);
+                        }
+                    }
+                    let seed = map.seed(&self.geo, entry)?;
+                    let segments = map.usage.len();
+                    drop(map);
+                    match self.map_node(ws, id, entry, seed, segments) {
+                        Ok(words) => self.map.lock().table.install(id, entry, words)?,
+                        Err(error) => tried = Some(((id, entry), error)),
+                    }
+                }
+                Found::Absent(id) if create => {
+                    let words = Vec::filled(0, NODE_ENTRIES)?;
+                    map.table.install(id, Entry::HOLE, words)?;
+                }
+                found => return Ok(found),
+            }
+        }
+    }
+
+    fn map_node(
+        &self,
+        ws: &mut Workspace<P>,
+        id: NodeId,
+        entry: Entry,
+        seed: u32,
+        segments: u64,
+    ) -> Result<Vec<u64>> {
+        let words = self.node(ws, Kind::MapNode, id, entry, seed)?;
+        // Segments may come into use while this runs, but no stored node points to those yet.
+        if words
+            .iter()
+            .any(|&word| !Entry(word).plausible(&self.geo, segments))
+        {
+            return corrupt("table node", entry.address());
+        }
+        Ok(words)
+    }
+}

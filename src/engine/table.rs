@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The sector table: a radix tree from block number to [`Entry`], allocated on demand and loaded on
+//! demand. A pure data structure: what must be read from or written to the image is done by its users.
+//!
+//! Level 0 holds the leaves (512 entries each, 2 MiB of the device); an inner node holds the entries
+//! of its children's stored copies and, where they are loaded, the children themselves. Inner entries
+//! change only in a checkpoint, and nodes are taken away only under the log's lock.
+
+use super::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
+use super::Result;
+use crate::platform::mem::{boxed, Box, Vec};
+
+/// Bytes of memory a loaded leaf takes, near enough for accounting.
+const LEAF_MEMORY: u64 = (NODE_ENTRIES * 8) as u64;
+/// Bytes of memory a loaded inner node takes.
+const INNER_MEMORY: u64 = 2 * LEAF_MEMORY;
+
+/// Names a node: its level (0: leaf) and its index in the level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeId {
+    pub(crate) level: u8,
+    pub(crate) index: u64,
+}
+
+impl NodeId {
+    /// The leaf of a block.
+    pub(crate) fn leaf(block: u64) -> Self {
+        Self {
+            level: 0,
+            index: block >> NODE_SHIFT,
+        }
+    }
+}
+
+/// A loaded node.
+pub(crate) struct Node {
+    /// Leaf: where blocks are. Inner: where the children's stored copies are.
+    pub(crate) entries: Vec<u64>,
+    /// Inner: loaded children. Empty for a leaf.
+    kids: Vec<Option<Box<Node>>>,
+    /// Differs from its stored copy.
+    dirty: bool,
+    /// Checkpoint generation in which a leaf became dirty.
+    since: u64,
+    /// Inner: some node below may be dirty.
+    dirty_below: bool,
+}
+
+impl Node {
+    fn new(level: u8, entries: Vec<u64>) -> Result<Self> {
+        let mut kids = Vec::new();
+        if level > 0 {
+            kids = Vec::with_capacity(NODE_ENTRIES)?;
+            for _ in 0..NODE_ENTRIES {
+                kids.push(None)?;
+            }
+        }
+        Ok(Self {
+            entries,
+            kids,
+            dirty: false,
+            since: 0,
+            dirty_below: false,
+        })
+    }
+
+    fn memory(level: u8) -> u64 {
+        if level == 0 {
+            LEAF_MEMORY
+        } else {
+            INNER_MEMORY
+        }
+    }
+}
+
+/// What stands between a caller and the leaf of a block.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The leaf is loaded.
+    Loaded,
+    /// Nothing is mapped in the reach of this node, and no node exists.
+    Absent(NodeId),
+    /// This node has a stored copy that must be loaded first.
+    Stored(NodeId, Entry),
+}
+
+/// How a change of a leaf relates to the checkpoint being written, see
+/// [`checkpoint`](super::checkpoint).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visibility {
+    /// The leaf is still to be written by it: the change will be in the checkpoint.
+    Included,
+    /// The checkpoint will hold (or already holds) the leaf without the change.
+    After,
+}
+
+pub(crate) struct Table {
+    height: u8,
+    root: Option<Box<Node>>,
+    root_entry: Entry,
+    /// Number of the newest checkpoint that was begun.
+    pub(crate) generation: u64,
+    /// Bytes of loaded nodes.
+    pub(crate) memory: u64,
+}
+
+fn slot(id: NodeId, level: u8) -> usize {
+    // Which child of its ancestor at `level + 1` leads to `id`.
+    (id.index >> (NODE_SHIFT * u32::from(level - id.level))) as usize & (NODE_ENTRIES - 1)
+}
+
+impl Table {
+    /// A table of `height` levels whose root is stored at `root_entry`.
+    pub(crate) fn new(height: u8, root_entry: Entry) -> Self {
+        Self {
+            height,
+            root: None,
+            root_entry,
+            generation: 0,
+            memory: 0,
+        }
+    }
+
+    fn root_id(&self) -> NodeId {
+        NodeId {
+            level: self.height - 1,
+            index: 0,
+        }
+    }
+
+    /// Where the root's stored copy is.
+    pub(crate) fn root_entry(&self) -> Entry {
+        self.root_entry
+    }
+
+    /// Levels of the tree.
+    pub(crate) fn height(&self) -> u8 {
+        self.height
+    }
+
+    /// Looks for the leaf of `block`.
+    pub(crate) fn find(&self, block: u64) -> Found {
+        let leaf = NodeId::leaf(block);
+        let (mut id, mut entry, mut node) = (self.root_id(), self.root_entry, self.root.as_deref());
+        loop {
+            match node {
+                None if entry.is_hole() => return Found::Absent(id),
+                None => return Found::Stored(id, entry),
+                Some(_) if id.level == 0 => return Found::Loaded,
+                Some(inner) => {
+                    let level = id.level - 1;
+                    let at = slot(leaf, level);
+                    id = NodeId {
+                        level,
+                        index: id.index << NODE_SHIFT | at as u64,
+                    };
+                    entry = Entry(inner.entries[at]);
+                    node = inner.kids[at].as_deref();
+                }
+            }
+        }
+    }
+
+    /// The loaded node `id`.
+    fn get(&self, id: NodeId) -> Option<&Node> {
+        let mut node = self.root.as_deref()?;
+        for level in (id.level..self.height - 1).rev() {
+            node = node.kids[slot(id, level)].as_deref()?;
+        }
+        Some(node)
+    }
+
+    /// The loaded node `id`, to be changed; `mark` flags the way to it as leading to something dirty.
+    fn get_mut(&mut self, id: NodeId, mark: bool) -> Option<&mut Node> {
+        let mut node = self.root.as_deref_mut()?;
+        for level in (id.level..self.height - 1).rev() {
+            node.dirty_below |= mark;
+            node = node.kids[slot(id, level)].as_deref_mut()?;
+        }
+        Some(node)
+    }
+
+    /// The entries of the loaded leaf that holds `block`.
+    pub(crate) fn leaf(&self, block: u64) -> Option<&[u64]> {
+        self.get(NodeId::leaf(block)).map(|n| &*n.entries)
+    }
+
+    /// The entries of the loaded leaf that holds `block`, to be changed now, and what the checkpoint
+    /// being written will see of the change.
+    pub(crate) fn leaf_mut(&mut self, block: u64) -> Option<(&mut [u64], Visibility)> {
+        let generation = self.generation;
+        let leaf = self.get_mut(NodeId::leaf(block), true)?;
+        if !leaf.dirty {
+            leaf.dirty = true;
+            leaf.since = generation;
+        }
+        let visibility = if leaf.since < generation {
+            Visibility::Included
+        } else {
+            Visibility::After
+        };
+        Some((&mut leaf.entries, visibility))
+    }
+
+    /// Puts node `id`, whose stored copy is at `stored`, with these entries into the tree. Does nothing
+    /// when that is no longer true: the node was loaded, moved or dropped meanwhile.
+    pub(crate) fn install(&mut self, id: NodeId, stored: Entry, entries: Vec<u64>) -> Result {
+        let node = boxed(Node::new(id.level, entries)?)?;
+        let (place, entry) = if id.level == self.height - 1 {
+            (&mut self.root, self.root_entry)
+        } else {
+            let parent = NodeId {
+                level: id.level + 1,
+                index: id.index >> NODE_SHIFT,
+            };
+            let at = slot(id, id.level);
+            match self.get_mut(parent, false) {
+                Some(parent) => (&mut parent.kids[at], Entry(parent.entries[at])),
+                None => return Ok(()),
+            }
+        };
+        if place.is_none() && entry == stored {
+            *place = Some(node);
+            self.memory += Node::memory(id.level);
+        }
+        Ok(())
+    }
+
+    /// Finds the first node of `level` with an index of at least `from` that the checkpoint being
+    /// written must store, copies its entries into `words`, and marks it clean.
+    pub(crate) fn take_dirty(&mut self, level: u8, from: u64, words: &mut [u64]) -> Option<NodeId> {
+        let root = self.root_id();
+        let generation = self.generation;
+        let index = next_dirty(self.root.as_deref()?, root, level, from, generation)?;
+        let id = NodeId { level, index };
+        let node = self.get_mut(id, false)?;
+        words.copy_from_slice(&node.entries);
+        node.dirty = false;
+        Some(id)
+    }
+
+    /// Undoes [`take_dirty`](Self::take_dirty) for a node that could not be stored.
+    pub(crate) fn put_back(&mut self, id: NodeId) {
+        let generation = self.generation;
+        if let Some(node) = self.get_mut(id, true) {
+            if !node.dirty {
+                node.dirty = true;
+                node.since = generation;
+            }
+        }
+    }
+
+    /// Records that the stored copy of `id` is now at `entry` (a hole: the node is empty), and returns
+    /// where it was. An empty node that stayed clean is dropped.
+    pub(crate) fn set_stored(&mut self, id: NodeId, entry: Entry) -> Entry {
+        let root = id.level == self.height - 1;
+        let mut freed = false;
+        let old = if root {
+            core::mem::replace(&mut self.root_entry, entry)
+        } else {
+            let parent_id = NodeId {
+                level: id.level + 1,
+                index: id.index >> NODE_SHIFT,
+            };
+            let at = slot(id, id.level);
+            let Some(parent) = self.get_mut(parent_id, true) else {
+                return Entry::HOLE;
+            };
+            parent.dirty = true;
+            if entry.is_hole() && parent.kids[at].as_deref().is_some_and(unused) {
+                parent.kids[at] = None;
+                freed = true;
+            }
+            Entry(core::mem::replace(&mut parent.entries[at], entry.0))
+        };
+        if freed {
+            self.memory -= Node::memory(id.level);
+        }
+        old
+    }
+
+    /// Recomputes which inner nodes lead to dirty ones, after a checkpoint.
+    pub(crate) fn settle(&mut self) {
+        if let Some(root) = self.root.as_deref_mut() {
+            settle(root);
+        }
+    }
+
+    /// Calls `f` with the entry of the stored copy of every loaded inner node's children.
+    pub(crate) fn for_each_stored(&self, f: &mut dyn FnMut(Entry)) {
+        f(self.root_entry);
+        if let Some(root) = self.root.as_deref() {
+            each_stored(root, f);
+        }
+    }
+}
+
+/// Nothing mapped, nothing loaded below, nothing to write.
+fn unused(node: &Node) -> bool {
+    !node.dirty
+        && node.kids.iter().all(Option::is_none)
+        && node.entries.iter().all(|&word| word == 0)
+}
+
+// The recursions below are as deep as the tree: at most 5 levels for the largest device.
+
+fn next_dirty(node: &Node, id: NodeId, level: u8, from: u64, generation: u64) -> Option<u64> {
+    if id.level == level {
+        let due = node.dirty && (level > 0 || node.since < generation);
+        return (due && id.index >= from).then_some(id.index);
+    }
+    if !node.dirty_below {
+        return None;
+    }
+    // Indices of `level` below the child in slot `at` start at `(id.index * 512 + at) << shift`.
+    let shift = NODE_SHIFT * u32::from(id.level - 1 - level);
+    let first = (from >> shift).saturating_sub(id.index << NODE_SHIFT);
+    for at in (first as usize).min(NODE_ENTRIES)..NODE_ENTRIES {
+        if let Some(kid) = node.kids[at].as_deref() {
+            let kid_id = NodeId {
+                level: id.level - 1,
+                index: id.index << NODE_SHIFT | at as u64,
+            };
+            let found = next_dirty(kid, kid_id, level, from, generation);
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+    None
+}
+
+fn settle(node: &mut Node) -> bool {
+    if node.dirty_below {
+        node.dirty_below = false;
+        for kid in node.kids.iter_mut().flatten() {
+            if settle(kid) {
+                node.dirty_below = true;
+            }
+        }
+    }
+    node.dirty || node.dirty_below
+}
+
+fn each_stored(node: &Node, f: &mut dyn FnMut(Entry)) {
+    for (at, kid) in node.kids.iter().enumerate() {
+        f(Entry(node.entries[at]));
+        if let Some(kid) = kid.as_deref() {
+            each_stored(kid, f);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros() -> Vec<u64> {
+        Vec::filled(0, NODE_ENTRIES).unwrap()
+    }
+
+    fn grow(table: &mut Table, block: u64) {
+        while let Found::Absent(id) = table.find(block) {
+            table.install(id, Entry::HOLE, zeros()).unwrap();
+        }
+    }
+
+    #[test]
+    fn grows_on_demand_and_finds_dirty_leaves_in_order() {
+        let mut table = Table::new(3, Entry::HOLE);
+        let blocks = [5, 512, 300_000, 100_000_000];
+        for &b in &blocks {
+            grow(&mut table, b);
+            table.leaf_mut(b).unwrap().0[b as usize % NODE_ENTRIES] = b;
+        }
+        table.generation += 1;
+        let (mut from, mut words, mut seen) = (0, zeros(), 0);
+        while let Some(id) = table.take_dirty(0, from, &mut words) {
+            assert_eq!(id.index, blocks[seen] >> NODE_SHIFT);
+            assert_eq!(words[blocks[seen] as usize % NODE_ENTRIES], blocks[seen]);
+            table.set_stored(id, Entry::new(1 << 20, 4, 0, 1));
+            (from, seen) = (id.index + 1, seen + 1);
+        }
+        assert_eq!(seen, blocks.len());
+        // A leaf that becomes dirty now waits for the next checkpoint.
+        assert_eq!(table.leaf_mut(5).unwrap().1, Visibility::After);
+        assert_eq!(table.take_dirty(0, 0, &mut words), None);
+        assert_eq!(table.take_dirty(1, 0, &mut words).unwrap().index, 0);
+        assert_eq!(table.take_dirty(1, 1, &mut words).unwrap().index, 1);
+        table.generation += 1;
+        table.settle();
+        assert_eq!(table.leaf_mut(5).unwrap().1, Visibility::Included);
+        assert_eq!(table.take_dirty(0, 0, &mut words).unwrap().index, 0);
+    }
+
+    #[test]
+    fn an_empty_leaf_is_dropped_when_it_is_stored() {
+        let mut table = Table::new(2, Entry::HOLE);
+        grow(&mut table, 0);
+        table.leaf_mut(0).unwrap();
+        table.generation += 1;
+        let mut words = zeros();
+        let id = table.take_dirty(0, 0, &mut words).unwrap();
+        table.set_stored(id, Entry::HOLE);
+        assert_eq!(table.find(0), Found::Absent(id));
+    }
+}

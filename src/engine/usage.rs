@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Live bytes of every segment, exact after any crash.
+//!
+//! What a checkpoint stores is the live count *as its stored table sees it*: changes that happen while
+//! it is being written and that its table will not contain are kept apart in `after`
+//! ([`Visibility`](super::table::Visibility)), and replay applies them again.
+
+use super::format::{Entry, Geometry, NODE_ENTRIES};
+use super::{Error, Result};
+use crate::platform::mem::Vec;
+
+/// What is known of one segment. Counts are in units of 16 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Live data and sector-table records.
+    live: u32,
+    /// The part of `live` that the checkpoint being written does not see.
+    after: i32,
+    /// Live records of the stored segment usage itself; never stored, recounted at open.
+    own: u32,
+    /// Checksum seed of the segment's present life.
+    pub(crate) seed: u32,
+    /// Place in the log, 0 when it was written before the image was opened.
+    pub(crate) seq: u64,
+    /// Checkpoint that first found the segment without anything live; 0: none did.
+    pub(crate) dead_since: u64,
+    /// Not in use: free or reserved for the log.
+    pub(crate) free: bool,
+}
+
+impl Segment {
+    /// Whether nothing in the segment is referenced, now and by the checkpoint last stored.
+    pub(crate) fn dead(&self) -> bool {
+        self.live == 0 && self.own == 0 && self.after == 0
+    }
+
+    /// Live bytes.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        u64::from(self.live + self.own) * super::format::UNIT as u64
+    }
+
+    /// Live units of data and sector table.
+    pub(crate) fn stored_live(&self) -> u64 {
+        u64::from(self.live)
+    }
+
+    fn word(&self) -> u64 {
+        let live = i64::from(self.live) - i64::from(self.after);
+        (live as u64 & 0xffff_ffff) << 32 | u64::from(self.seed)
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self {
+            live: (word >> 32) as u32,
+            seed: word as u32,
+            ..Self::default()
+        }
+    }
+}
+
+/// Which of a segment's counts a record belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Data or sector table, in the checkpoint being written (if any).
+    Live,
+    /// Data that the checkpoint being written does not see.
+    After,
+    /// Stored segment usage.
+    Own,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Change {
+    Add,
+    Remove,
+}
+
+pub(crate) struct Usage {
+    segments: Vec<Segment>,
+    dirty_pages: Vec<bool>,
+}
+
+impl Usage {
+    /// The usage of an image without segments.
+    pub(crate) fn new() -> Self {
+        Self {
+            segments: Vec::new(),
+            dirty_pages: Vec::new(),
+        }
+    }
+
+    /// Number of segments known.
+    pub(crate) fn len(&self) -> u64 {
+        self.segments.len() as u64
+    }
+
+    /// Makes room for segments up to and including `index`.
+    pub(crate) fn grow(&mut self, index: u64) -> Result {
+        while self.len() <= index {
+            if self.segments.len() % NODE_ENTRIES == 0 {
+                self.dirty_pages.push(true)?;
+            }
+            let fresh = Segment {
+                free: true,
+                ..Segment::default()
+            };
+            self.segments.push(fresh)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a stored page over. Only while opening, in page order.
+    pub(crate) fn load_page(&mut self, words: &[u64], segments: u64, geo: &Geometry) -> Result {
+        self.dirty_pages.push(false)?;
+        for &word in words {
+            if self.len() == segments {
+                break;
+            }
+            let segment = Segment::from_word(word);
+            if segment.live_bytes() > u64::from(geo.segment_size) {
+                let offset = geo.segment_offset(self.len());
+                return super::format::corrupt("segment usage", offset);
+            }
+            self.segments.push(segment)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, index: u64) -> Option<&Segment> {
+        self.segments.get(index as usize)
+    }
+
+    /// The segment, to change what is not stored of it or its seed.
+    pub(crate) fn get_mut(&mut self, index: u64) -> Option<&mut Segment> {
+        let segment = self.segments.get_mut(index as usize)?;
+        self.dirty_pages[index as usize / NODE_ENTRIES] = true;
+        Some(segment)
+    }
+
+    /// The segment, to change what is not stored of it.
+    pub(crate) fn get_unstored_mut(&mut self, index: u64) -> Option<&mut Segment> {
+        self.segments.get_mut(index as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter()
+    }
+
+    /// Adds or removes the share of one entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when the entry points outside the segments or more dies than lived: the
+    /// stored counts or the table were damaged.
+    pub(crate) fn account(
+        &mut self,
+        geo: &Geometry,
+        entry: Entry,
+        class: Class,
+        change: Change,
+    ) -> Result {
+        if entry.is_hole() {
+            return Ok(());
+        }
+        let share = entry.share();
+        let damaged = Error::Corrupt {
+            what: "segment usage",
+            offset: entry.address(),
+        };
+        let index = geo.segment_of(entry.address()).ok_or(damaged)?;
+        let segment = match class {
+            // The segment usage's own records do not show in its stored pages.
+            Class::Own => self.get_unstored_mut(index),
+            _ => self.get_mut(index),
+        }
+        .ok_or(damaged)?;
+        let count = match class {
+            Class::Own => &mut segment.own,
+            _ => &mut segment.live,
+        };
+        let (new, signed) = match change {
+            Change::Add => (count.checked_add(share), share as i32),
+            Change::Remove => (count.checked_sub(share), -(share as i32)),
+        };
+        *count = new.ok_or(damaged)?;
+        if class == Class::After {
+            segment.after = segment.after.checked_add(signed).ok_or(damaged)?;
+        }
+        Ok(())
+    }
+
+    /// Number of pages of 512 segments.
+    pub(crate) fn pages(&self) -> usize {
+        self.dirty_pages.len()
+    }
+
+    /// If `page` must be stored, fills `words` with what the checkpoint being written sees of it.
+    pub(crate) fn take_dirty(&mut self, page: usize, words: &mut [u64]) -> bool {
+        if !self.dirty_pages[page] {
+            return false;
+        }
+        words.fill(0);
+        let mut after = false;
+        for (word, segment) in words.iter_mut().zip(&self.segments[page * NODE_ENTRIES..]) {
+            *word = segment.word();
+            after |= segment.after != 0;
+        }
+        self.dirty_pages[page] = after;
+        true
+    }
+
+    /// Makes every page due.
+    pub(crate) fn mark_dirty(&mut self) {
+        self.dirty_pages.fill(true);
+    }
+
+    /// The checkpoint is over: from now on everything counts for the next one.
+    pub(crate) fn forget_after(&mut self) {
+        for segment in self.segments.iter_mut() {
+            segment.after = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::Algorithm;
+    use super::*;
+
+    fn geometry() -> Geometry {
+        Geometry {
+            size: 1 << 30,
+            blocks: 1 << 18,
+            record_size: 65536,
+            segment_size: 1 << 20,
+            algorithm: Algorithm::Raw,
+            uuid: [0; 16],
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_does_not_see_what_comes_after_it() {
+        let (geo, mut usage) = (geometry(), Usage::new());
+        usage.grow(0).unwrap();
+        let seen = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
+        let unseen = Entry::new(geo.segment_offset(0) + 640, 7, 0, 1);
+        usage.account(&geo, seen, Class::Live, Change::Add).unwrap();
+        usage
+            .account(&geo, unseen, Class::After, Change::Add)
+            .unwrap();
+        let mut words = [0; NODE_ENTRIES];
+        assert!(usage.take_dirty(0, &mut words));
+        assert_eq!(words[0] >> 32, 10);
+        // The page stays due, because the next checkpoint will see more.
+        assert!(usage.take_dirty(0, &mut words));
+        usage.forget_after();
+        assert!(usage.take_dirty(0, &mut words));
+        assert_eq!(words[0] >> 32, 17);
+        assert!(!usage.take_dirty(0, &mut words));
+    }
+
+    #[test]
+    fn more_dying_than_lived_is_damage() {
+        let (geo, mut usage) = (geometry(), Usage::new());
+        usage.grow(0).unwrap();
+        let entry = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
+        assert!(usage
+            .account(&geo, entry, Class::Live, Change::Remove)
+            .is_err());
+        let beyond = Entry::new(geo.segment_offset(1), 10, 0, 1);
+        assert!(usage
+            .account(&geo, beyond, Class::Live, Change::Add)
+            .is_err());
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The write path: splitting into records, zero elision, compression, and the change of log and table.
+
+use super::codec;
+use super::format::{
+    Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
+};
+use super::log::{Prepared, Step, Writer};
+use super::shared::{count, Shared};
+use super::table::Found;
+use super::workspace::Workspace;
+use super::{Error, Result};
+use crate::platform::{Monitor, Platform};
+
+/// Most blocks one zero record covers: the reach of a table node above the leaves, so that the time in
+/// the critical section stays short.
+const ZERO_SPAN: u64 = 1 << (2 * NODE_SHIFT);
+
+/// Whether a block is all zeros. Data that is not shows it in the first word almost always.
+fn is_zero(block: &[u8]) -> bool {
+    block.chunks_exact(64).all(|line| {
+        line.chunks_exact(8).fold(0, |acc, word| {
+            acc | u64::from_ne_bytes([
+                word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
+            ])
+        }) == 0
+    })
+}
+
+impl<P: Platform> Shared<P> {
+    /// Writes whole blocks from `block` on, one record after the other.
+    pub(crate) fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+        if data.len() % BLOCK_SIZE != 0 {
+            return Err(Error::Invalid("length: not a multiple of the block size"));
+        }
+        self.check_range(block, (data.len() / BLOCK_SIZE) as u64)?;
+        count(&self.counters.bytes_written, data.len() as u64);
+        let record = self.geo.record_blocks();
+        let (mut at, mut rest) = (block, data);
+        while !rest.is_empty() {
+            // Records lie at natural alignment: rewriting a region supersedes whole records.
+            let span = record - at % record;
+            let (now, later) = rest.split_at(rest.len().min(span as usize * BLOCK_SIZE));
+            self.write_record(ws, at, now)?;
+            at += span;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes at most one record's worth of blocks.
+    fn write_record(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+        let span = data.len() / BLOCK_SIZE;
+        let mut mask = 0u32;
+        for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
+            mask |= u32::from(!is_zero(block)) << i;
+        }
+        let stored = mask.count_ones() as usize;
+        if stored == 0 {
+            return self.zero(ws, block, span as u64);
+        }
+        loop {
+            self.prepare(ws, block, true)?;
+            let whole = stored == span;
+            let content = if whole {
+                data
+            } else {
+                let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
+                for (to, (_, from)) in ws
+                    .gather
+                    .chunks_exact_mut(BLOCK_SIZE)
+                    .zip(blocks.filter(|(i, _)| mask >> i & 1 == 1))
+                {
+                    to.copy_from_slice(from);
+                }
+                &ws.gather[..stored * BLOCK_SIZE]
+            };
+            // Only what saves space is stored compressed. One unit covers the header.
+            let limit = content.len() - UNIT;
+            let algorithm = self.geo.algorithm;
+            let packed =
+                codec::compress::<P>(algorithm, &mut ws.lz4, content, &mut ws.packed, limit);
+            let (algorithm, payload) = match packed {
+                Some(len) => (algorithm, &ws.packed[..len]),
+                None => (Algorithm::Raw, content),
+            };
+            let mask_bytes = mask.to_le_bytes();
+            let parts: [&[u8]; 2] = [if whole { &[] } else { &mask_bytes }, payload];
+            let header = RecordHeader {
+                algorithm: algorithm.tag(),
+                span: span as u8,
+                count: stored as u8,
+                ..RecordHeader::plain(Kind::Data, block)
+            };
+            let record = Prepared::new::<P>(header, &parts);
+            let units = record.header.units();
+            let placed =
+                self.log
+                    .append(&self.file, &record, Writer::User, &mut |step, placed| {
+                        let mut map = self.map.lock();
+                        if step == Step::Prepare {
+                            map.enter(placed)?;
+                            return Ok(map.table.find(block) == Found::Loaded);
+                        }
+                        let mut index = 0;
+                        map.replace(&self.geo, block, span, &mut |i| {
+                            if mask >> i & 1 == 0 {
+                                return Entry::HOLE;
+                            }
+                            index += 1;
+                            Entry::new(placed.address, units, index - 1, stored as u32)
+                        })?;
+                        Ok(true)
+                    })?;
+            // Otherwise the leaf was dropped (a discard emptied it) after it had been prepared.
+            if placed {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes `count` blocks read as zeros. What is not mapped costs nothing, not even log.
+    pub(crate) fn zero(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
+        self.check_range(block, count)?;
+        let (mut at, end) = (block, block + count);
+        while at < end {
+            let next = (at / ZERO_SPAN + 1) * ZERO_SPAN;
+            let n = end.min(next) - at;
+            self.zero_some(ws, at, n)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    fn zero_some(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
+        let length = count.to_le_bytes();
+        let parts: [&[u8]; 1] = [&length];
+        let record = Prepared::new::<P>(RecordHeader::plain(Kind::Zero, block), &parts);
+        loop {
+            let mut mapped = false;
+            let stored = self
+                .map
+                .lock()
+                .for_each_leaf(block, count, &mut |map, at, n| {
+                    mapped |= map.any_mapped(at, n);
+                    Ok(())
+                })?;
+            if let Some(at) = stored {
+                self.prepare(ws, at, false)?;
+                continue;
+            }
+            if !mapped {
+                // The range was all zeros at this moment: that is this operation's place in the order.
+                return match self.log.lock().error {
+                    Some(error) => Err(error),
+                    None => Ok(()),
+                };
+            }
+            let placed =
+                self.log
+                    .append(&self.file, &record, Writer::User, &mut |step, placed| {
+                        let mut map = self.map.lock();
+                        if step == Step::Prepare {
+                            map.enter(placed)?;
+                            let stored = map.for_each_leaf(block, count, &mut |_, _, _| Ok(()))?;
+                            return Ok(stored.is_none());
+                        }
+                        map.for_each_leaf(block, count, &mut |map, at, n| {
+                            if map.any_mapped(at, n) {
+                                map.replace(&self.geo, at, n, &mut |_| Entry::HOLE)?;
+                            }
+                            Ok(())
+                        })?;
+                        Ok(true)
+                    })?;
+            if placed {
+                return Ok(());
+            }
+        }
+    }
+}
+
+const _: () = assert!(RECORD_HEADER == UNIT);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_detection_looks_at_every_byte() {
+        let mut block = [0; BLOCK_SIZE];
+        assert!(is_zero(&block));
+        for at in [0, 7, 8, 63, 64, 4095] {
+            block[at] = 1;
+            assert!(!is_zero(&block), "byte {at}");
+            block[at] = 0;
+        }
+    }
+}

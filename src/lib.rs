@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The engine of cloop, the read-write compressed loop device, as a library for tools and tests.
+//!
+//! `engine` is the same source that is compiled into `cloop.ko`; it stands on a `platform`.
+
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate std;
+
+pub mod engine;
+pub mod platform;

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the engine stands on: locks, memory, the backing file, threads, randomness and codecs.
+//!
+//! The engine sees its surroundings only through the [`Platform`] trait and the [`mem`] module. There is
+//! one home per file tree: `kernel` (inside `cloop.ko`), `std` (tools and tests) and `sim` (a backing file that
+//! crashes).
+
+#[cfg(MODULE)]
+pub(crate) mod kernel;
+#[cfg(not(MODULE))]
+pub mod sim;
+#[cfg(not(MODULE))]
+pub mod std;
+
+#[cfg(MODULE)]
+pub(crate) use self::kernel::mem;
+#[cfg(not(MODULE))]
+pub use self::std::mem;
+
+use crate::engine::Error;
+use core::ops::DerefMut;
+
+/// Place of a lock in the lock order; a thread takes locks only in increasing rank.
+///
+/// The kernel home gives each rank its own lockdep class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Serialises checkpoints and the closing of a volume.
+    Checkpoint,
+    /// The tail of the log: every change of the sector table happens under it.
+    Log,
+    /// The sector table and the segment usage.
+    Map,
+    /// The cache of decompressed records.
+    Cache,
+    /// A pool of reusable objects; nothing else is taken under it.
+    Pool,
+}
+
+/// A sleeping mutex with one condition variable: the only synchronisation primitive of the engine.
+pub trait Monitor<T: Send>: Sized + Send + Sync {
+    /// Proof of holding the lock; gives access to the value.
+    type Guard<'a>: MonitorGuard + DerefMut<Target = T>
+    where
+        Self: 'a,
+        T: 'a;
+
+    /// Makes an unlocked monitor around `value`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`] when the lock itself cannot be allocated.
+    fn new(value: T, rank: Rank) -> Result<Self, Error>;
+
+    /// Sleeps until the lock is free and takes it.
+    fn lock(&self) -> Self::Guard<'_>;
+}
+
+/// Waiting on a held [`Monitor`].
+pub trait MonitorGuard {
+    /// Releases the lock, sleeps until a notification (or spuriously wakes), and takes it again.
+    fn wait(&mut self);
+
+    /// As [`wait`](Self::wait), for a background thread that may sleep for days: it must not count
+    /// as hung or as load. `timeout_ms` bounds the sleep (0: no bound).
+    fn wait_idle(&mut self, timeout_ms: u32);
+
+    /// Wakes every waiter of this monitor.
+    fn notify_all(&self);
+}
+
+/// The file (or block device) that holds an image. All offsets and lengths are in bytes.
+pub trait BackingFile: Send + Sync + 'static {
+    /// Length of the file, or capacity of the block device.
+    fn len(&self) -> Result<u64, Error>;
+
+    /// True when the length cannot change: a block device.
+    fn fixed_size(&self) -> bool;
+
+    /// Reads exactly `buf.len()` bytes; what lies beyond the end of the file reads as zeros.
+    ///
+    /// `offset` and `buf.len()` are multiples of 4096 and `buf` starts on a page boundary
+    /// ([`mem::Buf`]), so that direct I/O is possible.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error>;
+
+    /// Writes all of `buf`; alignment as for [`read_at`](Self::read_at). Extends a regular file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] for ENOSPC and EDQUOT, [`Error::Io`] for the rest; part may be written.
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error>;
+
+    /// Makes everything written so far durable (fdatasync, including the file size).
+    fn sync(&self) -> Result<(), Error>;
+
+    /// Reserves space for a range, extending the file if needed, without changing its contents.
+    ///
+    /// A file system without support for it is not an error: the reservation is then best effort.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when the range cannot be reserved (or lies beyond a block device's end).
+    fn allocate(&self, offset: u64, len: u64) -> Result<(), Error>;
+
+    /// Gives the space of a range back; it reads as zeros (or, on a block device, anything) after.
+    /// Best effort: a backing that cannot do it succeeds without doing anything.
+    fn punch(&self, offset: u64, len: u64) -> Result<(), Error>;
+
+    /// Cuts a regular file to `len` bytes; does nothing on a block device.
+    fn truncate(&self, len: u64) -> Result<(), Error>;
+
+    /// Bytes the file occupies on its file system (`st_blocks * 512`); the capacity of a block device.
+    fn allocated(&self) -> Result<u64, Error>;
+}
+
+/// A background thread; dropping the handle does not stop it.
+pub trait Thread: Send + Sync {
+    /// Waits for the thread's function to return. Idempotent.
+    fn join(&mut self);
+}
+
+/// One home of the engine.
+pub trait Platform: Sized + Send + Sync + 'static {
+    /// The lock.
+    type Monitor<T: Send + 'static>: Monitor<T> + 'static;
+    /// The backing file.
+    type File: BackingFile;
+    /// The background thread.
+    type Thread: Thread + 'static;
+    /// State of one LZ4 compression (scratch memory, never shared between threads).
+    type Lz4: Lz4;
+
+    /// Starts a thread that runs `f` once.
+    ///
+    /// In the kernel the thread runs with the flags of a block-device worker (no recursion into I/O
+    /// from allocation, local throttling), see loop(4)'s worker.
+    fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, f: F)
+        -> Result<Self::Thread, Error>;
+
+    /// A number that a guest cannot predict.
+    fn random_u64() -> u64;
+
+    /// CRC-32C (Castagnoli, reflected) of `data`, continuing from `crc`; `crc32c(0, b"123456789")` is
+    /// 0xe3069283.
+    fn crc32c(crc: u32, data: &[u8]) -> u32;
+}
+
+/// LZ4 block format, both directions.
+pub trait Lz4: Send + Sized {
+    /// Allocates the scratch memory.
+    fn new() -> Result<Self, Error>;
+
+    /// Compresses `src` into `dst`; `None` when the result does not fit into `dst`.
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize>;
+
+    /// Decompresses `src` into `dst` and returns the number of bytes written; `None` when `src` is
+    /// not valid or does not fit. Never reads or writes out of bounds, whatever `src` holds.
+    fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize>;
+}

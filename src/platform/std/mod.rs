@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The user-space home of the engine: tools and tests.
+
+mod file;
+pub mod mem;
+
+pub use self::file::StdFile;
+
+use super::{BackingFile, Lz4, Monitor, MonitorGuard, Platform, Rank, Thread};
+use crate::engine::Error;
+use core::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The user-space home on backing files of type `F`.
+#[derive(Debug)]
+pub struct Std<F = StdFile>(PhantomData<F>);
+
+impl<F: BackingFile> Platform for Std<F> {
+    type Monitor<T: Send + 'static> = StdMonitor<T>;
+    type File = F;
+    type Thread = StdThread;
+    type Lz4 = StdLz4;
+
+    fn spawn<G: FnOnce() + Send + 'static>(name: &'static str, f: G) -> Result<StdThread, Error> {
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(f)
+            .map(|handle| StdThread(Some(handle)))
+            .map_err(|_| Error::NoMemory)
+    }
+
+    fn random_u64() -> u64 {
+        let mut bytes = [0; 8];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let flags = rustix::rand::GetRandomFlags::empty();
+            // getrandom(2) without flags fails only by being interrupted before any byte came.
+            filled += rustix::rand::getrandom(&mut bytes[filled..], flags).unwrap_or(0);
+        }
+        u64::from_ne_bytes(bytes)
+    }
+
+    fn crc32c(crc: u32, data: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc, data)
+    }
+}
+
+/// A mutex with a condition variable.
+#[derive(Debug)]
+pub struct StdMonitor<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+}
+
+impl<T: Send> Monitor<T> for StdMonitor<T> {
+    type Guard<'a>
+        = StdGuard<'a, T>
+    where
+        T: 'a;
+
+    fn new(value: T, _rank: Rank) -> Result<Self, Error> {
+        Ok(Self {
+            value: Mutex::new(value),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> StdGuard<'_, T> {
+        // A thread that panicked under the lock is a failed test; others need not hang on it.
+        let guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        StdGuard {
+            guard: Some(guard),
+            changed: &self.changed,
+        }
+    }
+}
+
+/// The guard of a [`StdMonitor`].
+#[derive(Debug)]
+pub struct StdGuard<'a, T> {
+    /// Absent only inside of the waiting functions.
+    guard: Option<MutexGuard<'a, T>>,
+    changed: &'a Condvar,
+}
+
+impl<T> MonitorGuard for StdGuard<'_, T> {
+    fn wait(&mut self) {
+        self.wait_idle(0);
+    }
+
+    fn wait_idle(&mut self, timeout_ms: u32) {
+        if let Some(guard) = self.guard.take() {
+            let guard = if timeout_ms == 0 {
+                self.changed
+                    .wait(guard)
+                    .unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let timeout = Duration::from_millis(timeout_ms.into());
+                self.changed
+                    .wait_timeout(guard, timeout)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            };
+            self.guard = Some(guard);
+        }
+    }
+
+    fn notify_all(&self) {
+        self.changed.notify_all();
+    }
+}
+
+impl<T> Deref for StdGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.guard.as_ref().expect("held outside of waiting")
+    }
+}
+
+impl<T> DerefMut for StdGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.guard.as_mut().expect("held outside of waiting")
+    }
+}
+
+/// A thread of the standard library.
+#[derive(Debug)]
+pub struct StdThread(Option<JoinHandle<()>>);
+
+impl Thread for StdThread {
+    fn join(&mut self) {
+        if let Some(handle) = self.0.take() {
+            // A panic in it has been printed already.
+            let _ = handle.join();
+        }
+    }
+}
+
+/// LZ4 by the `lz4_flex` crate, which keeps its own scratch memory.
+#[derive(Debug)]
+pub struct StdLz4;
+
+impl Lz4 for StdLz4 {
+    fn new() -> Result<Self, Error> {
+        Ok(Self)
+    }
+
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        lz4_flex::block::compress_into(src, dst).ok()
+    }
+
+    fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        lz4_flex::block::decompress_into(src, dst).ok()
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Promise P1: after a crash at any backing operation the device is an exact prefix of its history, which
+//! holds everything a completed flush covered.
+
+use crate::model::{apply, assert_checked, fresh, read_all, Tested, Vol, BLOCKS};
+use cloop::platform::sim::{Rng, SimFile};
+
+/// Opens what a crash left and judges it. Returns the state found.
+fn judge(tested: &Tested, found: &SimFile, what: &str) -> Vec<u32> {
+    let volume = Vol::open(found.snapshot(), true).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let tags = read_all(&volume);
+    let mut state = tested.state_after(tested.durable);
+    if state == tags {
+        return tags;
+    }
+    for step in &tested.steps[tested.durable..] {
+        apply(&mut state, step);
+        if state == tags {
+            return tags;
+        }
+    }
+    let durable = tested.state_after(tested.durable);
+    let differing: Vec<_> = (0..BLOCKS as usize)
+        .filter(|&b| tags[b] != durable[b])
+        .map(|b| (b, durable[b], tags[b]))
+        .collect();
+    panic!(
+        "{what}: not a prefix; {} of {} steps durable; (block, durable, found): {differing:?}; later: {:?}",
+        tested.durable,
+        tested.steps.len(),
+        &tested.steps[tested.durable..]
+    );
+}
+
+/// Operates until the power fails or `operations` are done.
+fn operate(tested: &mut Tested, operations: usize, rng: &mut Rng) {
+    for _ in 0..operations {
+        if !tested.random_operation(rng) {
+            return;
+        }
+    }
+    // Closing is a place to crash as well.
+    if tested.volume.close().is_ok() {
+        tested.durable = tested.steps.len();
+    }
+}
+
+/// Crashes a history at the `crash`th backing operation, recovers, goes on and crashes again.
+fn chain(seed: u64, crash: u64, operations: usize, crashes: u64) -> bool {
+    let mut rng = Rng(seed);
+    let record_size = [4096, 16384, 65536, 131_072][seed as usize % 4];
+    let (mut file, volume) = fresh(record_size);
+    let mut tested = Tested::new(volume, vec![0; BLOCKS as usize], 0);
+    file.crash_after(crash);
+    let mut crashed = false;
+    for round in 0..crashes {
+        operate(&mut tested, operations, &mut rng);
+        crashed |= file.crashed();
+        let what = format!("seed {seed}, crash at {crash}, round {round}");
+        let mut found = file.after_crash(&mut Rng(seed ^ crash << 32 ^ round << 56));
+        let state = judge(&tested, &found, &what);
+        let next_tag = tested.next_tag();
+        drop(tested);
+        // Recovery itself is interrupted too.
+        for attempt in 0..3 {
+            let again = found.snapshot();
+            again.crash_after(attempt * 3);
+            if Vol::open(again.clone(), false).is_err() {
+                found = again.after_crash(&mut Rng(seed ^ attempt));
+                let volume = Vol::open(found.snapshot(), true).expect("after a second crash");
+                assert_eq!(
+                    read_all(&volume),
+                    state,
+                    "{what}, recovery attempt {attempt}"
+                );
+            }
+        }
+        assert_checked(&found, &what);
+        let volume = Vol::open(found.clone(), false).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(read_all(&volume), state, "{what}, recovered");
+        assert_checked(&found, &what);
+        found.crash_after(rng.below(60));
+        file = found;
+        tested = Tested::new(volume, state, next_tag);
+    }
+    crashed
+}
+
+#[test]
+fn a_crash_at_every_backing_operation() {
+    let mut points = 0;
+    for seed in 0..8 {
+        let mut crash = 0;
+        while chain(seed, crash, 40, 1) {
+            crash += 1;
+        }
+        assert!(
+            crash > 20,
+            "seed {seed} had only {crash} backing operations"
+        );
+        points += crash;
+    }
+    println!("{points} crash points");
+}
+
+#[test]
+fn chains_of_crashes() {
+    for seed in 100..180 {
+        let crash = Rng(seed).below(80);
+        chain(seed, crash, 60, 4);
+    }
+}
