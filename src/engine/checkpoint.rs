@@ -18,7 +18,7 @@ use super::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
     BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
 };
-use super::log::{Prepared, Step, Tail, Writer};
+use super::log::{Log, Prepared, Step, Tail, Writer};
 use super::map::Map;
 use super::shared::{count, Shared};
 use super::table::NodeId;
@@ -28,8 +28,17 @@ use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform};
 
-/// Log segments after which a checkpoint is due. Recovery replays at most about twice this much.
-pub(crate) const INTERVAL: u64 = 128;
+/// Log segments after which a checkpoint is due: a sixteenth of the segments in use, within these bounds.
+/// Segments that died are free after two checkpoints, so a small image, which is rewritten
+/// sooner, gets them more often. Recovery replays at most about twice the larger bound.
+const INTERVAL: core::ops::RangeInclusive<u64> = 8..=128;
+
+/// Whether the log has grown enough since the last checkpoint began.
+pub(crate) fn due<P: Platform>(log: &Log<P>, tail: &Tail) -> bool {
+    let in_use = tail.allocator.count - tail.allocator.available();
+    let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
+    tail.error.is_none() && log.segments_since_checkpoint(tail) >= interval
+}
 
 /// What only checkpoints use, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint).
 pub(crate) struct Checkpoint<P: Platform> {

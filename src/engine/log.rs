@@ -623,12 +623,23 @@ impl<P: Platform> Log<P> {
         Some(copy(&chunk.buf[..chunk.len], chunk.offset))
     }
 
-    /// Where the next record will go.
+    /// Where the next record will go. A segment that was flushed to its last sector ends in a link, so
+    /// that is the beginning of the next one.
     pub(crate) fn position(&self, tail: &Tail) -> Option<Position> {
-        tail.current.map(|c| Position {
-            segment: c.index,
-            offset: c.offset,
-            seq: c.seq,
+        tail.current.map(|c| {
+            if c.offset == self.geo.segment_size {
+                Position {
+                    segment: c.next,
+                    offset: SEGMENT_HEADER as u32,
+                    seq: c.seq + 1,
+                }
+            } else {
+                Position {
+                    segment: c.index,
+                    offset: c.offset,
+                    seq: c.seq,
+                }
+            }
         })
     }
 

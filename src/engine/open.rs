@@ -256,7 +256,8 @@ impl<P: Platform> Shared<P> {
                     self.map.lock().usage.load_page(&words, segments, geo)?;
                 } else {
                     // Nodes of the level below that exist.
-                    let below = pages.div_ceil(reach / NODE_ENTRIES) - index * NODE_ENTRIES;
+                    let below =
+                        pages.div_ceil((reach / NODE_ENTRIES).max(1)) - index * NODE_ENTRIES;
                     for &word in words.iter().take(below) {
                         levels[usize::from(level) - 1].push(word)?;
                     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Volume`]: an open image, as front ends see it.
 
-use super::checkpoint::{Checkpoint, INTERVAL};
+use super::checkpoint::{due, Checkpoint};
 use super::format::Geometry;
 use super::log::Log;
 use super::open::{self, CreateOptions, Opened};
@@ -348,8 +348,7 @@ fn write_checkpoints<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpo
                 if tail.stop {
                     return;
                 }
-                let due = shared.log.segments_since_checkpoint(&tail) >= INTERVAL;
-                if due && tail.error.is_none() && !failed {
+                if !failed && due(&shared.log, &tail) {
                     break;
                 }
                 if failed {

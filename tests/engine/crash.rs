@@ -105,7 +105,8 @@ fn a_crash_at_every_backing_operation() {
 
 #[test]
 fn chains_of_crashes() {
-    for seed in 100..180 {
+    let chains = std::env::var("CLOOP_CRASH_CHAINS").map_or(100, |n| n.parse().unwrap());
+    for seed in 100..100 + chains {
         let crash = Rng(seed).below(80);
         chain(seed, crash, 60, 4);
     }

@@ -3,5 +3,6 @@
 
 mod crash;
 mod damage;
+mod fixtures;
 mod model;
 mod ordinary;

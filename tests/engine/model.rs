@@ -5,13 +5,13 @@ use cloop::engine::{Algorithm, CreateOptions, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::Std;
 
-pub type Home = Std<SimFile>;
-pub type Vol = Volume<Home>;
+pub(crate) type Home = Std<SimFile>;
+pub(crate) type Vol = Volume<Home>;
 
 /// Blocks of the device under test: two leaves of the table, and a bit.
-pub const BLOCKS: u64 = 1100;
+pub(crate) const BLOCKS: u64 = 1100;
 
-pub fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
+pub(crate) fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
     CreateOptions {
         size: BLOCKS * BLOCK_SIZE as u64,
         record_size,
@@ -22,7 +22,7 @@ pub fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
 }
 
 /// A new image, opened.
-pub fn fresh(record_size: u32) -> (SimFile, Vol) {
+pub(crate) fn fresh(record_size: u32) -> (SimFile, Vol) {
     let file = SimFile::new();
     Vol::create(&file, &options(record_size, Algorithm::Lz4)).unwrap();
     let volume = Vol::open(file.clone(), false).unwrap();
@@ -31,7 +31,7 @@ pub fn fresh(record_size: u32) -> (SimFile, Vol) {
 
 /// The contents of a block with this tag: zeros for 0, else the tag and bytes that compress
 /// well, badly, or not at all.
-pub fn fill(tag: u32, block: &mut [u8]) {
+pub(crate) fn fill(tag: u32, block: &mut [u8]) {
     block.fill(0);
     if tag == 0 {
         return;
@@ -49,7 +49,7 @@ pub fn fill(tag: u32, block: &mut [u8]) {
 }
 
 /// The tag of a block; panics if the block is not what its tag says.
-pub fn tag_of(block: &[u8]) -> u32 {
+pub(crate) fn tag_of(block: &[u8]) -> u32 {
     let tag = u32::from_le_bytes(block[..4].try_into().unwrap());
     let mut expected = vec![0; BLOCK_SIZE];
     fill(tag, &mut expected);
@@ -59,26 +59,26 @@ pub fn tag_of(block: &[u8]) -> u32 {
 
 /// One change of the device in the order of the log: neighbouring blocks and their new tags.
 #[derive(Clone, Debug)]
-pub struct Step {
-    pub block: u64,
-    pub tags: Vec<u32>,
+pub(crate) struct Step {
+    pub(crate) block: u64,
+    pub(crate) tags: Vec<u32>,
 }
 
 /// A volume, its history, and the state the history leads to.
-pub struct Tested {
-    pub volume: Vol,
-    pub ws: Workspace<Home>,
-    pub steps: Vec<Step>,
+pub(crate) struct Tested {
+    pub(crate) volume: Vol,
+    pub(crate) ws: Workspace<Home>,
+    pub(crate) steps: Vec<Step>,
     /// Steps that a completed flush covers.
-    pub durable: usize,
+    pub(crate) durable: usize,
     /// State before the first step.
-    pub start: Vec<u32>,
+    pub(crate) start: Vec<u32>,
     next_tag: u32,
     record_blocks: u64,
 }
 
 impl Tested {
-    pub fn new(volume: Vol, start: Vec<u32>, next_tag: u32) -> Self {
+    pub(crate) fn new(volume: Vol, start: Vec<u32>, next_tag: u32) -> Self {
         let record_blocks = u64::from(volume.geometry().record_size) / BLOCK_SIZE as u64;
         Self {
             ws: volume.workspace().unwrap(),
@@ -91,12 +91,12 @@ impl Tested {
         }
     }
 
-    pub fn next_tag(&self) -> u32 {
+    pub(crate) fn next_tag(&self) -> u32 {
         self.next_tag
     }
 
     /// The state after the first `n` steps.
-    pub fn state_after(&self, n: usize) -> Vec<u32> {
+    pub(crate) fn state_after(&self, n: usize) -> Vec<u32> {
         let mut state = self.start.clone();
         for step in &self.steps[..n] {
             apply(&mut state, step);
@@ -105,12 +105,12 @@ impl Tested {
     }
 
     /// The state after all steps.
-    pub fn state(&self) -> Vec<u32> {
+    pub(crate) fn state(&self) -> Vec<u32> {
         self.state_after(self.steps.len())
     }
 
     /// Writes blocks with new tags, some of them zero. Whether it fails or not, its parts are noted.
-    pub fn write(&mut self, block: u64, count: u64, zeros: bool, rng: &mut Rng) -> bool {
+    pub(crate) fn write(&mut self, block: u64, count: u64, zeros: bool, rng: &mut Rng) -> bool {
         let mut tags = Vec::new();
         for _ in 0..count {
             self.next_tag += 1;
@@ -135,7 +135,7 @@ impl Tested {
         self.volume.write(&mut self.ws, block, &data).is_ok()
     }
 
-    pub fn zero(&mut self, block: u64, count: u64) -> bool {
+    pub(crate) fn zero(&mut self, block: u64, count: u64) -> bool {
         self.steps.push(Step {
             block,
             tags: vec![0; count as usize],
@@ -143,7 +143,7 @@ impl Tested {
         self.volume.zero(&mut self.ws, block, count).is_ok()
     }
 
-    pub fn flush(&mut self) -> bool {
+    pub(crate) fn flush(&mut self) -> bool {
         let ok = self.volume.flush().is_ok();
         if ok {
             self.durable = self.steps.len();
@@ -151,7 +151,7 @@ impl Tested {
         ok
     }
 
-    pub fn checkpoint(&mut self) -> bool {
+    pub(crate) fn checkpoint(&mut self) -> bool {
         let ok = self.volume.checkpoint().is_ok();
         if ok {
             self.durable = self.steps.len();
@@ -160,7 +160,7 @@ impl Tested {
     }
 
     /// Does something; false when it failed.
-    pub fn random_operation(&mut self, rng: &mut Rng) -> bool {
+    pub(crate) fn random_operation(&mut self, rng: &mut Rng) -> bool {
         let block = rng.below(BLOCKS);
         let rest = BLOCKS - block;
         match rng.below(20) {
@@ -185,26 +185,31 @@ impl Tested {
     }
 }
 
-pub fn apply(state: &mut [u32], step: &Step) {
+pub(crate) fn apply(state: &mut [u32], step: &Step) {
     let at = step.block as usize;
     state[at..at + step.tags.len()].copy_from_slice(&step.tags);
 }
 
 /// The tags of a range; `None` when reading fails.
-pub fn read_tags(volume: &Vol, ws: &mut Workspace<Home>, block: u64, n: u64) -> Option<Vec<u32>> {
+pub(crate) fn read_tags(
+    volume: &Vol,
+    ws: &mut Workspace<Home>,
+    block: u64,
+    n: u64,
+) -> Option<Vec<u32>> {
     let mut data = vec![0; n as usize * BLOCK_SIZE];
     volume.read(ws, block, &mut data).ok()?;
     Some(data.chunks_exact(BLOCK_SIZE).map(tag_of).collect())
 }
 
 /// The tags of the whole device.
-pub fn read_all(volume: &Vol) -> Vec<u32> {
+pub(crate) fn read_all(volume: &Vol) -> Vec<u32> {
     let mut ws = volume.workspace().unwrap();
     read_tags(volume, &mut ws, 0, BLOCKS).expect("reading the device")
 }
 
 /// Every structure and record of a closed or crashed image is whole.
-pub fn assert_checked(file: &SimFile, what: &str) {
+pub(crate) fn assert_checked(file: &SimFile, what: &str) {
     let mut findings = Vec::new();
     let summary = cloop::engine::check::check::<Home>(
         file.snapshot(),

@@ -231,9 +231,9 @@ impl BackingFile for SimFile {
     fn sync(&self) -> Result<(), Error> {
         let mut disk = self.disk();
         disk.step()?;
-        disk.durable = disk.now.clone();
+        let disk = &mut *disk;
+        disk.durable.extend(disk.pending.drain(..));
         disk.durable_len = disk.len;
-        disk.pending.clear();
         disk.syncs += 1;
         Ok(())
     }

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Images that earlier versions wrote stay readable, and the bytes of the structures stay what they are.
+//!
+//! `CLOOP_WRITE_FIXTURES=1 cargo test --test engine fixtures` writes new ones; only a new format
+//! version has a reason to.
+
+use crate::model::{assert_checked, options, read_all, Home, Tested, Vol, BLOCKS};
+use cloop::engine::format::{seed, Entry, Kind, RecordHeader, SegmentHeader, Superblock};
+use cloop::engine::{check, Algorithm, BLOCK_SIZE};
+use cloop::platform::sim::{Rng, SimFile};
+use cloop::platform::BackingFile;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+/// The history all fixtures hold; the state follows from it.
+fn history(volume: Vol) -> Tested {
+    let mut tested = Tested::new(volume, vec![0; BLOCKS as usize], 0);
+    let mut rng = Rng(2026);
+    assert!(tested.write(3, 40, true, &mut rng));
+    assert!(tested.write(1020, 10, false, &mut rng));
+    assert!(tested.zero(8, 3));
+    assert!(tested.checkpoint());
+    assert!(tested.write(500, 30, false, &mut rng));
+    assert!(tested.zero(1022, 2));
+    assert!(tested.write(5, 2, false, &mut rng));
+    assert!(tested.flush());
+    tested
+}
+
+fn new_volume() -> (SimFile, Vol) {
+    let file = SimFile::new();
+    Vol::create(&file, &options(16384, Algorithm::Lz4)).unwrap();
+    let volume = Vol::open(file.clone(), false).unwrap();
+    (file, volume)
+}
+
+fn load(name: &str) -> SimFile {
+    let bytes = fs::read(path(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let file = SimFile::new();
+    file.write_at(&bytes, 0).unwrap();
+    file.sync().unwrap();
+    file
+}
+
+#[test]
+fn images_of_format_1_are_read() {
+    let (file, volume) = new_volume();
+    let tested = history(volume);
+    if std::env::var_os("CLOOP_WRITE_FIXTURES").is_some() {
+        fs::create_dir_all(path("")).unwrap();
+        fs::write(path("v1-crashed.cloop"), file.snapshot().bytes()).unwrap();
+        tested.volume.close().unwrap();
+        fs::write(path("v1-clean.cloop"), file.bytes()).unwrap();
+    }
+    for (name, clean) in [("v1-crashed.cloop", false), ("v1-clean.cloop", true)] {
+        let file = load(name);
+        assert_checked(&file, name);
+        let summary = check::check::<Home>(file.clone(), &mut |_| {}, &mut |_, _| {}).unwrap();
+        assert_eq!(
+            (summary.clean, summary.replayed > 0),
+            (clean, !clean),
+            "{name}"
+        );
+        let volume = Vol::open(file, false).unwrap();
+        assert_eq!(read_all(&volume), tested.state(), "{name}");
+        assert_eq!(volume.geometry().record_size, 16384);
+        assert_eq!(&volume.geometry().uuid, b"a simulated disk");
+    }
+}
+
+const UUID: [u8; 16] = *b"0123456789abcdef";
+
+#[test]
+fn the_superblock_has_its_bytes_where_the_format_says() {
+    let file = load("v1-clean.cloop");
+    let mut page = vec![0; BLOCK_SIZE];
+    file.read_at(&mut page, 0).unwrap();
+    let original = page.clone();
+    let superblock = Superblock::decode::<Home>(&mut page, 0).unwrap();
+    assert_eq!(&original[..8], b"cloopIMG");
+    assert_eq!(original[8..12], 1u32.to_le_bytes());
+    assert_eq!(&original[40..56], b"a simulated disk");
+    assert_eq!(original[56..64], (BLOCKS * 4096).to_le_bytes());
+    assert_eq!(original[64..67], [14, 18, 1]);
+    assert_eq!(original[72..80], superblock.generation.to_le_bytes());
+    assert_eq!(
+        original[96..104],
+        superblock.log_start.segment.to_le_bytes()
+    );
+    assert_eq!(
+        original[104..108],
+        superblock.log_start.offset.to_le_bytes()
+    );
+    assert_eq!(original[112..120], superblock.log_start.seq.to_le_bytes());
+    assert_eq!(original[144..152], superblock.map_root.0.to_le_bytes());
+    assert_eq!(original[168..176], superblock.length.to_le_bytes());
+    assert!(original[176..].iter().all(|&b| b == 0));
+    let mut again = vec![0; BLOCK_SIZE];
+    superblock.encode::<Home>(&mut again);
+    assert_eq!(again, original);
+}
+
+#[test]
+fn superblocks_that_make_no_sense_are_refused() {
+    let file = load("v1-clean.cloop");
+    let mut page = vec![0; BLOCK_SIZE];
+    file.read_at(&mut page, 0).unwrap();
+    // A valid checksum over a wrong field: what a hostile image would have.
+    let forge = |at: usize, bytes: &[u8]| {
+        use cloop::platform::Platform;
+        let mut forged = page.clone();
+        forged[at..at + bytes.len()].copy_from_slice(bytes);
+        forged[12..16].fill(0);
+        let crc = Home::crc32c(0, &forged);
+        forged[12..16].copy_from_slice(&crc.to_le_bytes());
+        Superblock::decode::<Home>(&mut forged, 0)
+    };
+    use cloop::engine::Error;
+    assert!(forge(180, &[0]).is_ok());
+    assert_eq!(forge(8, &2u32.to_le_bytes()), Err(Error::Version(2)));
+    assert_eq!(forge(32, &[4]), Err(Error::Feature(4)));
+    // Unknown compatible features are nobody's concern; read-only ones stop writers only.
+    assert!(forge(16, &[1]).is_ok());
+    assert!(forge(24, &[1]).is_ok());
+    let huge = u64::MAX.to_le_bytes();
+    let wrong: [(usize, &[u8]); 16] = [
+        (56, &[1]),
+        (56, &[0; 8]),
+        (56, &huge),
+        (64, &[11]),
+        (64, &[18]),
+        (65, &[17]),
+        (65, &[27]),
+        (66, &[9]),
+        (72, &[1]),
+        (80, &huge),
+        (96, &huge),
+        (104, &[0; 4]),
+        (112, &huge),
+        (120, &huge),
+        (128, &huge),
+        (160, &huge),
+    ];
+    for (at, bytes) in wrong {
+        let result = forge(at, bytes);
+        assert!(
+            matches!(result, Err(Error::Corrupt { .. })),
+            "{at}: {result:?}"
+        );
+    }
+    for at in [144, 152] {
+        assert!(forge(at, &huge).is_err());
+    }
+}
+
+#[test]
+fn a_segment_header_has_its_bytes_where_the_format_says() {
+    let header = SegmentHeader {
+        index: 7,
+        seq: 0x0102_0304,
+        epoch: 5,
+        salt: 0x1122_3344_5566_7788,
+    };
+    let bytes = header.encode::<Home>(&UUID);
+    assert_eq!(&bytes[..8], b"cloopSEG");
+    // Computed by another implementation of CRC-32C.
+    assert_eq!(bytes[8..12], 0x05e0_d820u32.to_le_bytes());
+    assert_eq!(bytes[16], 7);
+    assert_eq!(bytes[24..28], [4, 3, 2, 1]);
+    assert_eq!(bytes[32], 5);
+    assert_eq!(bytes[40..48], 0x1122_3344_5566_7788u64.to_le_bytes());
+    assert_eq!(SegmentHeader::decode::<Home>(&bytes, &UUID), Some(header));
+    assert_eq!(SegmentHeader::decode::<Home>(&bytes, &[0; 16]), None);
+    for at in 0..bytes.len() {
+        let mut hurt = bytes;
+        hurt[at] ^= 1;
+        assert_eq!(
+            SegmentHeader::decode::<Home>(&hurt, &UUID),
+            None,
+            "byte {at}"
+        );
+    }
+    assert_eq!(
+        header.seed::<Home>(&UUID),
+        seed::<Home>(&UUID, header.salt, header.seq, 7)
+    );
+}
+
+#[test]
+fn a_record_has_its_bytes_where_the_format_says() {
+    let payload = [0xa5; 100];
+    let header = RecordHeader {
+        kind: Kind::Data,
+        algorithm: 1,
+        span: 4,
+        count: 4,
+        number: 0x0123_4567_89ab,
+        payload: payload.len(),
+    };
+    let mut bytes = header.encode::<Home>(&[&payload]).to_vec();
+    bytes.extend_from_slice(&payload);
+    RecordHeader::stamp(&mut bytes, 0xdead_beef);
+    assert_eq!(bytes[4..8], [1, 1, 4, 4]);
+    assert_eq!(
+        bytes[8..16],
+        (100u64 << 44 | 0x0123_4567_89ab).to_le_bytes()
+    );
+    let decoded = RecordHeader::decode::<Home>(&bytes, 0xdead_beef);
+    assert_eq!(decoded, Some((header, &payload[..])));
+    // Another life of the segment, a cut record, and every flipped bit.
+    assert_eq!(RecordHeader::decode::<Home>(&bytes, 0xdead_beee), None);
+    assert_eq!(
+        RecordHeader::decode::<Home>(&bytes[..115], 0xdead_beef),
+        None
+    );
+    for bit in 0..bytes.len() * 8 {
+        let mut hurt = bytes.clone();
+        hurt[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(
+            RecordHeader::decode::<Home>(&hurt, 0xdead_beef),
+            None,
+            "bit {bit}"
+        );
+    }
+    // 116 bytes are 8 units of 16.
+    assert_eq!(header.units(), 8);
+    let entry = Entry::new(0x12_3450, 8, 3, 4);
+    assert_eq!(entry.0, 0x12345 << 20 | 3 << 9 | 2);
+}
