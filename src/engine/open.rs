@@ -255,10 +255,13 @@ impl<P: Platform> Shared<P> {
                     let segments = superblock.usage_segments;
                     self.map.lock().usage.load_page(&words, segments, geo)?;
                 } else {
-                    // Nodes of the level below that exist.
-                    let below =
-                        pages.div_ceil((reach / NODE_ENTRIES).max(1)) - index * NODE_ENTRIES;
-                    for &word in words.iter().take(below) {
+                    // The nodes of the level below that exist. Without a division, because objtool
+                    // takes the panic on a zero divisor for a function that returns.
+                    let step = reach / NODE_ENTRIES;
+                    for (slot, &word) in words.iter().enumerate() {
+                        if (index * NODE_ENTRIES + slot) * step >= pages {
+                            break;
+                        }
                         levels[usize::from(level) - 1].push(word)?;
                     }
                 }
