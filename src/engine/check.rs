@@ -97,12 +97,12 @@ impl<P: Platform> Check<'_, P> {
     /// Both copies must be whole; the older one is the spare.
     fn superblocks(&mut self, newest: u64) -> Result {
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
-        for slot in 0..SUPERBLOCK_OFFSETS.len() {
+        for (slot, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
             match read_slot::<P>(&self.shared.file, slot, &mut page) {
                 Ok(superblock) if superblock.generation + 1 >= newest => {}
-                Ok(_) => self.damaged("superblock: outdated copy", SUPERBLOCK_OFFSETS[slot], None),
+                Ok(_) => self.damaged("superblock: outdated copy", offset, None),
                 Err(Error::NotAnImage) => {
-                    self.damaged("superblock: no magic", SUPERBLOCK_OFFSETS[slot], None);
+                    self.damaged("superblock: no magic", offset, None);
                 }
                 Err(error) => self.find(error, None),
             }
