@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Words for people. What they do is in scripts/; kbuild reads Kbuild, not this.
+# Nothing is written to the source tree: see `make help` for where it goes.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help setup build run shell check check-host check-vm check-long lint clean distclean
+
+help:
+	@echo 'make run         boot the stock Debian kernel and show a filesystem on /dev/cloop0'
+	@echo 'make check       lint, host tests, tests in the VM'
+	@echo 'make shell       a prompt in the VM, with cloop.ko and cloop installed'
+	@echo
+	@echo 'make build       cloop.ko and the cloop tool'
+	@echo 'make lint        formatting, clippy, shellcheck, a module build without warnings'
+	@echo 'make check-host  the tests that need no VM'
+	@echo 'make check-vm    the tests in the VM'
+	@echo 'make check-long  all tests, with more seeds and bigger loads'
+	@echo 'make setup       toolchain and VM; every target above does it when needed'
+	@echo 'make clean       remove what was built; distclean removes toolchain and VM too'
+	@echo
+	@bash -c '. scripts/lib.sh; echo "All of it lives in $$cache (set CLOOP_CACHE to move it)."'
+
+setup:
+	@scripts/setup
+
+build: setup
+	@scripts/build-module
+	@scripts/tree cargo build --release --locked
+
+run: build
+	@scripts/demo
+
+shell: build
+	@scripts/vm --scratch 8G --shell
+
+check: setup
+	@scripts/check lint host vm
+
+check-host: setup
+	@scripts/check host
+
+check-vm: setup
+	@scripts/check vm
+
+check-long: setup
+	@scripts/check --long lint host vm
+
+lint: setup
+	@scripts/check lint
+
+clean:
+	@scripts/clean
+
+distclean:
+	@scripts/clean --all
