@@ -65,19 +65,20 @@ pub(crate) struct Info {
     error: u32,
     pub(crate) mapped_blocks: u64,
     pub(crate) live_bytes: u64,
-    table_bytes: u64,
-    segments: u64,
-    free_segments: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) allocated_bytes: u64,
+    segments: u64,
+    free_segments: u64,
     table_memory: u64,
+    bytes_written: u64,
+    bytes_read: u64,
+    log_bytes: u64,
     flushes: u64,
     syncs: u64,
     checkpoints: u64,
-    bytes_written: u64,
-    log_bytes_written: u64,
+    pub(crate) damaged: u64,
     pub(crate) errors: u64,
-    pub(crate) recovered: u64,
+    pub(crate) replayed: u64,
     backing_dev: u64,
     backing_ino: u64,
     backing_file: [u8; 256],
@@ -93,7 +94,7 @@ const CTL_INFO: Opcode = opcode::read_write::<Info>(GROUP, 3);
 const _: () = assert!(CTL_VERSION == 0x8020_cb00);
 const _: () = assert!(CTL_ATTACH == 0xc010_cb01);
 const _: () = assert!(CTL_DETACH == 0x4008_cb02);
-const _: () = assert!(CTL_INFO == 0xc238_cb03);
+const _: () = assert!(CTL_INFO == 0xc240_cb03);
 
 impl Info {
     /// Attached for reading only.
@@ -204,13 +205,14 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_DETACH, RawDetach>::new(arg)) }
     }
 
-    /// What the module knows about device `index`; `None` when nothing is attached there.
+    /// What the module knows about device `index`; `None` when nothing is attached there, or not yet or
+    /// no more quite.
     pub(crate) fn info(&self, index: u32) -> Result<Option<Info>> {
         let mut info = Info::asking_for(index);
         // SAFETY: CTL_INFO reads and writes one `Info`, and any bytes make a valid one.
         match unsafe { ioctl(&self.0, Updater::<CTL_INFO, Info>::new(&mut info)) } {
             Ok(()) => Ok(Some(info)),
-            Err(Errno::NXIO | Errno::NODEV | Errno::NOENT) => Ok(None),
+            Err(Errno::NXIO | Errno::NODEV | Errno::BUSY) => Ok(None),
             Err(Errno::ACCESS | Errno::PERM) => bail!("{NODE}: permission denied; run as root"),
             Err(errno) => bail!("/dev/cloop{index}: cannot ask its state: {errno}"),
         }
@@ -231,23 +233,82 @@ impl Info {
             error: 0,
             mapped_blocks: 0,
             live_bytes: 0,
-            table_bytes: 0,
-            segments: 0,
-            free_segments: 0,
             stored_bytes: 0,
             allocated_bytes: 0,
+            segments: 0,
+            free_segments: 0,
             table_memory: 0,
+            bytes_written: 0,
+            bytes_read: 0,
+            log_bytes: 0,
             flushes: 0,
             syncs: 0,
             checkpoints: 0,
-            bytes_written: 0,
-            log_bytes_written: 0,
+            damaged: 0,
             errors: 0,
-            recovered: 0,
+            replayed: 0,
             backing_dev: 0,
             backing_ino: 0,
             backing_file: [0; 256],
             reserved: [0; 16],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{offset_of, size_of};
+    use std::process::Command;
+
+    /// The C compiler, which is there because Rust links with it, says what the header says.
+    #[test]
+    fn structures_are_those_of_the_header() {
+        let mut program = String::from(
+            "#include <stdio.h>\n#include <stddef.h>\n#include <linux/cloop.h>\nint main(void) {\n",
+        );
+        let mut expected = String::new();
+        let mut compare = |c: &str, value: usize| {
+            program += &format!("printf(\"%s %zu\\n\", \"{c}\", (size_t)({c}));\n");
+            expected += &format!("{c} {value}\n");
+        };
+        compare("CLOOP_ABI_VERSION", ABI as usize);
+        compare("CLOOP_FLAG_READ_ONLY", READ_ONLY as usize);
+        compare("CLOOP_FLAG_FAILED", FAILED as usize);
+        compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);
+        compare("CLOOP_CTL_ATTACH", CTL_ATTACH as usize);
+        compare("CLOOP_CTL_DETACH", CTL_DETACH as usize);
+        compare("CLOOP_CTL_INFO", CTL_INFO as usize);
+        compare("CLOOP_ALGORITHM_NONE", Algorithm::Raw.tag().into());
+        compare("CLOOP_ALGORITHM_LZ4", Algorithm::Lz4.tag().into());
+        macro_rules! same {
+            ($c:ident, $rust:ty: $($field:ident)*) => {
+                compare(concat!("sizeof(struct ", stringify!($c), ")"), size_of::<$rust>());
+                $(compare(
+                    concat!("offsetof(struct ", stringify!($c), ", ", stringify!($field), ")"),
+                    offset_of!($rust, $field),
+                );)*
+            };
+        }
+        same!(cloop_version, RawVersion: abi reserved module_version);
+        same!(cloop_attach, RawAttach: fd flags index reserved);
+        same!(cloop_detach, RawDetach: index flags);
+        same!(cloop_info, Info: index flags size record_size algorithm uuid segment_size error
+            mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments
+            table_memory bytes_written bytes_read log_bytes flushes syncs checkpoints damaged
+            errors replayed backing_dev backing_ino backing_file reserved);
+        program += "return 0; }\n";
+
+        let dir = tempfile::tempdir().unwrap();
+        let (source, binary) = (dir.path().join("abi.c"), dir.path().join("abi"));
+        std::fs::write(&source, program).unwrap();
+        let include = concat!(env!("CARGO_MANIFEST_DIR"), "/include/uapi");
+        let built = Command::new("cc")
+            .args(["-I", include, "-o"])
+            .args([&binary, &source])
+            .status();
+        assert!(built.unwrap().success());
+        let output = Command::new(&binary).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
     }
 }

@@ -8,7 +8,7 @@ use crate::target::Target;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use cloop::engine::{Algorithm, CreateOptions, Volume};
+use cloop::engine::{Algorithm, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Format {
         let options = CreateOptions {
             size,
             record_size: self.record_size,
-            segment_size: cloop::engine::DEFAULT_SEGMENT_SIZE,
+            segment_size: DEFAULT_SEGMENT_SIZE,
             algorithm: self.compress,
             uuid: uuid::Uuid::new_v4().into_bytes(),
         };

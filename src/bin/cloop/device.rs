@@ -5,7 +5,7 @@ use crate::control::{Control, Info};
 use crate::fail::{self, fail};
 use anyhow::Result;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -85,10 +85,9 @@ pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
     Ok(devices)
 }
 
-/// The device whose image is the open file `file` at `path`; `None` also without the module
-/// or the right to ask it.
-pub(crate) fn backed_by(path: &Path, file: &File) -> Option<Device> {
-    let meta = file.metadata().ok()?;
+/// The device whose image is at `path`; `None` also without the module or the right to ask it.
+pub(crate) fn backed_by(path: &Path) -> Option<Device> {
+    let meta = fs::metadata(path).ok()?;
     let control = Control::open().ok()?;
     let real = fs::canonicalize(path).ok();
     all(&control).ok()?.into_iter().find(|device| {

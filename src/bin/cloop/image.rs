@@ -89,7 +89,7 @@ pub(crate) fn lock(path: &Path, file: &File, lock: Lock) -> Result<()> {
             Err(Errno::WOULDBLOCK) if start.elapsed() < patience => {
                 thread::sleep(Duration::from_millis(20));
             }
-            Err(Errno::WOULDBLOCK) => return Err(in_use(path, file)),
+            Err(Errno::WOULDBLOCK) => return Err(in_use(path)),
             Err(Errno::INTR) => {}
             // A file system without locks (some network ones) protects nothing, but works.
             Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
@@ -99,8 +99,8 @@ pub(crate) fn lock(path: &Path, file: &File, lock: Lock) -> Result<()> {
 }
 
 /// The error for an image that somebody else has locked.
-fn in_use(path: &Path, file: &File) -> anyhow::Error {
-    match device::backed_by(path, file) {
+fn in_use(path: &Path) -> anyhow::Error {
+    match device::backed_by(path) {
         Some(Device { index, .. }) => fail(
             path,
             format_args!(

@@ -10,7 +10,6 @@ use crate::size;
 use anyhow::Result;
 use cloop::engine::BLOCK_SIZE;
 use serde::Serialize;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -66,7 +65,10 @@ struct Report {
     /// Data on the device per byte that the image occupies.
     allocated_ratio: Option<f64>,
     /// Records of the log that were (attached) or have to be replayed after an unclean detach.
-    recovered_records: u64,
+    replayed_records: u64,
+    /// Reads that found a damaged record since the image was attached.
+    damaged_reads: u64,
+    /// Errors of the backing file since then.
     errors: u64,
     /// What made an attached device read-only.
     failure: Option<String>,
@@ -100,10 +102,7 @@ fn of_image(path: &Path) -> Result<Report> {
         Ok(file) => file,
         Err(error) => {
             // In use: perhaps by a device, which can tell.
-            let device = File::open(path)
-                .ok()
-                .and_then(|file| device::backed_by(path, &file));
-            return match device {
+            return match device::backed_by(path) {
                 Some(device) => Ok(Report::of_device(&device)),
                 None => Err(error),
             };
@@ -134,7 +133,8 @@ fn of_image(path: &Path) -> Result<Report> {
         allocated_bytes: stats.allocated_bytes,
         ratio: ratio(data, stats.live_bytes),
         allocated_ratio: ratio(data, stats.allocated_bytes),
-        recovered_records: stats.replayed,
+        replayed_records: stats.replayed,
+        damaged_reads: stats.damaged,
         errors: stats.errors,
         failure: None,
     })
@@ -162,7 +162,8 @@ impl Report {
             allocated_bytes: info.allocated_bytes,
             ratio: ratio(data, info.live_bytes),
             allocated_ratio: ratio(data, info.allocated_bytes),
-            recovered_records: info.recovered,
+            replayed_records: info.replayed,
+            damaged_reads: info.damaged,
             errors: info.errors,
             failure: info.failure().map(|errno| errno.to_string()),
         }
@@ -177,7 +178,7 @@ impl Report {
             ),
             (State::NeedsRecovery, _) => format!(
                 "needs recovery, which the next attach does ({} records to replay)",
-                self.recovered_records
+                self.replayed_records
             ),
             _ => "clean".to_owned(),
         };
@@ -211,10 +212,13 @@ impl Report {
                 ),
             ),
         ];
-        if self.errors > 0 {
+        if self.damaged_reads > 0 || self.errors > 0 {
             rows.push((
                 "Errors",
-                format!("{}; see dmesg and `cloop check`", self.errors),
+                format!(
+                    "{} reads of damaged records, {} errors of the backing file; see dmesg",
+                    self.damaged_reads, self.errors
+                ),
             ));
         }
         if let Some(failure) = &self.failure {

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop check`, and how the other commands take damaged and crashed images.
+
+use crate::run::{noise, prose, Lab, Snapshot};
+use cloop::engine::Volume;
+use cloop::platform::std::{Std, StdFile};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// An image with some hundred records, small enough to damage it many times.
+fn image(lab: &Lab) -> Vec<u8> {
+    let mut raw = prose(1 << 20);
+    raw.extend(noise(1 << 20, 11));
+    raw.extend(vec![0; 1 << 20]);
+    raw.extend(prose(512 << 10));
+    lab.file("raw", &raw);
+    lab.cloop(&["import", "-r", "16K", "raw", "image"])
+        .succeeds();
+    raw
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+#[test]
+fn a_whole_image_is_clean() {
+    let lab = Lab::new();
+    image(&lab);
+    let before = Snapshot::of(&lab.path("image"));
+    let text = lab.cloop(&["check", "image"]).succeeds();
+    assert!(text.starts_with("image: clean, "), "{text}");
+    assert!(text.contains("640 mapped blocks"), "{text}");
+    assert_eq!(lab.cloop(&["check", "--quiet", "image"]).succeeds(), "");
+    before.assert_same(&lab.path("image"));
+}
+
+/// Flips one byte at many places, of every structure among them: either the check finds it and says where,
+/// or the byte is one that means nothing and the data is intact.
+#[test]
+fn finds_every_flipped_byte_that_matters() {
+    let lab = Lab::new();
+    let raw = image(&lab);
+    let path = lab.path("image");
+    let whole = fs::read(&path).unwrap();
+    let mut places: Vec<u64> = (0..whole.len() as u64)
+        .filter(|&at| whole[at as usize] != 0)
+        .step_by(4999)
+        .collect();
+    // The starts of all pages: superblocks, segment headers, and what lies at the log's commits.
+    places.extend(
+        (0..whole.len() as u64)
+            .step_by(4096)
+            .filter(|&at| whole[at as usize] != 0),
+    );
+    // The first records, byte by byte through header and payload.
+    places.extend((1 << 20..(1 << 20) + 160).step_by(3));
+    // The end of the log, where a clean detach puts the table and the accounting.
+    let end = whole.iter().rposition(|&b| b != 0).unwrap() as u64;
+    places.extend((end.saturating_sub(16 << 10)..=end).step_by(37));
+    places.sort_unstable();
+    places.dedup();
+    assert!(places.len() > 300, "{}", places.len());
+
+    let (mut found, mut harmless) = (BTreeSet::new(), 0);
+    for &at in &places {
+        flip(&path, at);
+        let outcome = lab.cloop(&["check", "image"]);
+        let text = String::from_utf8(outcome.stdout).unwrap();
+        match outcome.status {
+            Some(4) => {
+                let line = text.lines().next().unwrap();
+                let (what, rest) = line
+                    .strip_prefix("image: damaged ")
+                    .and_then(|l| l.split_once(" at byte "))
+                    .unwrap_or_else(|| panic!("byte {at}: {text}"));
+                let offset: u64 = rest.split(' ').next().unwrap().parse().unwrap();
+                // Near enough to look there: in the record, structure or (for the log) segment.
+                assert!(offset.abs_diff(at) <= 1 << 20, "byte {at}: {text}");
+                found.insert(what.to_owned());
+            }
+            Some(0) => {
+                let out = lab.cloop(&["export", "image", "-"]);
+                assert_eq!(out.status, Some(0), "byte {at}: {}", out.stderr);
+                assert!(out.stdout == raw, "byte {at}: undetected damage");
+                harmless += 1;
+            }
+            status => panic!("byte {at}: {status:?} {text}{}", outcome.stderr),
+        }
+        assert_eq!(outcome.stderr, "");
+        flip(&path, at);
+    }
+    assert!(fs::read(&path).unwrap() == whole, "the image was changed");
+    for structure in ["superblock", "segment header", "record", "node", "usage"] {
+        assert!(
+            found.iter().any(|what| what.contains(structure)),
+            "no flip hit the {structure}: {found:?}"
+        );
+    }
+    assert!(
+        harmless < places.len() / 10,
+        "{harmless} of {} undetected",
+        places.len()
+    );
+}
+
+#[test]
+fn damage_is_confined_to_its_blocks() {
+    let lab = Lab::new();
+    image(&lab);
+    // The middle of the noise: the payload of some record.
+    flip(&lab.path("image"), (1 << 20) + (1 << 20));
+    let outcome = lab.cloop(&["check", "image"]);
+    let text = String::from_utf8(outcome.stdout).unwrap();
+    assert_eq!(outcome.status, Some(4), "{text}");
+    assert!(
+        text.contains(" (blocks ") && text.contains("1 error"),
+        "{text}"
+    );
+    assert_eq!(lab.cloop(&["check", "-q", "image"]).status, Some(4));
+    lab.cloop(&["export", "image", "back"])
+        .fails(1, &["image: damaged ", "at byte ", "cloop check image"]);
+    assert!(!lab.path("back").exists());
+}
+
+#[test]
+fn truncated_images() {
+    let lab = Lab::new();
+    image(&lab);
+    let path = lab.path("image");
+    let whole = fs::read(&path).unwrap();
+    for len in [
+        1,
+        511,
+        4095,
+        4096,
+        65_536,
+        69_632,
+        1 << 20,
+        (1 << 20) + 64,
+        2 << 20,
+        whole.len() - 1,
+    ] {
+        fs::write(&path, &whole[..len]).unwrap();
+        let before = Snapshot::of(&path);
+        let outcome = lab.cloop(&["check", "image"]);
+        // Without a superblock it is not an image at all: an operational error.
+        let expected = if len < 4096 { [4, 8] } else { [4, 4] };
+        assert!(
+            outcome.status.is_some_and(|s| expected.contains(&s)),
+            "{len}: {:?} {}",
+            outcome.status,
+            outcome.stderr
+        );
+        lab.cloop(&["info", "image"]).fails(1, &["image: "]);
+        lab.cloop(&["export", "image", "back"])
+            .fails(1, &["image: "]);
+        before.assert_same(&path);
+        assert!(!lab.path("back").exists());
+    }
+}
+
+/// Changes a field of both superblocks and makes their checksums right again.
+fn rewrite_superblocks(path: &Path, at: usize, value: &[u8]) {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    for offset in [0, 65_536] {
+        let mut block = vec![0; 4096];
+        file.read_exact_at(&mut block, offset).unwrap();
+        block[at..at + value.len()].copy_from_slice(value);
+        block[12..16].fill(0);
+        let crc = crc32c::crc32c(&block);
+        block[12..16].copy_from_slice(&crc.to_le_bytes());
+        file.write_all_at(&block, offset).unwrap();
+    }
+}
+
+#[test]
+fn images_of_newer_software() {
+    for (at, value, part) in [
+        (8, &2u32.to_le_bytes()[..], "version 2"),
+        (8, &0x0100_0000u32.to_le_bytes(), "version 16777216"),
+        (32, &0x40u64.to_le_bytes(), "features 0x40"),
+    ] {
+        let lab = Lab::new();
+        let path = lab.create("image", "1M");
+        rewrite_superblocks(&path, at, value);
+        let before = Snapshot::of(&path);
+        lab.cloop(&["info", "image"])
+            .fails(1, &["image: ", part, "newer"]);
+        lab.cloop(&["check", "image"])
+            .fails(8, &["image: ", part, "newer"]);
+        lab.cloop(&["export", "image", "back"])
+            .fails(1, &["image: ", part, "newer"]);
+        before.assert_same(&path);
+        assert_eq!(lab.names(), ["image"]);
+    }
+}
+
+/// An image that was written to and flushed, then dropped without being closed.
+fn crashed(lab: &Lab) -> Vec<u8> {
+    let path = lab.create("image", "4M");
+    let text = prose(1 << 20);
+    let volume = Volume::<Std>::open(StdFile::open(&path, true).unwrap(), false).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    for (i, piece) in text.chunks(65_536).enumerate() {
+        volume.write(&mut ws, 100 + i as u64 * 16, piece).unwrap();
+    }
+    volume.flush().unwrap();
+    text
+}
+
+#[test]
+fn an_image_that_needs_recovery_is_fine() {
+    let lab = Lab::new();
+    let text = crashed(&lab);
+    let path = lab.path("image");
+    let before = Snapshot::of(&path);
+    let said = lab.cloop(&["check", "image"]).succeeds();
+    assert!(
+        said.contains("no errors") && said.contains("16 records of the log replayed"),
+        "{said}"
+    );
+    let info = lab.info("image");
+    assert_eq!(info["state"], "needs-recovery");
+    assert_eq!(info["replayed_records"], 16);
+    assert_eq!(info["mapped_blocks"], 256);
+    let said = lab.cloop(&["info", "image"]).succeeds();
+    assert!(said.contains("needs recovery"), "{said}");
+    lab.cloop(&["export", "image", "back"]).succeeds();
+    let mut disk = vec![0; 4 << 20];
+    disk[100 * 4096..][..text.len()].copy_from_slice(&text);
+    assert!(fs::read(lab.path("back")).unwrap() == disk);
+    before.assert_same(&path);
+}
+
+#[test]
+fn exit_codes_are_those_of_fsck() {
+    let lab = Lab::new();
+    lab.create("image", "1M");
+    lab.cloop(&["check", "missing"])
+        .fails(8, &["missing: ", "no such file"]);
+    lab.cloop(&["check"]).refuses(16, "IMAGE");
+    lab.cloop(&["check", "--fix", "image"]).refuses(16, "--fix");
+    assert_eq!(lab.cloop(&["check", "--help"]).status, Some(0));
+}

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop import` and `cloop export`.
+
+use crate::run::{allocated, noise, prose, same, sparse, Lab, Loop, Mount, Snapshot};
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+
+/// A disk with text, noise, zeros, holes, and runs of all lengths between single blocks and chunks.
+fn mixed(path: &Path) {
+    let (text, random) = (prose(3 << 20), noise(2 << 20, 3));
+    let mut patches = Vec::new();
+    for i in 0..64u64 {
+        // Odd blocks of a stretch, then single bytes in otherwise empty blocks.
+        patches.push((20 * MIB + i * 8192, &random[..4096]));
+        patches.push((24 * MIB + i * 40_960 + 4095, &random[7..8]));
+    }
+    let mut pieces: Vec<(u64, &[u8])> = vec![
+        (0, &text),
+        (5 * MIB + 12_288, &random),
+        (9 * MIB - 4096, &text[..8192]),
+        (12 * MIB, &[0; 1 << 20]),
+        (32 * MIB - 4096, &random[..4096]),
+    ];
+    pieces.extend(patches);
+    sparse(path, 32 * MIB, &pieces);
+}
+
+#[test]
+fn round_trips_at_every_record_size() {
+    let lab = Lab::new();
+    mixed(&lab.path("raw"));
+    for record in ["4K", "8K", "16K", "64K", "128K"] {
+        for algorithm in ["lz4", "none"] {
+            let args = [
+                "import", "-r", record, "-c", algorithm, "--force", "raw", "image",
+            ];
+            assert_eq!(lab.cloop(&args).succeeds(), "");
+            lab.cloop(&["check", "image"]).succeeds();
+            assert_eq!(
+                lab.cloop(&["export", "--force", "image", "back"])
+                    .succeeds(),
+                ""
+            );
+            assert!(
+                same(&lab.path("raw"), &lab.path("back")),
+                "{record} {algorithm}"
+            );
+        }
+    }
+}
+
+#[test]
+fn zeros_cost_nothing_and_text_shrinks() {
+    let lab = Lab::new();
+    mixed(&lab.path("raw"));
+    lab.cloop(&["import", "raw", "image"]).succeeds();
+    let info = lab.info("image");
+    let number = |name: &str| info[name].as_u64().unwrap();
+    // Counted from the file: blocks with something else than zeros in them.
+    let blocks = fs::read(lab.path("raw"))
+        .unwrap()
+        .chunks(4096)
+        .filter(|b| b.iter().any(|&b| b != 0))
+        .count() as u64;
+    assert_eq!(number("mapped_blocks"), blocks);
+    assert_eq!(number("zero_blocks"), 32 * MIB / 4096 - blocks);
+    assert_eq!(number("allocated_bytes"), allocated(&lab.path("image")));
+    assert!(number("allocated_bytes") >= number("live_bytes"));
+    let data = (blocks * 4096) as f64;
+    for (ratio, cost) in [
+        ("ratio", "live_bytes"),
+        ("allocated_ratio", "allocated_bytes"),
+    ] {
+        let expected = data / number(cost) as f64;
+        assert!((info[ratio].as_f64().unwrap() - expected).abs() < 1e-9);
+    }
+
+    lab.file("text", &prose(8 << 20));
+    lab.cloop(&["import", "text", "text.img"]).succeeds();
+    let ratio = lab.info("text.img")["ratio"].as_f64().unwrap();
+    assert!(ratio > 1.5, "text does not compress: {ratio}");
+    lab.file("noise", &noise(8 << 20, 9));
+    lab.cloop(&["import", "noise", "noise.img"]).succeeds();
+    let ratio = lab.info("noise.img")["ratio"].as_f64().unwrap();
+    assert!(
+        (0.97..=1.0).contains(&ratio),
+        "noise costs too much: {ratio}"
+    );
+}
+
+#[test]
+fn large_holes_are_skipped_both_ways() {
+    let lab = Lab::new();
+    let text = prose(64 << 10);
+    let tib = 1u64 << 40;
+    sparse(
+        &lab.path("raw"),
+        tib,
+        &[(0, &text), (tib / 2, &text), (tib - 65536, &text)],
+    );
+    let start = Instant::now();
+    lab.cloop(&["import", "raw", "image"]).succeeds();
+    lab.cloop(&["export", "image", "back"]).succeeds();
+    // Reading a tebibyte of zeros would take minutes.
+    assert!(start.elapsed() < Duration::from_secs(60));
+    assert_eq!(lab.info("image")["mapped_blocks"], 48);
+    assert!(allocated(&lab.path("image")) < 8 * MIB);
+    let back = lab.path("back");
+    assert_eq!(fs::metadata(&back).unwrap().len(), tib);
+    assert!(allocated(&back) < MIB);
+    let file = fs::File::open(&back).unwrap();
+    for at in [0, tib / 2, tib - 65536] {
+        use std::os::unix::fs::FileExt;
+        let mut read = vec![0; text.len()];
+        file.read_exact_at(&mut read, at).unwrap();
+        assert!(read == text, "at {at}");
+    }
+}
+
+#[test]
+fn pipes() {
+    let lab = Lab::new();
+    mixed(&lab.path("raw"));
+    let raw = fs::read(lab.path("raw")).unwrap();
+    lab.feed(&["import", "--size", "32M", "-", "image"], &raw)
+        .succeeds();
+    lab.cloop(&["check", "image"]).succeeds();
+    let out = lab.cloop(&["export", "image", "-"]);
+    assert_eq!((out.status, out.stderr.as_str()), (Some(0), ""));
+    assert!(out.stdout == raw, "the pipe got something else");
+
+    // Shorter than the device, and in the middle of a block: the rest is zeros.
+    lab.feed(&["import", "--size", "1M", "-", "short"], &raw[..10_000])
+        .succeeds();
+    let out = lab.cloop(&["export", "short", "-"]);
+    assert_eq!(out.stdout.len(), 1 << 20);
+    assert_eq!(out.stdout[..10_000], raw[..10_000]);
+    assert!(out.stdout[10_000..].iter().all(|&b| b == 0));
+    lab.feed(&["import", "--size", "1M", "-", "none"], &[])
+        .succeeds();
+    assert_eq!(lab.info("none")["mapped_blocks"], 0);
+
+    lab.feed(&["import", "-", "new"], &raw)
+        .fails(1, &["standard input", "--size"]);
+    lab.feed(&["import", "--size", "31M", "-", "new"], &raw)
+        .fails(1, &["standard input", "more than the 32505856 bytes"]);
+    assert!(!lab.path("new").exists());
+}
+
+#[test]
+fn standard_input_may_be_a_file() {
+    let lab = Lab::new();
+    let raw = lab.file("raw", &prose(256 << 10));
+    let status = lab
+        .command(&["import", "-", "image"])
+        .stdin(fs::File::open(&raw).unwrap())
+        .status();
+    assert!(status.unwrap().success());
+    lab.cloop(&["export", "image", "back"]).succeeds();
+    assert!(same(&raw, &lab.path("back")));
+}
+
+#[test]
+fn a_size_that_is_no_multiple_is_rounded_up() {
+    let lab = Lab::new();
+    let text = prose(10_001);
+    lab.file("raw", &text);
+    let outcome = lab.cloop(&["import", "raw", "image"]);
+    assert_eq!(outcome.status, Some(0));
+    assert!(outcome.stderr.contains("10001 bytes"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("gets 12288 bytes"),
+        "{}",
+        outcome.stderr
+    );
+    lab.cloop(&["export", "image", "back"]).succeeds();
+    let back = fs::read(lab.path("back")).unwrap();
+    assert_eq!(back[..10_001], text);
+    assert_eq!(back[10_001..], [0; 12_288 - 10_001]);
+}
+
+#[test]
+fn sizes_given_with_a_file() {
+    let lab = Lab::new();
+    let raw = lab.file("raw", &prose(100 << 10));
+    lab.cloop(&["import", "--size", "1M", "raw", "image"])
+        .succeeds();
+    assert_eq!(lab.info("image")["size"], MIB);
+    lab.cloop(&["import", "--size", "64K", "raw", "small"])
+        .fails(1, &["raw: ", "102400 bytes", "--size"]);
+    assert!(!lab.path("small").exists());
+    lab.file("nothing", b"");
+    lab.cloop(&["import", "nothing", "small"])
+        .fails(1, &["nothing: ", "empty"]);
+    lab.cloop(&["import", "--size", "4K", "nothing", "image2"])
+        .succeeds();
+    lab.cloop(&["import", "missing", "small"])
+        .fails(1, &["missing: ", "no such file"]);
+    lab.cloop(&["import", "/", "small"])
+        .fails(1, &["/: ", "is a directory"]);
+    assert!(!lab.path("small").exists());
+    assert!(raw.exists());
+}
+
+#[test]
+fn nothing_is_overwritten_unless_forced() {
+    let lab = Lab::new();
+    let raw = lab.file("raw", &prose(100 << 10));
+    lab.cloop(&["import", "raw", "image"]).refuses(0, "");
+    let (image, before_raw) = (lab.path("image"), Snapshot::of(&raw));
+    let before = Snapshot::of(&image);
+    lab.cloop(&["import", "raw", "image"])
+        .fails(1, &["image: ", "--force"]);
+    lab.cloop(&["export", "image", "raw"])
+        .fails(1, &["raw: ", "--force"]);
+    // The disk itself as its image, and the image as its disk, are mistakes even then.
+    lab.cloop(&["import", "--force", "raw", "raw"])
+        .fails(1, &["raw: ", "is the disk"]);
+    lab.cloop(&["export", "--force", "image", "image"])
+        .fails(1, &["image: ", "in use"]);
+    before_raw.assert_same(&raw);
+    before.assert_same(&image);
+}
+
+#[test]
+fn a_full_file_system_leaves_nothing_half_made() {
+    let lab = Lab::new();
+    let Some(_mount) = Mount::tmpfs(lab.path("small"), "4M") else {
+        return;
+    };
+    let kept = lab.file("small/kept", b"kept");
+    let before = Snapshot::of(&kept);
+    lab.file("raw", &noise(16 << 20, 5));
+    lab.cloop(&["import", "raw", "small/image"])
+        .fails(1, &["small/image: ", "no space left", "free some"]);
+    assert!(!lab.path("small/image").exists());
+    lab.cloop(&["import", "raw", "image"]).succeeds();
+    let image = Snapshot::of(&lab.path("image"));
+    lab.cloop(&["export", "image", "small/raw"])
+        .fails(1, &["small/raw: ", "no space left"]);
+    assert!(!lab.path("small/raw").exists());
+    image.assert_same(&lab.path("image"));
+    before.assert_same(&kept);
+}
+
+#[test]
+fn a_file_size_limit_is_an_error_like_others() {
+    let lab = Lab::new();
+    lab.file("raw", &noise(4 << 20, 5));
+    let script = "ulimit -f 2048; \"$0\" import raw image";
+    let output = std::process::Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_cloop")])
+        .current_dir(lab.path("."))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("image: ") && text.contains("ulimit"),
+        "{text}"
+    );
+    assert!(!lab.path("image").exists());
+}
+
+/// Interrupts a command that waits in the middle of its work.
+fn interrupted(signal: &str, half: &str, args: &[&str], lab: &Lab, input: &[u8]) {
+    let mut child = lab
+        .command(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input).unwrap();
+    let start = Instant::now();
+    while !lab.path(half).exists() {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let pid = child.id().to_string();
+    crate::run::system("kill", &["-s", signal, &pid]);
+    let status = child.wait().unwrap();
+    // Death by the signal, as every shell expects it.
+    assert!(
+        std::os::unix::process::ExitStatusExt::signal(&status).is_some(),
+        "{status}"
+    );
+}
+
+#[test]
+fn an_interrupted_import_leaves_nothing() {
+    let lab = Lab::new();
+    for signal in ["INT", "TERM", "HUP"] {
+        let args = ["import", "--size", "1G", "-", "image"];
+        interrupted(signal, "image", &args, &lab, &noise(3 << 20, 1));
+        assert!(lab.names().is_empty(), "{signal}: {:?}", lab.names());
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_export() {
+    let lab = Lab::new();
+    lab.file("raw", &noise(8 << 20, 1));
+    lab.cloop(&["import", "raw", "image"]).succeeds();
+    let mut child = lab
+        .command(&["export", "image", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 100];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("closed by its reader"), "{text}");
+}
+
+#[test]
+fn block_devices_on_both_sides() {
+    let lab = Lab::new();
+    mixed(&lab.path("raw"));
+    let Some(source) = Loop::over(&lab.path("raw")) else {
+        return;
+    };
+    lab.cloop(&["import", source.node(), "image"]).succeeds();
+    lab.cloop(&["export", "image", "back"]).succeeds();
+    assert!(same(&lab.path("raw"), &lab.path("back")));
+
+    // Onto a larger device full of something else: zeros must be written there, the rest stays.
+    let garbage = vec![0xa5; 33 << 20];
+    let Some(target) = Loop::over(&lab.file("disk", &garbage)) else {
+        return;
+    };
+    lab.cloop(&["export", "image", target.node()])
+        .fails(1, &[target.node(), "has something on it", "--force"]);
+    lab.cloop(&["export", "--force", "image", target.node()])
+        .succeeds();
+    let disk = fs::read(lab.path("disk")).unwrap();
+    assert!(disk[..32 << 20] == fs::read(lab.path("raw")).unwrap());
+    assert!(disk[32 << 20..] == garbage[32 << 20..]);
+
+    let small = lab.file("small", &vec![0; 16 << 20]);
+    let before = Snapshot::of(&small);
+    let Some(small_device) = Loop::over(&small) else {
+        return;
+    };
+    lab.cloop(&["export", "image", small_device.node()])
+        .fails(1, &[small_device.node(), "too few"]);
+    assert!(before == Snapshot::of(&small));
+}
