@@ -13,8 +13,8 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
-/// The version that the module reports.
-const VERSION: &[u8] = b"0.1.0";
+/// The version that the module reports: Kbuild takes it from Cargo.toml.
+const VERSION: &str = env!("CLOOP_VERSION");
 
 // SAFETY: Plain integers without padding: every byte is initialised.
 unsafe impl AsBytes for c::cloop_version {}
@@ -31,6 +31,7 @@ unsafe impl FromBytes for c::cloop_info {}
 
 // What user space sees; padding would give away kernel memory.
 const _: () = {
+    assert!(VERSION.len() < c::CLOOP_VERSION_LEN as usize);
     assert!(size_of::<c::cloop_version>() == 32);
     assert!(size_of::<c::cloop_attach>() == 16);
     assert!(size_of::<c::cloop_detach>() == 8);
@@ -90,8 +91,8 @@ fn version() -> c::cloop_version {
         abi: c::CLOOP_ABI_VERSION,
         ..Default::default()
     };
-    for (to, from) in version.module_version.iter_mut().zip(VERSION) {
-        *to = *from as _;
+    for (to, from) in version.module_version.iter_mut().zip(VERSION.as_bytes()) {
+        *to = *from;
     }
     version
 }
@@ -184,7 +185,7 @@ fn describe(mut info: c::cloop_info, device: &Device) -> Result<c::cloop_info> {
     info.backing_dev = stat.dev;
     info.backing_ino = stat.ino;
     for (to, from) in info.backing_file.iter_mut().zip(path.to_bytes()) {
-        *to = *from as _;
+        *to = *from;
     }
     Ok(info)
 }

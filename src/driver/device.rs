@@ -143,7 +143,9 @@ impl Core {
 
 /// A request whose data is shorter than its range cannot be served.
 fn covered(copied: bool) -> engine::Result {
-    copied.then_some(()).ok_or(engine::Error::Invalid("request"))
+    copied
+        .then_some(())
+        .ok_or(engine::Error::Invalid("request"))
 }
 
 /// A reference to this module, which cannot be unloaded meanwhile.

@@ -14,7 +14,9 @@ const BLOCK_SECTORS: u64 = BLOCK_SIZE as u64 >> c::SECTOR_SHIFT;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Read,
-    Write { fua: bool },
+    Write {
+        fua: bool,
+    },
     Flush,
     /// Discard and write-zeroes: the range reads as zeros afterwards.
     Zero,
@@ -136,22 +138,19 @@ impl Request {
     /// The first block and the number of blocks. The block layer cuts requests at block borders.
     pub(crate) fn range(&self) -> (u64, u64) {
         // SAFETY: By the type invariant, `raw` is valid.
-        let (sector, bytes) =
-            unsafe { ((*self.raw.as_ptr()).__sector, (*self.raw.as_ptr()).__data_len) };
+        let (sector, bytes) = unsafe {
+            (
+                (*self.raw.as_ptr()).__sector,
+                (*self.raw.as_ptr()).__data_len,
+            )
+        };
         (sector / BLOCK_SECTORS, u64::from(bytes) / BLOCK_SIZE as u64)
     }
 
     /// Copies the next bytes of a write's data into `buf`; false when there are fewer.
     pub(crate) fn copy_out(&mut self, buf: &mut [u8]) -> bool {
         // SAFETY: By the type invariant, the cursor is valid; `buf` is writable for its length.
-        unsafe {
-            c::cloop_cursor_copy(
-                &mut self.cursor,
-                buf.as_mut_ptr().cast(),
-                buf.len(),
-                false,
-            )
-        }
+        unsafe { c::cloop_cursor_copy(&mut self.cursor, buf.as_mut_ptr().cast(), buf.len(), false) }
     }
 
     /// Copies `buf` to the next bytes of a read's data; false when there are fewer.
