@@ -10,3 +10,5 @@ extern crate std;
 
 pub mod engine;
 pub mod platform;
+#[cfg(feature = "sim")]
+pub mod simulation;

@@ -26,7 +26,7 @@ use super::usage::{Change, Class};
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform};
+use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Sabotage};
 
 /// Log segments after which a checkpoint is due: a sixteenth of the segments in use, within these bounds.
 /// Segments that died are free after two checkpoints, so a small image, which is rewritten
@@ -99,7 +99,11 @@ impl<P: Platform> Shared<P> {
             // Some pages moved and their index did not: store all of them the next time.
             self.map.lock().usage.mark_dirty();
         })?;
-        let log_end = self.log.sync(&self.file)?;
+        let log_end = if P::sabotaged(Sabotage::EarlyCheckpoint) {
+            0
+        } else {
+            self.log.sync(&self.file)?
+        };
         let mut next = state.superblock;
         {
             let tail = self.log.lock();
@@ -132,6 +136,12 @@ impl<P: Platform> Shared<P> {
 
     /// Writes a superblock durably.
     pub(crate) fn write_superblock(&self, superblock: &Superblock, page: &mut Buf) -> Result {
+        if P::sabotaged(Sabotage::BothSuperblocks) {
+            let mut other = *superblock;
+            other.generation += 1;
+            other.encode::<P>(&mut page[..BLOCK_SIZE]);
+            self.file.write_at(&page[..BLOCK_SIZE], other.offset())?;
+        }
         superblock.encode::<P>(&mut page[..BLOCK_SIZE]);
         self.file
             .write_at(&page[..BLOCK_SIZE], superblock.offset())?;
@@ -289,9 +299,10 @@ impl<P: Platform> Shared<P> {
             let Some(segment) = map.usage.get_unstored_mut(index) else {
                 break;
             };
-            if segment.free || held || segment.seq >= start || !segment.dead() {
+            let replayed = segment.seq >= start && !P::sabotaged(Sabotage::EarlyReuse);
+            if segment.free || held || replayed || !segment.dead() {
                 segment.dead_since = 0;
-            } else if segment.dead_since == 0 {
+            } else if segment.dead_since == 0 && !P::sabotaged(Sabotage::EarlyReuse) {
                 segment.dead_since = generation;
             } else {
                 dead.push(index)?;

@@ -97,7 +97,7 @@ impl Usage {
     /// Makes room for segments up to and including `index`.
     pub(crate) fn grow(&mut self, index: u64) -> Result {
         while self.len() <= index {
-            if self.segments.len() % NODE_ENTRIES == 0 {
+            if self.segments.len() == self.dirty_pages.len() * NODE_ENTRIES {
                 self.dirty_pages.push(true)?;
             }
             let fresh = Segment {

@@ -9,7 +9,7 @@ use super::shared::{count, Shared};
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{arc, Arc, Vec};
-use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Thread};
+use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
 use core::sync::atomic::Ordering;
 
 /// Figures of an open volume. Bytes and counts since it was opened, unless they describe its state.
@@ -183,6 +183,18 @@ impl<P: Platform> Volume<P> {
     pub fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
         self.writable()?;
         self.shared.write(ws, block, data)
+    }
+
+    /// Makes durable what a write that has just completed wrote, as forced unit access asks for: flushes.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush).
+    pub fn force_unit_access(&self) -> Result {
+        if P::sabotaged(Sabotage::LazyFua) {
+            return Ok(());
+        }
+        self.flush()
     }
 
     /// Makes `count` blocks from `block` on read as zeros and gives their space back: discard and

@@ -5,16 +5,30 @@ use super::codec;
 use super::format::{
     Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
 };
-use super::log::{Prepared, Step, Writer};
+use super::log::{Placed, Prepared, Step, Writer};
+use super::map::Map;
 use super::shared::{count, Shared};
 use super::table::Found;
 use super::workspace::Workspace;
 use super::{Error, Result};
-use crate::platform::{Monitor, Platform};
+use crate::platform::{Monitor, Platform, Sabotage};
 
 /// Most blocks one zero record covers: the reach of a table node above the leaves, so that the time in
 /// the critical section stays short.
 const ZERO_SPAN: u64 = 1 << (2 * NODE_SHIFT);
+
+/// A data record in its place.
+pub(crate) struct Stored {
+    /// First block, and number of blocks covered.
+    pub(crate) block: u64,
+    pub(crate) span: usize,
+    /// Which of them are stored.
+    pub(crate) mask: u32,
+    /// Space of the record.
+    pub(crate) units: u32,
+    /// Byte offset in the image.
+    pub(crate) address: u64,
+}
 
 /// Whether a block is all zeros. Data that is not shows it in the first word almost always.
 fn is_zero(block: &[u8]) -> bool {
@@ -55,13 +69,13 @@ impl<P: Platform> Shared<P> {
         for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
             mask |= u32::from(!is_zero(block)) << i;
         }
-        let stored = mask.count_ones() as usize;
-        if stored == 0 {
+        let count = mask.count_ones() as usize;
+        if count == 0 {
             return self.zero(ws, block, span as u64);
         }
         loop {
             self.prepare(ws, block, true)?;
-            let whole = stored == span;
+            let whole = count == span;
             let content = if whole {
                 data
             } else {
@@ -73,7 +87,7 @@ impl<P: Platform> Shared<P> {
                 {
                     to.copy_from_slice(from);
                 }
-                &ws.gather[..stored * BLOCK_SIZE]
+                &ws.gather[..count * BLOCK_SIZE]
             };
             // Only what saves space is stored compressed. One unit covers the header.
             let limit = content.len() - UNIT;
@@ -89,34 +103,62 @@ impl<P: Platform> Shared<P> {
             let header = RecordHeader {
                 algorithm: algorithm.tag(),
                 span: span as u8,
-                count: stored as u8,
+                count: count as u8,
                 ..RecordHeader::plain(Kind::Data, block)
             };
             let record = Prepared::new::<P>(header, &parts);
-            let units = record.header.units();
-            let placed =
-                self.log
-                    .append(&self.file, &record, Writer::User, &mut |step, placed| {
-                        let mut map = self.map.lock();
-                        if step == Step::Prepare {
-                            map.enter(placed)?;
-                            return Ok(map.table.find(block) == Found::Loaded);
-                        }
-                        let mut index = 0;
-                        map.replace(&self.geo, block, span, &mut |i| {
-                            if mask >> i & 1 == 0 {
-                                return Entry::HOLE;
-                            }
-                            index += 1;
-                            Entry::new(placed.address, units, index - 1, stored as u32)
-                        })?;
-                        Ok(true)
-                    })?;
+            let mut stored = Stored {
+                block,
+                span,
+                mask,
+                units: record.header.units(),
+                address: 0,
+            };
+            let apply = &mut |step, placed: &Placed| {
+                let mut map = self.map.lock();
+                if step == Step::Prepare {
+                    map.enter(placed)?;
+                    return Ok(map.table.find(block) == Found::Loaded);
+                }
+                P::placed(block, span as u64);
+                stored.address = placed.address;
+                if !P::sabotaged(Sabotage::LateTable) {
+                    self.map_record(&mut map, &stored)?;
+                }
+                Ok(true)
+            };
+            let placed = self.log.append(&self.file, &record, Writer::User, apply)?;
+            if P::sabotaged(Sabotage::LateTable) {
+                self.map_record(&mut self.map.lock(), &stored)?;
+            }
             // Otherwise the leaf was dropped (a discard emptied it) after it had been prepared.
             if placed {
                 return Ok(());
             }
         }
+    }
+
+    /// Points the blocks of a record to it.
+    pub(crate) fn map_record(&self, map: &mut Map, stored: &Stored) -> Result {
+        let mask = stored.mask;
+        let mut index = 0;
+        map.replace(&self.geo, stored.block, stored.span, &mut |i| {
+            if mask >> i & 1 == 0 {
+                return Entry::HOLE;
+            }
+            index += 1;
+            Entry::new(stored.address, stored.units, index - 1, mask.count_ones())
+        })
+    }
+
+    /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
+    pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
+        map.for_each_leaf(block, count, &mut |map, at, n| {
+            if map.any_mapped(at, n) {
+                map.replace(&self.geo, at, n, &mut |_| Entry::HOLE)?;
+            }
+            Ok(())
+        })
     }
 
     /// Makes `count` blocks read as zeros. What is not mapped costs nothing, not even log.
@@ -156,23 +198,24 @@ impl<P: Platform> Shared<P> {
                     None => Ok(()),
                 };
             }
-            let placed =
-                self.log
-                    .append(&self.file, &record, Writer::User, &mut |step, placed| {
-                        let mut map = self.map.lock();
-                        if step == Step::Prepare {
-                            map.enter(placed)?;
-                            let stored = map.for_each_leaf(block, count, &mut |_, _, _| Ok(()))?;
-                            return Ok(stored.is_none());
-                        }
-                        map.for_each_leaf(block, count, &mut |map, at, n| {
-                            if map.any_mapped(at, n) {
-                                map.replace(&self.geo, at, n, &mut |_| Entry::HOLE)?;
-                            }
-                            Ok(())
-                        })?;
-                        Ok(true)
-                    })?;
+            if P::sabotaged(Sabotage::EarlyDiscard) {
+                P::placed(block, count);
+                self.unmap(&mut self.map.lock(), block, count)?;
+            }
+            let apply = &mut |step, placed: &Placed| {
+                let mut map = self.map.lock();
+                if step == Step::Prepare {
+                    map.enter(placed)?;
+                    let stored = map.for_each_leaf(block, count, &mut |_, _, _| Ok(()))?;
+                    return Ok(stored.is_none());
+                }
+                if !P::sabotaged(Sabotage::EarlyDiscard) {
+                    P::placed(block, count);
+                    self.unmap(&mut map, block, count)?;
+                }
+                Ok(true)
+            };
+            let placed = self.log.append(&self.file, &record, Writer::User, apply)?;
             if placed {
                 return Ok(());
             }

@@ -7,7 +7,7 @@
 
 #[cfg(MODULE)]
 pub(crate) mod kernel;
-#[cfg(not(MODULE))]
+#[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(not(MODULE))]
 pub mod std;
@@ -121,6 +121,50 @@ pub trait Thread: Send + Sync {
     fn join(&mut self);
 }
 
+/// Faults of the engine, one for each promise that could be broken, see [`Platform::sabotaged`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A flush does everything but the fsync.
+    SkipSync,
+    /// A flush answers before anything is written.
+    EarlyFlush,
+    /// A flush takes the end of an fsync that began before its own data was written for its own.
+    SharedSync,
+    /// A checkpoint is committed without waiting for the log.
+    EarlyCheckpoint,
+    /// A discard changes the table before it takes its place in the log.
+    EarlyDiscard,
+    /// A write takes its place in the log, and changes the table some time later.
+    LateTable,
+    /// Recovery goes on in a segment of an earlier life.
+    StaleSegment,
+    /// Checksums of records are not compared.
+    IgnoreChecksum,
+    /// A superblock is written to both slots at once.
+    BothSuperblocks,
+    /// A forced-unit-access write is acknowledged like any other.
+    LazyFua,
+    /// A segment is used again as soon as nothing in it is live.
+    EarlyReuse,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::SkipSync,
+        Self::EarlyFlush,
+        Self::SharedSync,
+        Self::EarlyCheckpoint,
+        Self::EarlyDiscard,
+        Self::LateTable,
+        Self::StaleSegment,
+        Self::IgnoreChecksum,
+        Self::BothSuperblocks,
+        Self::LazyFua,
+        Self::EarlyReuse,
+    ];
+}
+
 /// One home of the engine.
 pub trait Platform: Sized + Send + Sync + 'static {
     /// The lock.
@@ -141,6 +185,18 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     /// A number that a guest cannot predict.
     fn random_u64() -> u64;
+
+    /// Whether the engine is to commit this fault. Only the simulated home ever says yes, to prove that
+    /// its judge would notice; elsewhere the question disappears in compilation.
+    #[inline(always)]
+    fn sabotaged(_fault: Sabotage) -> bool {
+        false
+    }
+
+    /// Hears of each change of the sector table by a user in log order, under the log's lock: `count`
+    /// blocks from `block` on. For the simulated home, which keeps the history it judges by.
+    #[inline(always)]
+    fn placed(_block: u64, _count: u64) {}
 
     /// CRC-32C (Castagnoli, reflected) of `data`, continuing from `crc`; `crc32c(0, b"123456789")` is
     /// 0xe3069283.

@@ -15,9 +15,9 @@ use kernel::sync::aref::ARef;
 /// Cycles (an image that lies, through however many devices and file systems, on its own device)
 /// cannot come up here. Unlike loop's, a device of ours does not exist before its backing file is
 /// chosen, and the file never changes afterwards; whatever a file lies on when it is attached is
-/// older than the device that the attach makes. What is attached twice is refused by [`control`].
+/// older than the device that the attach makes. What is attached twice is refused by [`registry`].
 ///
-/// [`control`]: crate::control
+/// [`registry`]: crate::registry
 ///
 /// # Invariants
 ///

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A simulated backing file that loses power.
+//! The simulated home of the engine: a deterministic, seeded scheduler (shuttle) and a backing file with the
+//! freedom and the faults of a real disk.
 //!
-//! What was written since the last completed fsync has, sector of 512 bytes by sector, the freedom it
-//! has on a real disk: after a crash each holds its last synced contents or any of the
-//! contents written to it since. The file's size lags behind in the same way.
+//! A simulation runs on one thread of the operating system, with the engine's threads as coroutines, so what
+//! belongs to it is kept in thread-locals.
 
-use super::BackingFile;
+mod file;
+mod history;
+
+pub use self::file::{Fault, SimFile};
+pub(crate) use self::history::since;
+pub use self::history::{take_history, working_on, Placed};
+
+use super::std::mem::set_failing_allocation;
+use super::std::StdLz4;
+use super::{Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
 use crate::engine::Error;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::vec::Vec;
-
-const SECTOR: usize = 512;
-
-type Sector = [u8; SECTOR];
+use core::cell::{Cell, RefCell};
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
+use shuttle::thread::JoinHandle;
+use std::ops::{Deref, DerefMut};
 
 /// A small, fast, seeded generator (splitmix64); not for secrets.
 #[derive(Clone, Debug)]
@@ -35,246 +41,157 @@ impl Rng {
     }
 }
 
-#[derive(Clone, Debug, Default)]
-struct Disk {
-    /// What reads see.
-    now: HashMap<u64, Sector>,
-    len: u64,
-    /// What the last fsync made durable.
-    durable: HashMap<u64, Sector>,
-    durable_len: u64,
-    /// Sector writes since then, in order.
-    pending: Vec<(u64, Sector)>,
-    /// Changing operations so far.
-    operations: u64,
-    /// The operation at which the power goes.
-    crash_at: Option<u64>,
-    crashed: bool,
-    /// Operations of each kind, for counting.
-    syncs: u64,
-    writes: u64,
-    /// Bytes the file may occupy; what is beyond fails for lack of space.
-    capacity: Option<u64>,
+std::thread_local! {
+    static SIMULATING: Cell<bool> = const { Cell::new(false) };
+    static SABOTAGE: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    static RANDOM: RefCell<Rng> = const { RefCell::new(Rng(0)) };
 }
 
-/// The simulated file; clones share the same disk.
-#[derive(Clone, Debug, Default)]
-pub struct SimFile(Arc<Mutex<Disk>>);
+/// Begins a simulation on this thread: everything random in the engine follows from `seed`.
+pub fn begin(seed: u64, sabotage: Option<Sabotage>) {
+    SIMULATING.set(true);
+    SABOTAGE.set(sabotage);
+    RANDOM.set(Rng(seed));
+    set_failing_allocation(None);
+    take_history();
+}
 
-/// What every operation says once the power is gone.
-const GONE: Error = Error::Io(5);
+/// Ends the simulation on this thread.
+pub fn end() {
+    SIMULATING.set(false);
+    SABOTAGE.set(None);
+    set_failing_allocation(None);
+}
 
-impl SimFile {
-    /// An empty file.
-    pub fn new() -> Self {
-        Self::default()
+/// Lets the `n`th allocation of the engine from now on fail (0: the next), or none.
+pub fn fail_allocation(n: Option<u64>) {
+    set_failing_allocation(n);
+}
+
+/// Inside of a simulation: lets others run.
+fn scheduling_point() {
+    if SIMULATING.get() {
+        shuttle::thread::yield_now();
+    }
+}
+
+/// The simulated home.
+#[derive(Debug)]
+pub struct Sim;
+
+impl Platform for Sim {
+    type Monitor<T: Send + 'static> = SimMonitor<T>;
+    type File = SimFile;
+    type Thread = SimThread;
+    type Lz4 = StdLz4;
+
+    fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, f: F) -> Result<SimThread, Error> {
+        shuttle::thread::Builder::new()
+            .name(name.into())
+            .spawn(f)
+            .map(|handle| SimThread(Some(handle)))
+            .map_err(|_| Error::NoMemory)
     }
 
-    fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn random_u64() -> u64 {
+        RANDOM.with_borrow_mut(Rng::next_u64)
     }
 
-    /// Lets the power fail at the `n`th changing operation from now (0: the next).
-    pub fn crash_after(&self, n: u64) {
-        let mut disk = self.disk();
-        disk.crash_at = Some(disk.operations + n);
+    fn sabotaged(fault: Sabotage) -> bool {
+        SABOTAGE.get() == Some(fault)
     }
 
-    /// Whether the power has failed.
-    pub fn crashed(&self) -> bool {
-        self.disk().crashed
+    fn placed(block: u64, count: u64) {
+        history::placed(block, count);
     }
 
-    /// Changing operations (write, fsync, allocate, punch, truncate) so far.
-    pub fn operations(&self) -> u64 {
-        self.disk().operations
+    fn crc32c(crc: u32, data: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc, data)
+    }
+}
+
+/// A mutex with a condition variable, under the simulation's scheduler.
+#[derive(Debug)]
+pub struct SimMonitor<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+}
+
+impl<T: Send> Monitor<T> for SimMonitor<T> {
+    type Guard<'a>
+        = SimGuard<'a, T>
+    where
+        T: 'a;
+
+    fn new(value: T, _rank: Rank) -> Result<Self, Error> {
+        Ok(Self {
+            value: Mutex::new(value),
+            changed: Condvar::new(),
+        })
     }
 
-    /// Completed fsyncs so far.
-    pub fn syncs(&self) -> u64 {
-        self.disk().syncs
-    }
-
-    /// Writes so far.
-    pub fn writes(&self) -> u64 {
-        self.disk().writes
-    }
-
-    /// The file as it is found after the power comes back: one of the possible outcomes, chosen by `rng`.
-    pub fn after_crash(&self, rng: &mut Rng) -> Self {
-        let disk = self.disk();
-        let mut sectors = disk.durable.clone();
-        // How much of it survives differs from crash to crash: nothing, all, and all between.
-        let kept = rng.below(9);
-        for (at, bytes) in &disk.pending {
-            if rng.below(8) < kept {
-                sectors.insert(*at, *bytes);
-            }
+    fn lock(&self) -> SimGuard<'_, T> {
+        SimGuard {
+            guard: Some(self.value.lock().expect("a simulation ends at a panic")),
+            monitor: self,
         }
-        let len = if rng.below(8) < kept {
-            disk.len
-        } else {
-            disk.durable_len
+    }
+}
+
+/// The guard of a [`SimMonitor`].
+#[derive(Debug)]
+pub struct SimGuard<'a, T> {
+    /// Absent only inside of the waiting functions.
+    guard: Option<MutexGuard<'a, T>>,
+    monitor: &'a SimMonitor<T>,
+}
+
+impl<T> MonitorGuard for SimGuard<'_, T> {
+    fn wait(&mut self) {
+        self.wait_idle(0);
+    }
+
+    fn wait_idle(&mut self, timeout_ms: u32) {
+        let Some(guard) = self.guard.take() else {
+            return;
         };
-        sectors.retain(|at, _| at * (SECTOR as u64) < len);
-        Self(Arc::new(Mutex::new(Disk {
-            now: sectors.clone(),
-            len,
-            durable: sectors,
-            durable_len: len,
-            ..Disk::default()
-        })))
+        let again = if timeout_ms == 0 {
+            self.monitor.changed.wait(guard)
+        } else {
+            // Simulated time does not pass: the timeout is over as soon as the scheduler says so.
+            drop(guard);
+            shuttle::thread::yield_now();
+            self.monitor.value.lock()
+        };
+        self.guard = Some(again.expect("a simulation ends at a panic"));
     }
 
-    /// A copy of the file as it is now, everything durable.
-    pub fn snapshot(&self) -> Self {
-        let disk = self.disk();
-        Self(Arc::new(Mutex::new(Disk {
-            now: disk.now.clone(),
-            len: disk.len,
-            durable: disk.now.clone(),
-            durable_len: disk.len,
-            ..Disk::default()
-        })))
-    }
-
-    /// Inverts the bits of `mask` in the byte at `offset`.
-    pub fn damage(&self, offset: u64, mask: u8) {
-        let mut disk = self.disk();
-        let at = offset / SECTOR as u64;
-        let byte = (offset % SECTOR as u64) as usize;
-        disk.now.entry(at).or_insert([0; SECTOR])[byte] ^= mask;
-    }
-
-    /// All bytes of the file.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = std::vec![0; self.disk().len as usize];
-        let whole = bytes.len().div_ceil(4096) * 4096;
-        bytes.resize(whole, 0);
-        self.read_at(&mut bytes, 0)
-            .expect("reading a simulated file");
-        bytes
-    }
-
-    /// Limits the number of bytes the file may occupy.
-    pub fn limit(&self, capacity: u64) {
-        self.disk().capacity = Some(capacity);
+    fn notify_all(&self) {
+        self.monitor.changed.notify_all();
     }
 }
 
-impl Disk {
-    /// Counts a changing operation; an error when the power is gone or goes now.
-    fn step(&mut self) -> Result<(), Error> {
-        if self.crashed {
-            return Err(GONE);
-        }
-        self.operations += 1;
-        if self.crash_at.is_some_and(|at| self.operations > at) {
-            self.crashed = true;
-            return Err(GONE);
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, at: u64, bytes: Sector) {
-        self.pending.push((at, bytes));
-        self.now.insert(at, bytes);
+impl<T> Deref for SimGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.guard.as_ref().expect("held outside of waiting")
     }
 }
 
-impl BackingFile for SimFile {
-    fn len(&self) -> Result<u64, Error> {
-        Ok(self.disk().len)
+impl<T> DerefMut for SimGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.guard.as_mut().expect("held outside of waiting")
     }
+}
 
-    fn fixed_size(&self) -> bool {
-        false
-    }
+/// A thread of the simulation.
+#[derive(Debug)]
+pub struct SimThread(Option<JoinHandle<()>>);
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
-        let disk = self.disk();
-        if disk.crashed {
-            return Err(GONE);
+impl Thread for SimThread {
+    fn join(&mut self) {
+        if let Some(handle) = self.0.take() {
+            let _ = handle.join();
         }
-        let first = offset / SECTOR as u64;
-        for (at, out) in (first..).zip(buf.chunks_mut(SECTOR)) {
-            match disk.now.get(&at) {
-                Some(sector) => out.copy_from_slice(sector),
-                None => out.fill(0),
-            }
-        }
-        Ok(())
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error> {
-        let mut disk = self.disk();
-        let step = disk.step();
-        if step.is_err() && disk.operations != disk.crash_at.map_or(0, |at| at + 1) {
-            return step;
-        }
-        // The write at which the power fails is on its way: any of its sectors may arrive.
-        let first = offset / SECTOR as u64;
-        for (at, bytes) in (first..).zip(buf.chunks_exact(SECTOR)) {
-            let mut sector = [0; SECTOR];
-            sector.copy_from_slice(bytes);
-            disk.put(at, sector);
-        }
-        disk.writes += 1;
-        disk.len = disk.len.max(offset + buf.len() as u64);
-        if step.is_err() {
-            // It was counted once; nothing else happens after it.
-            disk.crash_at = None;
-        }
-        step
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        let mut disk = self.disk();
-        disk.step()?;
-        let disk = &mut *disk;
-        disk.durable.extend(disk.pending.drain(..));
-        disk.durable_len = disk.len;
-        disk.syncs += 1;
-        Ok(())
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let mut disk = self.disk();
-        disk.step()?;
-        if disk.capacity.is_some_and(|c| offset + len > c) {
-            return Err(Error::NoSpace);
-        }
-        disk.len = disk.len.max(offset + len);
-        Ok(())
-    }
-
-    fn punch(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let mut disk = self.disk();
-        disk.step()?;
-        for at in offset / SECTOR as u64..(offset + len) / SECTOR as u64 {
-            if disk.now.contains_key(&at) {
-                disk.put(at, [0; SECTOR]);
-            }
-        }
-        Ok(())
-    }
-
-    fn truncate(&self, len: u64) -> Result<(), Error> {
-        let mut disk = self.disk();
-        disk.step()?;
-        let end = len.div_ceil(SECTOR as u64);
-        let cut: Vec<u64> = disk.now.keys().copied().filter(|&at| at >= end).collect();
-        for at in cut {
-            disk.put(at, [0; SECTOR]);
-            disk.now.remove(&at);
-        }
-        disk.len = len;
-        Ok(())
-    }
-
-    fn allocated(&self) -> Result<u64, Error> {
-        let disk = self.disk();
-        let used = disk.now.values().filter(|s| s.iter().any(|&b| b != 0));
-        Ok((used.count() * SECTOR) as u64)
     }
 }

@@ -6,8 +6,32 @@ use std::ops::{Deref, DerefMut};
 
 pub use std::sync::Arc;
 
+#[cfg(feature = "sim")]
+std::thread_local! {
+    static FAILING: core::cell::Cell<Option<u64>> = const { core::cell::Cell::new(None) };
+}
+
+/// Lets the `n`th allocation of this thread from now on fail, or none.
+#[cfg(feature = "sim")]
+pub(crate) fn set_failing_allocation(n: Option<u64>) {
+    FAILING.set(n);
+}
+
+/// Every allocation asks here first.
+fn allocate() -> Result<(), Error> {
+    #[cfg(feature = "sim")]
+    if let Some(n) = FAILING.get() {
+        FAILING.set(n.checked_sub(1));
+        if n == 0 {
+            return Err(Error::NoMemory);
+        }
+    }
+    Ok(())
+}
+
 /// Puts `value` behind a shared pointer.
 pub fn arc<T>(value: T) -> Result<Arc<T>, Error> {
+    allocate()?;
     Ok(Arc::new(value))
 }
 
@@ -16,6 +40,7 @@ pub type Box<T> = std::boxed::Box<T>;
 
 /// Moves `value` to the heap.
 pub fn boxed<T>(value: T) -> Result<Box<T>, Error> {
+    allocate()?;
     Ok(Box::new(value))
 }
 
@@ -31,6 +56,7 @@ impl<T> Vec<T> {
 
     /// An empty array with room for `n` items.
     pub fn with_capacity(n: usize) -> Result<Self, Error> {
+        allocate()?;
         let mut v = std::vec::Vec::new();
         v.try_reserve_exact(n).map_err(|_| Error::NoMemory)?;
         Ok(Self(v))
@@ -46,9 +72,17 @@ impl<T> Vec<T> {
         Ok(v)
     }
 
+    /// Makes room for one more item.
+    fn grow(&mut self) -> Result<(), Error> {
+        if self.0.len() == self.0.capacity() {
+            allocate()?;
+        }
+        self.0.try_reserve(1).map_err(|_| Error::NoMemory)
+    }
+
     /// Appends one item.
     pub fn push(&mut self, value: T) -> Result<(), Error> {
-        self.0.try_reserve(1).map_err(|_| Error::NoMemory)?;
+        self.grow()?;
         self.0.push(value);
         Ok(())
     }
@@ -60,7 +94,7 @@ impl<T> Vec<T> {
 
     /// Puts an item at `index` (at most the length), moving the later ones up.
     pub fn insert(&mut self, index: usize, value: T) -> Result<(), Error> {
-        self.0.try_reserve(1).map_err(|_| Error::NoMemory)?;
+        self.grow()?;
         self.0.insert(index, value);
         Ok(())
     }
@@ -108,6 +142,7 @@ const PAGE: usize = 4096;
 impl Buf {
     /// A zeroed buffer of `len` bytes, rounded up to a multiple of 4096.
     pub fn zeroed(len: usize) -> Result<Self, Error> {
+        allocate()?;
         let len = len.next_multiple_of(PAGE);
         let mut bytes = std::vec::Vec::new();
         bytes
