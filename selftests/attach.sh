@@ -1,0 +1,257 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Attaching and detaching: what there is to see, and what is refused.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+attach_and_detach() {
+	local queue
+	image disk --size 64M --record-size 32K
+	attach "$image"
+	is "$(blockdev --getsize64 "$device")" -eq $((64 * MiB)) "size"
+	is "$(blockdev --getss "$device")" -eq 4096 "logical block size"
+	is "$(blockdev --getpbsz "$device")" -eq 4096 "physical block size"
+	is "$(blockdev --getro "$device")" -eq 0 "read-only"
+	queue=/sys/block/$name/queue
+	is "$(<"$queue/write_cache")" = "write back" "write cache"
+	is "$(<"$queue/fua")" -eq 1 "fua"
+	is "$(<"$queue/discard_granularity")" -eq 4096 "discard granularity"
+	is "$(<"$queue/discard_max_bytes")" -ge $((1 * GiB)) "largest discard"
+	is "$(<"$queue/write_zeroes_max_bytes")" -ge $((1 * GiB)) "largest write-zeroes"
+	is "$(<"$queue/max_hw_sectors_kb")" -ge 1024 "largest request"
+	is "$(<"$queue/stable_writes")" -eq 1 "stable writes"
+	is "$(find "/sys/block/$name/mq" -mindepth 1 -maxdepth 1 | wc -l)" -eq "$(nproc)" "hardware queues"
+	is "$(cloop list --json | jq -r '.cloopdevices[] | "\(.name) \(.size) \(.ro) \(."back-file")"')" = \
+		"$device $((64 * MiB)) false $image" "list"
+	cloop list | grep "^$device .* $image\$"
+	is "$(cloop info --json "$device" | jq -r '"\(.state) \(.device) \(.record_size) \(.algorithm)"')" = \
+		"attached $device 32768 lz4" "info"
+	cloop info "$image" | grep "attached as $device\$"
+	detach "$device"
+	[[ ! -e /sys/block/$name ]] || fail "the device is still there"
+	is "$(cloop list)" = "" "list"
+	is "$(cloop info --json "$image" | jq -r .state)" = clean "state"
+}
+check "a device appears, says what it is, and goes" attach_and_detach
+
+numbers() {
+	image one --size 8M
+	image two --size 8M
+	attach --device cloop7 "$backing/one"
+	is "$device" = /dev/cloop7 "device"
+	fails 1 "two: the device asked for is taken" cloop attach --device /dev/cloop7 "$backing/two"
+	attach "$backing/two"
+	is "$device" = /dev/cloop0 "device"
+	is "$(cloop list --json | jq -r '[.cloopdevices[].name] | join(" ")')" = "/dev/cloop0 /dev/cloop7" "list"
+	fails 2 "not the name" cloop attach --device loop1 "$backing/two"
+	cloop detach --all
+	[[ ! -e /dev/cloop0 && ! -e /dev/cloop7 ]] || fail "detach --all left a device"
+}
+check "the first free number, or the one that is wanted" numbers
+
+huge() {
+	local began took
+	image huge --size 1T
+	sync
+	is "$(allocated "$image")" -lt $MiB "bytes of the empty image on disk"
+	began=$(now)
+	attach "$image"
+	took=$(($(now) - began))
+	printf 'attached in %d ms\n' "$took"
+	is "$took" -lt 2000 "milliseconds to attach"
+	is "$(blockdev --getsize64 "$device")" -eq $((1024 * GiB)) "size"
+	is "$(get table_memory)" -eq 0 "table memory"
+	zeros "$device" 0 $MiB
+	zeros "$device" $((1023 * GiB)) $MiB
+	is "$(get table_memory)" -eq 0 "table memory after reading"
+	noise "$tmp/noise" 1
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct seek=$((777 * 1024))
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct seek=$((1024 * 1024 - 1))
+	is "$(get table_memory)" -lt $((256 * KiB)) "table memory after two writes"
+	reattach "$image"
+	is "$(get table_memory)" -eq 0 "table memory after attaching again"
+	cmp "$tmp/noise" <(dd if="$device" bs=1M iflag=direct skip=$((777 * 1024)) count=1 status=none)
+	cmp "$tmp/noise" <(dd if="$device" bs=1M iflag=direct skip=$((1024 * 1024 - 1)) status=none)
+	detach "$device"
+	sync
+	is "$(allocated "$image")" -lt $((8 * MiB)) "bytes on disk with 2 MiB of data"
+}
+check "1 TiB costs nothing but what is written" huge
+
+read_only() {
+	local before
+	image disk --size 64M
+	attach "$image"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt"
+	cp /usr/bin/bash "$mnt"
+	umount "$mnt"
+	detach "$device"
+	before=$(digest "$image")
+	attach --read-only "$image"
+	is "$(blockdev --getro "$device")" -eq 1 "read-only"
+	is "$(cloop list --json | jq -r '.cloopdevices[0].ro')" = true "ro in the list"
+	mount -o ro "$device" "$mnt"
+	cmp /usr/bin/bash "$mnt/bash"
+	umount "$mnt"
+	fails 32 "(write-protected|read-only)" mount -o rw "$device" "$mnt"
+	fails 1 "Operation not permitted|Read-only" dd if=/dev/zero of="$device" bs=4K count=1 oflag=direct status=none
+	fails 1 "Operation not permitted|Read-only|BLKDISCARD" blkdiscard "$device"
+	detach "$device"
+	is "$(digest "$image")" = "$before" "the image"
+}
+check "read-only: mount works, writing does not, the image stays as it is" read_only
+
+read_only_places() {
+	image disk --size 16M
+	attach "$image"
+	noise "$tmp/noise" 2
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	detach "$device"
+	mount --bind -o ro "$backing" "$mnt2"
+	fails 1 "disk: its file system is read-only; attach it with --read-only" cloop attach "$mnt2/disk"
+	attach --read-only "$mnt2/disk"
+	same "$tmp/noise" "$device"
+	detach "$device"
+}
+check "an image on a read-only file system" read_only_places
+
+twice() {
+	local path
+	image disk --size 16M
+	ln "$image" "$backing/hard"
+	ln -s disk "$backing/soft"
+	attach "$image"
+	for path in disk hard soft; do
+		fails 1 "$path: in use as $device; detach it first" cloop attach "$backing/$path"
+		fails 1 "$path: in use as $device" cloop attach --read-only "$backing/$path"
+		# Without any lock: what the kernel alone says.
+		fails 1 "^EBUSY\$" "$here/control.py" attach "$backing/$path"
+		fails 1 "^EBUSY\$" "$here/control.py" attach --read-only --open r "$backing/$path"
+	done
+	fails 8 "disk: in use as $device" cloop check "$image"
+	fails 1 "disk" cloop create --force --size 8M "$image"
+	fails 1 "disk: in use" cloop export "$image" "$tmp/raw"
+	is "$(cloop list --json | jq '.cloopdevices | length')" -eq 1 "devices"
+	detach "$device"
+	intact "$image"
+}
+check "the same image twice is refused, by any of its names" twice
+
+busy() {
+	image disk --size 64M
+	attach "$image"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt"
+	fails 1 "$device: in use" cloop detach "$device"
+	fails 1 "^EBUSY\$" "$here/control.py" detach "$index"
+	fails 1 "$device: in use" cloop detach --all
+	# It goes on as if nothing had been asked.
+	cp /usr/bin/bash "$mnt"
+	sync "$mnt/bash"
+	cmp /usr/bin/bash "$mnt/bash"
+	umount "$mnt"
+	# Merely open.
+	exec {fd}<"$device"
+	fails 1 "$device: in use" cloop detach "$device"
+	exec {fd}<&-
+	detach "$device"
+	fails 1 "$device: nothing is attached" cloop detach "$device"
+	fails 1 "$device: nothing is attached" cloop info "$device"
+	intact "$image"
+}
+check "detach of a mounted or open device is refused" busy
+
+pinned() {
+	image disk --size 16M
+	attach "$image"
+	fails 1 "in use" rmmod cloop
+	[[ -e /sys/module/cloop ]] || fail "the module is gone"
+	noise "$tmp/noise" 1
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	same "$tmp/noise" "$device"
+	attach_nothing
+	detach "$device"
+}
+
+# A failed attach must not leave the module pinned (unload would show it), nor unpin it too often.
+attach_nothing() {
+	noise "$tmp/none" 1
+	fails 1 "none: not a cloop image" cloop attach "$tmp/none"
+	fails 1 "in use" rmmod cloop
+}
+check "rmmod with a device attached is refused" pinned
+
+# Attaching the file fails with status 1 and a message, and does not change the file.
+refused() {
+	local file=$1 regex=$2 before
+	before=$(digest "$file")
+	fails 1 "$regex" cloop attach "$file"
+	fails 1 "$regex" cloop attach --read-only "$file"
+	is "$(digest "$file")" = "$before" "contents of $file"
+	is "$(cloop list)" = "" "list"
+}
+
+wrong_input() {
+	image disk --size 16M
+	attach "$image"
+	noise "$tmp/noise" 4
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	detach "$device"
+
+	noise "$backing/noise" 2
+	refused "$backing/noise" "noise: not a cloop image; make one with .cloop create."
+	fails 1 "^EMEDIUMTYPE\$" "$here/control.py" attach "$backing/noise"
+	mkfs.ext4 -q "$backing/filesystem" 4M
+	refused "$backing/filesystem" "filesystem: not a cloop image"
+	: >"$backing/empty"
+	refused "$backing/empty" "empty: empty, not a cloop image"
+	printf 'short' >"$backing/short"
+	refused "$backing/short" "short: "
+	head -c 200K "$image" >"$backing/superblock"
+	refused "$backing/superblock" "superblock: .*(damaged|truncated|corrupt|short|end)"
+	head -c $((3 * MiB)) "$image" >"$backing/truncated"
+	refused "$backing/truncated" "truncated: .*(damaged|truncated|corrupt|short|end)"
+	fails 1 "is a directory" cloop attach "$backing"
+	fails 1 "/dev/null: neither a regular file nor a block device" cloop attach /dev/null
+	mkfifo "$tmp/fifo"
+	fails 1 "fifo: neither a regular file nor a block device" cloop attach "$tmp/fifo"
+	fails 1 "absent: No such file" cloop attach "$backing/absent"
+	fails 1 "/dev/cloop55: " cloop detach /dev/cloop55
+	fails 1 "noise: not a cloop device" cloop detach "$backing/noise"
+	fails 1 "$disk1: " cloop attach --read-only "$disk1"
+	fails 2 "" cloop attach
+	fails 2 "" cloop detach
+
+	# After all that the image itself is as good as before.
+	attach "$image"
+	same "$tmp/noise" "$device"
+}
+check "what is not an image is refused with one clear sentence" wrong_input
+
+nested() {
+	local inner outer
+	image outer --size 256M
+	attach "$image"
+	outer=$device
+	mkfs.ext4 -q "$outer"
+	mount "$outer" "$mnt"
+	cloop create --size 128M "$mnt/inner"
+	attach "$mnt/inner"
+	inner=$device
+	mkfs.ext4 -q "$inner"
+	mount "$inner" "$mnt2"
+	work "$mnt2"
+	sync
+	drop_caches
+	unchanged "$mnt2"
+	fails 1 "target is busy" umount "$mnt"
+	umount "$mnt2"
+	detach "$inner"
+	intact "$mnt/inner"
+	umount "$mnt"
+	e2fsck -fn "$outer"
+	detach "$outer"
+	intact "$backing/outer"
+}
+check "an image on a device of another image" nested

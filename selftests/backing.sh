@@ -1,0 +1,104 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Where an image can lie.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# exercise IMAGE: use it, attach it again, find everything there.
+exercise() {
+	attach "$1"
+	data "$tmp/data" 16
+	copy if="$tmp/data" of="$device" bs=256K oflag=direct
+	copy if="$tmp/data" of="$device" bs=64K seek=512 conv=fsync
+	copy if=/usr/bin/perl of="$device" bs=12K seek=100 oflag=direct count=50
+	copy if=/usr/bin/perl of="$tmp/data" bs=12K seek=100 conv=notrunc count=50
+	blkdiscard -o $((2 * MiB)) -l $MiB "$device"
+	copy if=/dev/zero of="$tmp/data" bs=1M seek=2 count=1 conv=notrunc
+	sync "$device"
+	same "$tmp/data" "$device"
+	reattach "$1"
+	same "$tmp/data" "$device"
+	drop_caches
+	cmp -n $((16 * MiB)) "$tmp/data" "$device"
+	is "$(get errors)" -eq 0 "errors"
+	detach "$device"
+	intact "$1"
+}
+
+filesystem() {
+	case $1 in
+	ext4 | xfs) mkfs -t "$1" -q "$disk2" 512M 2>/dev/null || mkfs -t "$1" -q -f "$disk2" ;;
+	btrfs) mkfs.btrfs -q -f "$disk2" ;;
+	esac
+	if [[ $1 == tmpfs ]]; then
+		mount -t tmpfs selftests "$mnt"
+	else
+		mount "$disk2" "$mnt"
+	fi
+	cloop create --size 64M "$mnt/disk"
+	exercise "$mnt/disk"
+	# The device keeps its file system busy, and lets go of it.
+	attach "$mnt/disk"
+	fails 32 "busy" umount "$mnt"
+	detach "$device"
+	if [[ $1 == btrfs ]]; then
+		# Would fail if the data of a write changed while btrfs computed its checksum.
+		btrfs scrub start -B "$mnt"
+	fi
+	umount "$mnt"
+}
+for type in ext4 xfs btrfs tmpfs; do
+	check "on $type" filesystem "$type"
+done
+
+direct() {
+	image disk --size 16M
+	attach "$image"
+	is $(($(get flags) & 2)) -eq 2 "the flag of direct I/O"
+	noise "$tmp/noise" 4
+	copy if="$tmp/noise" of="$device" bs=1M conv=fsync
+	# Nothing of the image is in the page cache twice.
+	is "$(fincore -nb -o RES "$image")" -lt $MiB "bytes of the image in the page cache"
+	detach "$device"
+}
+check "direct I/O where the file system has it" direct
+
+disk() {
+	wipefs -qa "$disk2"
+	blkdiscard -f "$disk2"
+	cloop create --size 64M "$disk2"
+	exercise "$disk2"
+	attach "$disk2"
+	fails 1 "in use" mkfs.ext4 -q "$disk2"
+	fails 1 "$disk2: " cloop attach "$disk2"
+	fails 1 "^EBUSY\$" "$here/control.py" attach "$disk2"
+	fails 1 "$disk2: " cloop create --force --size 64M "$disk2"
+	same "$tmp/data" "$device"
+	detach "$device"
+	# What is there is not overwritten without being told to.
+	fails 1 "$disk2: .*--force" cloop create --size 64M "$disk2"
+	intact "$disk2"
+	cloop create --force --size 32M "$disk2"
+	intact "$disk2"
+	wipefs -qa "$disk2"
+}
+check "on a whole disk" disk
+
+other_devices() {
+	local below
+	modprobe loop
+	truncate -s 256M "$backing/loop"
+	below=$(losetup --find --show "$backing/loop")
+	cloop create --size 64M "$below"
+	exercise "$below"
+	losetup -d "$below"
+	modprobe dm-mod
+	dmsetup create selftest-linear --table "0 524288 linear $disk2 2048"
+	cloop create --force --size 64M /dev/mapper/selftest-linear
+	exercise /dev/mapper/selftest-linear
+	attach /dev/mapper/selftest-linear
+	fails 1 "busy" dmsetup remove --noudevsync selftest-linear
+	detach "$device"
+	dmsetup remove selftest-linear
+}
+check "on loop and device-mapper devices" other_devices

@@ -1,0 +1,172 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Crashes: a copy of the image, of the disk, or the disk going away, while the device is in use.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+copied() {
+	local before
+	image disk --size 128M
+	attach "$image"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt"
+	work "$mnt"
+	sync
+	cp --sparse=always "$image" "$backing/copy"
+	umount "$mnt"
+	detach "$device"
+	cloop check "$backing/copy" | grep "not detached in an orderly way"
+	is "$(cloop info --json "$backing/copy" | jq -r .state)" = needs-recovery "state"
+	# Read-only: as after recovery, without changing the file.
+	before=$(digest "$backing/copy")
+	attach --read-only "$backing/copy"
+	is "$(get replayed)" -gt 0 "replayed records"
+	mount -o ro,noload "$device" "$mnt"
+	cmp "/usr/share/perl5/Debconf/Base.pm" "$mnt/tree/usr/share/perl5/Debconf/Base.pm" ||
+		diff -r /usr/share/perl5 "$mnt/tree/usr/share/perl5"
+	umount "$mnt"
+	detach "$device"
+	is "$(digest "$backing/copy")" = "$before" "the copy"
+	attach "$backing/copy"
+	is $(($(get flags) & 4)) -eq 4 "the flag of recovery"
+	mount "$device" "$mnt"
+	unchanged "$mnt"
+	umount "$mnt"
+	e2fsck -fn "$device"
+	reattach "$backing/copy"
+	is $(($(get flags) & 4)) -eq 0 "the flag of recovery"
+	e2fsck -fn "$device"
+}
+check "a copy of the image in use is recovered" copied
+
+# writer DIRECTORY: files, each made durable and then announced in $tmp/done, until $tmp/stop exists.
+writer() {
+	local i path
+	for ((i = 0; ; i++)); do
+		[[ ! -e $tmp/stop ]] || return 0
+		path=$1/$((i % 40))
+		head -c $((i * 7919 % 400000 + 1)) "$tmp/data" | tail -c 300000 >"$path.new" || return 0
+		sync "$path.new" || return 0
+		mv "$path.new" "$path" || return 0
+		sync "$1" || return 0
+		printf '%d %d\n' $((i % 40)) "$i" >>"$tmp/done"
+		if ((i % 10 == 9)); then
+			rm -f "$1/$((i * 31 % 40)).new" "$1/scratch"
+			head -c 2M "$tmp/data" >"$1/scratch" || return 0
+		fi
+	done
+}
+
+# promises DIRECTORY LIST: each file announced in LIST is there, as announced or newer.
+promises() {
+	local number i at good
+	while read -r number i; do
+		good=
+		for ((at = i; at <= i + 400; at += 40)); do
+			if cmp -s "$1/$number" <(head -c $((at * 7919 % 400000 + 1)) "$tmp/data" | tail -c 300000); then
+				good=1
+				break
+			fi
+		done
+		[[ -n $good ]] || fail "file $number of round $i is lost"
+	done < <(awk '{ last[$1] = $2 } END { for (n in last) print n, last[n] }' "$2")
+}
+
+snapshots() {
+	local round origin=/dev/mapper/selftest-origin sectors=$((192 * 2048)) writers
+	modprobe dm-snapshot
+	dmsetup create selftest-real --table "0 $sectors linear $disk2 0"
+	dmsetup create selftest-origin --table "0 $sectors snapshot-origin /dev/mapper/selftest-real"
+	cloop create --force --size 160M --record-size 32K "$origin"
+	attach "$origin"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt"
+	data "$tmp/data" 4
+	writer "$mnt" &
+	writers=$!
+	for ((round = 0; round < $(scaled 3); round++)); do
+		sleep "2.$((RANDOM % 10))"
+		cp "$tmp/done" "$tmp/done.$round"
+		# Everything the disk has at this moment, and nothing after it.
+		dmsetup suspend --noflush --nolockfs selftest-origin
+		dd if=/dev/zero of="$disk2" bs=64K count=1 seek=32768 status=none
+		dmsetup create selftest-cow$round --table "0 $((256 * 2048)) linear $disk2 $(((2048 + round % 4 * 256) * 2048))"
+		dmsetup create selftest-snapshot$round --notable
+		dd if=/dev/zero of=/dev/mapper/selftest-cow$round bs=64K count=1 oflag=direct status=none
+		dmsetup load selftest-snapshot$round --table \
+			"0 $sectors snapshot /dev/mapper/selftest-real /dev/mapper/selftest-cow$round N 16"
+		dmsetup resume selftest-snapshot$round
+		dmsetup resume selftest-origin
+		check_snapshot "$round"
+	done
+	touch "$tmp/stop"
+	wait "$writers"
+	is "$(wc -l <"$tmp/done")" -ge 20 "files written in the meantime"
+	umount "$mnt"
+	detach "/dev/$live"
+	intact "$origin"
+	dmsetup remove selftest-origin
+	dmsetup remove selftest-real
+}
+
+check_snapshot() {
+	local snapshot=/dev/mapper/selftest-snapshot$1
+	live=cloop0
+	intact "$snapshot"
+	attach "$snapshot"
+	printf 'snapshot %d: %d files promised, %d records replayed\n' "$1" "$(wc -l <"$tmp/done.$1")" "$(get replayed)"
+	mount "$device" "$mnt2"
+	promises "$mnt2" "$tmp/done.$1"
+	umount "$mnt2"
+	e2fsck -fn "$device"
+	detach "$device"
+	intact "$snapshot"
+	dmsetup remove "selftest-snapshot$1"
+	dmsetup remove "selftest-cow$1"
+}
+check "snapshots of the disk under load hold what was promised" snapshots
+
+disk_fails() {
+	local sectors=$((192 * 2048)) below=/dev/mapper/selftest-disk writers
+	dmsetup create selftest-disk --table "0 $sectors linear $disk2 0"
+	cloop create --force --size 160M "$below"
+	attach "$below"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt"
+	data "$tmp/data" 4
+	writer "$mnt" 2>/dev/null &
+	writers=$!
+	sleep 4
+	# From one moment to the next every access to the disk is an error.
+	dmsetup suspend --noflush --nolockfs selftest-disk
+	cp "$tmp/done" "$tmp/promised"
+	dmsetup load selftest-disk --table "0 $sectors error"
+	dmsetup resume selftest-disk
+	sleep 1
+	fails 1 "Input/output error|Read-only file system" dd if="$tmp/data" of="$device" bs=1M count=4 conv=fsync status=none
+	# And again: a later fsync does not claim that all is well.
+	fails 1 "Input/output error|Read-only file system" dd if="$tmp/data" of="$device" bs=4K count=1 conv=fsync status=none
+	is $(($(get flags) & 8)) -eq 8 "the flag of failure"
+	is "$(get errors)" -ge 1 "errors"
+	touch "$tmp/stop"
+	wait "$writers" || :
+	umount "$mnt"
+	fails 1 "detached, but its image could not be closed cleanly" cloop detach "$device"
+	[[ ! -e $device ]] || fail "$device is still there"
+	fails 1 "" cloop attach "$below"
+	# The disk is back.
+	dmsetup suspend selftest-disk
+	dmsetup load selftest-disk --table "0 $sectors linear $disk2 0"
+	dmsetup resume selftest-disk
+	intact "$below"
+	attach "$below"
+	mount "$device" "$mnt"
+	promises "$mnt" "$tmp/promised"
+	umount "$mnt"
+	e2fsck -fn "$device"
+	reattach "$below"
+	e2fsck -fn "$device"
+	detach "$device"
+	dmsetup remove selftest-disk
+}
+check "the disk fails under load and comes back" disk_fails

@@ -1,0 +1,126 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Discard and write-zeroes: what they cover reads as zeros and costs nothing.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# prepare RECORD-SIZE: a device full of noise.
+prepare() {
+	image disk --size 16M --record-size "$1"
+	attach "$image"
+	noise "$tmp/noise" 16
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	is "$(get mapped_blocks)" -eq 4096 "mapped blocks"
+}
+
+# ranges COMMAND...: what COMMAND does to several ranges, the same done to the file.
+ranges() {
+	local range at len mapped=4096
+	for range in "$((4 * MiB)) $((4 * MiB))" "4096 4096" "$((10 * MiB + 12288)) $((200 * KiB))" "$((16 * MiB - 4096)) 4096"; do
+		read -r at len <<<"$range"
+		"$@" -o "$at" -l "$len" "$device"
+		copy if=/dev/zero of="$tmp/noise" bs=4K seek=$((at / 4096)) count=$((len / 4096)) conv=notrunc
+		zeros "$device" "$at" "$len"
+		mapped=$((mapped - len / 4096))
+		is "$(get mapped_blocks)" -eq "$mapped" "mapped blocks"
+	done
+	same "$tmp/noise" "$device"
+	cmp "$tmp/noise" "$device"
+	# Again: nothing there, nothing changes, and nothing is written to the log.
+	sync "$device"
+	mapped=$(get log_bytes)
+	"$@" -o $((4 * MiB)) -l $((4 * MiB)) "$device"
+	is "$(get log_bytes)" -eq "$mapped" "log bytes"
+	same "$tmp/noise" "$device"
+	reattach "$image"
+	same "$tmp/noise" "$device"
+	# And written again.
+	copy if=/usr/bin/perl of="$device" bs=1M count=2 seek=5 oflag=direct
+	copy if=/usr/bin/perl of="$tmp/noise" bs=1M count=2 seek=5 conv=notrunc
+	same "$tmp/noise" "$device"
+}
+
+discard() {
+	prepare "$1"
+	ranges blkdiscard
+}
+check "blkdiscard, records of 64K" discard 64K
+check "blkdiscard, records of 4K" discard 4K
+
+write_zeroes() {
+	local before
+	prepare "$1"
+	before=$(get bytes_written)
+	ranges blkdiscard --zeroout
+	# Only perl's 2 MiB came as data, after the device had been attached again.
+	is "$(get bytes_written)" -le $((2 * MiB)) "bytes written as data"
+	is "$before" -eq $((16 * MiB)) "bytes written as data"
+}
+check "blkdiscard --zeroout, records of 64K" write_zeroes 64K
+check "blkdiscard --zeroout, records of 16K" write_zeroes 16K
+
+written_zeros() {
+	prepare 64K
+	copy if=/dev/zero of="$device" bs=1M count=8 oflag=direct
+	zeros "$device" 0 $((8 * MiB))
+	is "$(get mapped_blocks)" -eq 2048 "mapped blocks"
+	copy if=/dev/zero of="$device" bs=4K count=3 seek=2500 conv=fsync
+	is "$(get mapped_blocks)" -eq 2045 "mapped blocks"
+	fallocate --punch-hole -o $((15 * MiB)) -l $MiB "$device"
+	zeros "$device" $((15 * MiB)) $MiB
+	is "$(get mapped_blocks)" -eq $((2045 - 256)) "mapped blocks"
+	reattach "$image"
+	zeros "$device" 0 $((8 * MiB))
+	zeros "$device" $((15 * MiB)) $MiB
+	is "$(get mapped_blocks)" -eq $((2045 - 256)) "mapped blocks"
+}
+check "zeros that are written as data cost nothing" written_zeros
+
+whole() {
+	local began
+	image disk --size 1T
+	attach "$image"
+	noise "$tmp/noise" 2
+	copy if="$tmp/noise" of="$device" bs=1M seek=$((500 * 1024)) oflag=direct
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	is "$(get mapped_blocks)" -eq 1024 "mapped blocks"
+	began=$(now)
+	blkdiscard -f "$device"
+	is $(($(now) - began)) -lt 10000 "milliseconds to discard 1 TiB"
+	is "$(get mapped_blocks)" -eq 0 "mapped blocks"
+	is "$(get table_memory)" -eq 0 "table memory"
+	zeros "$device" $((500 * GiB)) $((2 * MiB))
+	reattach "$image"
+	is "$(get mapped_blocks)" -eq 0 "mapped blocks"
+	is "$(cloop info --json "$device" | jq .live_bytes)" -lt $((64 * KiB)) "live bytes"
+	zeros "$device" 0 $((2 * MiB))
+}
+check "the whole of 1 TiB" whole
+
+trim() {
+	local empty full
+	image disk --size 128M
+	attach "$image"
+	mkfs.ext4 -q -E lazy_itable_init=0 "$device"
+	mount "$device" "$mnt"
+	cp /usr/bin/bash "$mnt"
+	sync "$mnt/bash"
+	fstrim "$mnt"
+	empty=$(get mapped_blocks)
+	noise "$mnt/noise" 24
+	sync "$mnt/noise"
+	full=$(get mapped_blocks)
+	is "$full" -ge $((empty + 24 * 256)) "mapped blocks with the file"
+	rm "$mnt/noise"
+	sync
+	fstrim "$mnt"
+	is "$(get mapped_blocks)" -lt $((empty + 256)) "mapped blocks without the file"
+	cmp /usr/bin/bash "$mnt/bash"
+	umount "$mnt"
+	e2fsck -fn "$device"
+	reattach "$image"
+	is "$(get mapped_blocks)" -lt $((empty + 256)) "mapped blocks after attaching again"
+	mount "$device" "$mnt"
+	cmp /usr/bin/bash "$mnt/bash"
+}
+check "fstrim gives back what was deleted" trim

@@ -1,0 +1,120 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Flush and FUA: as many syncs of the backing file as asked for, and no more.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# syncs COMMAND...: how often COMMAND makes the backing file durable, in $syncs, and how often the
+# disk below it flushes its cache, in $disk_flushes.
+syncs() {
+	local before disk_before
+	before=$(get syncs)
+	disk_before=$(flushes "$disk1")
+	"$@"
+	syncs=$(($(get syncs) - before))
+	disk_flushes=$(($(flushes "$disk1") - disk_before))
+	printf '%s: %d syncs, %d flushes of the disk\n' "$*" "$syncs" "$disk_flushes"
+}
+
+# write_blocks COUNT DD-OPTION...: COUNT blocks, one dd each.
+write_blocks() {
+	local i count=$1
+	shift
+	for ((i = 0; i < count; i++)); do
+		copy if="$tmp/noise" of="$device" bs=4K count=1 skip="$i" seek=$((i * 5)) "$@"
+	done
+}
+
+sync_often() {
+	local i
+	for ((i = 0; i < $1; i++)); do
+		sync "$2"
+	done
+}
+
+raw() {
+	image disk --size 64M
+	attach "$image"
+	noise "$tmp/noise" 1
+	write_blocks 1 conv=fsync
+
+	syncs write_blocks 20 oflag=direct
+	is "$syncs" -eq 0 "syncs of 20 writes"
+	syncs sync_often 1 "$device"
+	is "$syncs" -eq 1 "syncs of a flush after them"
+	is "$disk_flushes" -ge 1 "flushes of the disk"
+	syncs sync_often 10 "$device"
+	is "$syncs" -eq 0 "syncs of flushes with nothing to flush"
+	is "$disk_flushes" -eq 0 "flushes of the disk with nothing to flush"
+
+	syncs write_blocks 20 conv=fsync
+	is "$syncs" -eq 20 "syncs of 20 writes with fsync"
+	is "$disk_flushes" -ge 20 "flushes of the disk"
+	syncs write_blocks 20 conv=fdatasync oflag=direct
+	is "$syncs" -eq 20 "syncs of 20 direct writes with fdatasync"
+	is "$disk_flushes" -ge 20 "flushes of the disk"
+
+	# REQ_FUA. The flush that follows it finds nothing to do.
+	syncs write_blocks 20 oflag=direct,dsync
+	is "$syncs" -eq 20 "syncs of 20 FUA writes"
+	is "$disk_flushes" -ge 20 "flushes of the disk"
+	syncs copy if="$tmp/noise" of="$device" bs=4K count=32 oflag=direct,sync
+	is "$syncs" -eq 32 "syncs of 32 O_SYNC writes"
+
+	# A discard is something to flush, one of nothing is not.
+	syncs blkdiscard -o 0 -l 4096 "$device"
+	is "$syncs" -eq 0 "syncs of a discard"
+	syncs sync_often 2 "$device"
+	is "$syncs" -eq 1 "syncs after a discard"
+	blkdiscard -o $((48 * MiB)) -l $MiB "$device"
+	syncs sync_often 2 "$device"
+	is "$syncs" -eq 0 "syncs after a discard of nothing"
+	# Reading is not.
+	copy if="$device" of=/dev/null bs=1M iflag=direct
+	syncs sync_often 2 "$device"
+	is "$syncs" -eq 0 "syncs after reading"
+	cmp -i 4096:0 -n $((31 * 4096)) "$tmp/noise" <(dd if="$device" bs=4K skip=1 count=31 iflag=direct status=none)
+}
+
+append_and_sync() {
+	local i
+	for ((i = 0; i < $1; i++)); do
+		printf 'line %d\n' "$i" >>"$mnt/log"
+		sync "$mnt/log"
+	done
+}
+
+filesystem() {
+	image disk --size 128M
+	attach "$image"
+	mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$device"
+	mount "$device" "$mnt"
+	cp /usr/bin/bash "$mnt"
+	sync
+	sleep 1
+	syncs append_and_sync 20
+	# A journal commit is one flush before its commit block and one FUA write of it, at least one in sum.
+	is "$syncs" -ge 20 "syncs of 20 fsyncs"
+	is "$syncs" -le 60 "syncs of 20 fsyncs"
+	is "$disk_flushes" -ge 20 "flushes of the disk"
+	syncs sync_often 10 "$mnt/log"
+	is "$syncs" -le 1 "syncs of fsyncs with nothing dirty"
+	umount "$mnt"
+}
+
+shared() {
+	image disk --size 64M
+	attach "$image"
+	syncs fio --output="$tmp/fio" --filename="$device" --direct=1 --ioengine=psync --rw=randwrite --bs=4k --fsync=1 \
+		--size=4M --io_size=256k --offset_increment=4M --numjobs=8 --name=fsync
+	# 8 x 64 fsyncs of processes that do not wait for each other.
+	is "$syncs" -gt 0 "syncs"
+	is "$syncs" -le 520 "syncs of 512 fsyncs"
+	is "$(get flushes)" -ge 64 "flushes"
+	detach "$device"
+	intact "$image"
+}
+
+check "one sync for each flush and FUA write of the device, none for nothing" raw
+check "one or more for each fsync of a file" filesystem
+check "concurrent flushes share them" shared
