@@ -347,12 +347,15 @@ fn block_devices_on_both_sides() {
     assert!(disk[..32 << 20] == fs::read(lab.path("raw")).unwrap());
     assert!(disk[32 << 20..] == garbage[32 << 20..]);
 
-    let small = lab.file("small", &vec![0; 16 << 20]);
+    let small = lab.file("small", &garbage[..16 << 20]);
     let before = Snapshot::of(&small);
     let Some(small_device) = Loop::over(&small) else {
         return;
     };
-    lab.cloop(&["export", "image", small_device.node()])
-        .fails(1, &[small_device.node(), "too few"]);
+    lab.cloop(&["export", "--force", "image", small_device.node()])
+        .fails(
+            1,
+            &[small_device.node(), "has 16777216 bytes", "larger device"],
+        );
     assert!(before == Snapshot::of(&small));
 }

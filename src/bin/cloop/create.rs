@@ -69,7 +69,7 @@ impl Format {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let target = Target::claim(&args.image, args.force)?;
+    let target = Target::claim(&args.image, args.force, 0)?;
     args.format.make(&args.image, target.file()?, args.size)?;
     target.keep()?;
     Ok(ExitCode::SUCCESS)

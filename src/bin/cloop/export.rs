@@ -13,7 +13,7 @@ use cloop::platform::std::Std;
 use indicatif::ProgressBar;
 use rustix::fs::FallocateFlags;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Seek, SeekFrom, Write};
+use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -91,20 +91,11 @@ fn open_sink(path: &Path, force: bool, size: u64) -> Result<(Sink, Option<Target
         let file = OpenOptions::new().write(true).open(path).map_err(error)?;
         return Ok((Sink::Stream(file), None));
     }
-    let target = Target::claim(path, force)?;
-    let mut file = target.file()?;
+    let target = Target::claim(path, force, size)?;
+    let file = target.file()?;
     if !target.is_device() {
         file.set_len(size).map_err(error)?;
         return Ok((Sink::Sparse(file), Some(target)));
-    }
-    let capacity = file.seek(SeekFrom::End(0)).map_err(error)?;
-    if capacity < size {
-        return Err(fail(
-            path,
-            format_args!(
-                "has {capacity} bytes, too few for the {size} of the image; use a larger one"
-            ),
-        ));
     }
     Ok((Sink::Device(file), Some(target)))
 }

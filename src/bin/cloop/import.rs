@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (source, file) = Source::open(&args.raw)?;
     let size = device_size(&args.raw, &source, args.size)?;
     refuse_same(&source, &args.image)?;
-    let target = Target::claim(&args.image, args.force)?;
+    let target = Target::claim(&args.image, args.force, 0)?;
     let image = args.format.make(&args.image, target.file()?, size)?;
     let volume = Volume::<Std>::open(image, false).map_err(|e| fail::engine(&args.image, e))?;
 

@@ -50,14 +50,16 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Opens `path` for filling: a new or empty file, or an empty device; with `force` also one
-    /// with something in it, whose content is lost by this call.
-    pub(crate) fn claim(path: &Path, force: bool) -> Result<Self> {
+    /// Opens `path` for filling with `size` bytes (0: nobody knows yet): a new or empty file, or an
+    /// empty device; with `force` also one with something in it, whose content is lost by this call.
+    pub(crate) fn claim(path: &Path, force: bool, size: u64) -> Result<Self> {
         let (file, undo) = match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => {
                 return Err(fail(path, "is a directory; give the path of a file"));
             }
-            Ok(meta) if meta.file_type().is_block_device() => (device(path, force)?, Undo::Wipe),
+            Ok(meta) if meta.file_type().is_block_device() => {
+                (device(path, force, size)?, Undo::Wipe)
+            }
             Ok(meta) if meta.is_file() => (existing(path, force)?, Undo::Truncate),
             Ok(_) => {
                 return Err(fail(
@@ -200,7 +202,7 @@ fn existing(path: &Path, force: bool) -> Result<File> {
     Ok(file)
 }
 
-fn device(path: &Path, force: bool) -> Result<File> {
+fn device(path: &Path, force: bool, size: u64) -> Result<File> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -208,12 +210,22 @@ fn device(path: &Path, force: bool) -> Result<File> {
         .open(path)
         .map_err(|e| fail::io(path, &e))?;
     image::lock(path, &file, Lock::Exclusive)?;
+    let capacity = file
+        .seek(SeekFrom::End(0))
+        .and_then(|end| file.rewind().map(|()| end))
+        .map_err(|e| fail::io(path, &e))?;
+    if capacity < size {
+        return Err(fail(
+            path,
+            format_args!("has {capacity} bytes, but {size} are needed; use a larger device"),
+        ));
+    }
     if !force {
         let mut start = Vec::new();
         (&file)
             .take(START)
             .read_to_end(&mut start)
-            .and_then(|_| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.rewind())
             .map_err(|e| fail::io(path, &e))?;
         if start.iter().any(|&b| b != 0) {
             return Err(fail(
