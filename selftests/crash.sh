@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 copied() {
-	local before
+	local before content
 	image disk --size 128M
 	attach "$image"
 	mkfs.ext4 -q "$device"
@@ -21,14 +21,12 @@ copied() {
 	before=$(digest "$backing/copy")
 	attach --read-only "$backing/copy"
 	is "$(get replayed)" -gt 0 "replayed records"
-	mount -o ro,noload "$device" "$mnt"
-	cmp "/usr/share/perl5/Debconf/Base.pm" "$mnt/tree/usr/share/perl5/Debconf/Base.pm" ||
-		diff -r /usr/share/perl5 "$mnt/tree/usr/share/perl5"
-	umount "$mnt"
+	content=$(digest "$device")
 	detach "$device"
 	is "$(digest "$backing/copy")" = "$before" "the copy"
 	attach "$backing/copy"
 	is $(($(get flags) & 4)) -eq 4 "the flag of recovery"
+	is "$(digest "$device")" = "$content" "contents after recovery"
 	mount "$device" "$mnt"
 	unchanged "$mnt"
 	umount "$mnt"

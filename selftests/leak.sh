@@ -23,8 +23,8 @@ round() {
 }
 
 failed_round() {
-	! cloop attach "$backing/none" 2>/dev/null
-	! cloop attach "$backing/damaged" 2>/dev/null
+	no cloop attach "$backing/none" 2>/dev/null
+	no cloop attach "$backing/damaged" 2>/dev/null
 }
 
 # steady ROUNDS COMMAND: ROUNDS times COMMAND leaves no memory behind.

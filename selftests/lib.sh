@@ -20,6 +20,9 @@ tmp=$state/tmp		# in memory
 disk1=/dev/vdb
 disk2=/dev/vdc		# for a test to do with what it likes
 
+# There is no udev in the VM: device-mapper makes its nodes itself.
+export DM_DISABLE_UDEV=1
+
 KiB=1024
 MiB=$((1024 * KiB))
 GiB=$((1024 * MiB))
@@ -58,6 +61,13 @@ fails() {
 	[[ $said =~ $regex ]] || fail "$* said: '$said', expected: $regex"
 	if [[ $1 == cloop && $status == 1 ]]; then
 		[[ $said != *$'\n'* && $said == "cloop: "* ]] || fail "not one clear sentence: $said"
+	fi
+}
+
+# no CMD...: CMD must not succeed. (A command after ! never ends a test.)
+no() {
+	if "$@"; then
+		fail "$* succeeded"
 	fi
 }
 
