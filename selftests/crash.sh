@@ -20,7 +20,7 @@ copied() {
 	# Read-only: as after recovery, without changing the file.
 	before=$(digest "$backing/copy")
 	attach --read-only "$backing/copy"
-	is "$(get replayed)" -gt 0 "replayed records"
+	is "$(get replayed_records)" -gt 0 "replayed records"
 	content=$(digest "$device")
 	detach "$device"
 	is "$(digest "$backing/copy")" = "$before" "the copy"
@@ -112,7 +112,7 @@ check_snapshot() {
 	live=cloop0
 	intact "$snapshot"
 	attach "$snapshot"
-	printf 'snapshot %d: %d files promised, %d records replayed\n' "$1" "$(wc -l <"$tmp/done.$1")" "$(get replayed)"
+	printf 'snapshot %d: %d files promised, %d records replayed\n' "$1" "$(wc -l <"$tmp/done.$1")" "$(get replayed_records)"
 	mount "$device" "$mnt2"
 	promises "$mnt2" "$tmp/done.$1"
 	umount "$mnt2"

@@ -37,7 +37,7 @@ filesystem() {
 	mount -t "$type" "$device" "$mnt"
 	unchanged "$mnt"
 	# It goes on from there.
-	mv "$mnt/man" "$mnt/tree/moved"
+	mv "$mnt/moved" "$mnt/tree/moved"
 	rm -r "$mnt/tree/usr"
 	cp -a /usr/share/perl5 "$mnt/again"
 	inventory "$mnt" >"$tmp/inventory"

@@ -104,9 +104,15 @@ intact() {
 	cloop check "$1"
 }
 
-# get FIELD [NUMBER]: a field of struct cloop_info of an attached device.
+# get FIELD: of the attached $device, as cloop info has it or else as the kernel's struct cloop_info.
 get() {
-	"$here/control.py" info "${2:-$index}" "$1"
+	local json
+	json=$(cloop info --json "/dev/cloop$index")
+	if [[ $json =~ \"$1\":\ *\"?([^,\"[:space:]]*) ]]; then
+		printf '%s\n' "${BASH_REMATCH[1]}"
+	else
+		"$here/control.py" info "$index" "$1"
+	fi
 }
 
 # drop_caches: so that the next buffered read comes from the device.
@@ -180,7 +186,7 @@ inventory() {
 work() {
 	local i
 	mkdir "$1/tree"
-	tar -C / -cf - usr/share/zoneinfo usr/share/perl5 usr/share/common-licenses usr/sbin usr/share/man |
+	tar -C / -cf - usr/share/zoneinfo/Europe usr/share/perl5 usr/share/bash-completion usr/sbin |
 		tar -C "$1/tree" -xf -
 	diff -r --no-dereference /usr/sbin "$1/tree/usr/sbin"
 	# A big file, a sparse one, and one that is changed in the middle.
@@ -192,12 +198,12 @@ work() {
 	cp /usr/bin/perl "$1/changed"
 	copy if="$1/noise" of="$1/changed" bs=4000 count=7 seek=11 conv=notrunc,fsync
 	# Rename, delete, link, append, truncate.
-	mv "$1/tree/usr/share/man" "$1/man"
+	mv "$1/tree/usr/share/bash-completion" "$1/moved"
 	mv "$1/changed" "$1/tree/usr/sbin/changed"
 	rm -r "$1/tree/usr/share/zoneinfo/Europe"
 	ln "$1/noise" "$1/hard link"
 	ln -s noise "$1/symbolic link"
-	for i in {1..30}; do
+	for i in {1..20}; do
 		printf 'line %d\n' "$i" >>"$1/appended"
 		sync "$1/appended"
 	done
