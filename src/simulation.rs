@@ -7,9 +7,10 @@
 //! every completed FUA write. Then it goes on from there, and crashes again. Everything follows from the plan.
 
 use crate::engine::check::{check, Finding};
+use crate::engine::format::{Superblock, SUPERBLOCK_OFFSETS};
 use crate::engine::{Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Fault, Placed, Rng, Sim, SimFile};
-use crate::platform::Sabotage;
+use crate::platform::{BackingFile, Sabotage};
 use core::fmt::Write;
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
@@ -214,6 +215,9 @@ fn simulate(plan: Plan, trace: bool, report: &mut Report) -> Result<(), String> 
         algorithm: Algorithm::Lz4,
         uuid: *b"a simulated disk",
     };
+    if rng.below(2) == 0 {
+        file.keep_punched();
+    }
     Volume::<Sim>::create(&file, &options).map_err(|e| e.to_string())?;
     let mut state = std::vec![0; BLOCKS as usize];
     let mut next_tag = 0;
@@ -478,6 +482,7 @@ fn judge(
     whole(found)?;
     let volume = Volume::<Sim>::open(found.snapshot(), true).map_err(|e| e.to_string())?;
     let now = read_all(&volume)?;
+    either_superblock(found, &now)?;
     let mut state = start.to_vec();
     order[..promised]
         .iter()
@@ -503,6 +508,28 @@ fn judge(
     }
     let _ = write!(text, " changes after that: {:?}", &order[promised..]);
     Err(text)
+}
+
+/// If both superblocks are whole, each of them alone leads to the same state.
+fn either_superblock(found: &SimFile, state: &[u32]) -> Result<(), String> {
+    let valid = |offset| {
+        let mut page = std::vec![0; BLOCK_SIZE];
+        found.read_at(&mut page, offset).is_ok()
+            && Superblock::decode::<Sim>(&mut page, offset).is_ok()
+    };
+    if !SUPERBLOCK_OFFSETS.into_iter().all(valid) {
+        return Ok(());
+    }
+    for offset in SUPERBLOCK_OFFSETS {
+        let hurt = found.snapshot();
+        hurt.damage(offset + 100, 1);
+        let volume = Volume::<Sim>::open(hurt, true)
+            .map_err(|e| format!("without the superblock at {offset}: {e}"))?;
+        if read_all(&volume)? != state {
+            return Err(format!("another state without the superblock at {offset}"));
+        }
+    }
+    Ok(())
 }
 
 /// Recovers, with crashes while doing so: none of them changes the state that was found.

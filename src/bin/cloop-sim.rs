@@ -23,7 +23,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    std::panic::set_hook(Box::new(|_| {}));
+    if !args.trace {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     if args.trace {
         return match run(Plan::random(args.seed), true) {
             Ok(report) => {

@@ -74,7 +74,10 @@ impl Core {
             Operation::Write { fua } => self
                 .pool
                 .with(|worker| self.write(worker, &mut request))
-                .and_then(|()| if fua { self.volume.flush() } else { Ok(()) }),
+                .and_then(|()| match fua {
+                    true => self.volume.force_unit_access(),
+                    false => Ok(()),
+                }),
             Operation::Flush => self.volume.flush(),
             Operation::Zero => self.pool.with(|worker| {
                 let (block, count) = request.range();
@@ -133,7 +136,10 @@ impl Core {
             let what = match operation {
                 Operation::Read => "read",
                 Operation::Write { .. } => "write",
-                Operation::Flush => "flush",
+                Operation::Flush => {
+                    pr_err!("cloop{index}: flush failed: {error}\n");
+                    return;
+                }
                 Operation::Zero | Operation::Unknown => "discard",
             };
             pr_err!("cloop{index}: {what} at block {block} failed: {error}\n");

@@ -3,7 +3,9 @@
 
 use super::cache::place_of;
 use super::codec;
-use super::format::{Entry, Kind, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT};
+use super::format::{
+    Entry, Kind, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+};
 use super::map::end_of;
 use super::open::{self, read_slot, Opened};
 use super::shared::Shared;
@@ -11,7 +13,7 @@ use super::table::{Found, NodeId};
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{Monitor, Platform};
+use crate::platform::{BackingFile, Monitor, Platform};
 
 /// One piece of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,7 @@ pub fn check<P: Platform>(
         replayed,
         clean,
         checkpoint,
+        spare,
     } = open::open::<P>(file, true)?;
     let segments = shared.map.lock().usage.len() as usize;
     let mut check = Check {
@@ -78,7 +81,11 @@ pub fn check<P: Platform>(
         },
         report,
     };
+    if let Some(error) = spare {
+        check.find(error, None);
+    }
     check.superblocks(checkpoint.superblock.generation)?;
+    check.segments()?;
     check.table(progress)?;
     check.counts()?;
     Ok(check.summary)
@@ -105,6 +112,27 @@ impl<P: Platform> Check<'_, P> {
                     self.damaged("superblock: no magic", offset, None);
                 }
                 Err(error) => self.find(error, None),
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments in use begin with the header of the life their records belong to.
+    fn segments(&mut self) -> Result {
+        let geo = self.shared.geo;
+        let mut page = Buf::zeroed(BLOCK_SIZE)?;
+        let mut used: Vec<(u64, u32)> = Vec::new();
+        for (index, segment) in (0..).zip(self.shared.map.lock().usage.iter()) {
+            if !segment.dead() && segment.stored_live() > 0 {
+                used.push((index, segment.seed))?;
+            }
+        }
+        for &(index, seed) in used.iter() {
+            let offset = geo.segment_offset(index);
+            self.shared.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+            let header = SegmentHeader::decode::<P>(&page, &geo.uuid);
+            if header.is_none_or(|h| h.index != index || h.seed::<P>(&geo.uuid) != seed) {
+                self.damaged("segment header", offset, None);
             }
         }
         Ok(())
@@ -205,7 +233,10 @@ impl<P: Platform> Check<'_, P> {
         let ws = &mut self.ws;
         let error = match self.shared.record(entry, seed, &mut ws.record) {
             Ok((header, payload)) => {
-                let mask = header.mask(payload).filter(|_| header.kind == Kind::Data);
+                let mask = match header.kind {
+                    Kind::Data => header.mask(payload),
+                    _ => None,
+                };
                 let stored = usize::from(header.count) * BLOCK_SIZE;
                 if let Some(mask) = mask.filter(|_| stored <= ws.blocks.len()) {
                     let packed = &payload[header.mask_len()..];

@@ -40,6 +40,14 @@ pub(crate) fn due<P: Platform>(log: &Log<P>, tail: &Tail) -> bool {
     tail.error.is_none() && log.segments_since_checkpoint(tail) >= interval
 }
 
+/// Segments up to the last one that is in use or reserved.
+fn extent(tail: &Tail, map: &Map) -> u64 {
+    let last = (0..tail.allocator.count)
+        .rev()
+        .find(|&index| tail.holds(index) || map.usage.get(index).is_some_and(|s| !s.free));
+    last.map_or(0, |index| index + 1)
+}
+
 /// What only checkpoints use, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint).
 pub(crate) struct Checkpoint<P: Platform> {
     /// The superblock last written (or read).
@@ -108,7 +116,7 @@ impl<P: Platform> Shared<P> {
         {
             let tail = self.log.lock();
             let map = self.map.lock();
-            next.segments = tail.allocator.count;
+            next.segments = extent(&tail, &map).max(usage_segments);
             next.map_root = map.table.root_entry();
             next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
             next.length = self.image_length(&tail, &map, clean, log_end);
@@ -125,6 +133,10 @@ impl<P: Platform> Shared<P> {
                 .map_or(0, |&word| word),
         );
         next.usage_segments = usage_segments;
+        if clean && self.file.len()? < next.length {
+            // A segment that an earlier close had cut short is whole again; before the superblock says so.
+            self.file.truncate(next.length)?;
+        }
         if let Err(error) = self.write_superblock(&next, &mut state.page) {
             // The slot may hold anything now; the log must not move on from the older one.
             self.log.lock().fail(error);
@@ -228,11 +240,15 @@ impl<P: Platform> Shared<P> {
     /// Appends the pages of the segment usage that changed, and the index nodes above them. Returns how
     /// many segments the stored usage covers.
     fn write_usage(&self, state: &mut Checkpoint<P>) -> Result<u64> {
-        let (segments, pages) = {
+        // Free segments at the end are not worth a word.
+        let segments = {
+            let tail = self.log.lock();
             let map = self.map.lock();
-            (map.usage.len(), map.usage.pages())
+            extent(&tail, &map).min(map.usage.len())
         };
+        let pages = segments.div_ceil(NODE_ENTRIES as u64) as usize;
         let height = height_for(segments);
+        self.drop_usage(state, height, pages)?;
         let mut nodes = pages;
         for level in 0..height {
             if state.usage_nodes.len() <= usize::from(level) {
@@ -273,6 +289,29 @@ impl<P: Platform> Shared<P> {
         Ok(segments)
     }
 
+    /// Forgets stored nodes of the segment usage that fewer segments do not need.
+    fn drop_usage(&self, state: &mut Checkpoint<P>, height: u8, pages: usize) -> Result {
+        let mut nodes = pages;
+        for level in 0..state.usage_nodes.len() {
+            let keep = if level < usize::from(height) {
+                nodes
+            } else {
+                0
+            };
+            while state.usage_nodes[level].len() > keep {
+                if let Some(word) = state.usage_nodes[level].pop() {
+                    let usage = &mut self.map.lock().usage;
+                    usage.account(&self.geo, Entry(word), Class::Own, Change::Remove)?;
+                }
+            }
+            nodes = nodes.div_ceil(NODE_ENTRIES);
+        }
+        while state.usage_nodes.len() > usize::from(height) {
+            state.usage_nodes.pop();
+        }
+        Ok(())
+    }
+
     /// Appends the node of the segment usage in `ws.words`.
     fn append_usage(&self, state: &mut Checkpoint<P>, level: u8, index: usize) -> Result {
         let id = NodeId {
@@ -306,8 +345,10 @@ impl<P: Platform> Shared<P> {
                 segment.dead_since = generation;
             } else {
                 dead.push(index)?;
-                segment.free = true;
-                segment.dead_since = 0;
+                if let Some(segment) = map.usage.get_mut(index) {
+                    segment.free = true;
+                    segment.dead_since = 0;
+                }
             }
         }
         Ok(dead)

@@ -94,7 +94,14 @@ impl Map {
             self.usage.account(geo, new, class, Change::Add)?;
             self.usage.account(geo, old, class, Change::Remove)?;
             let delta = i64::from(!new.is_hole()) - i64::from(!old.is_hole());
-            self.mapped = self.mapped.wrapping_add_signed(delta);
+            // A stored count that was too low is damage like any other.
+            self.mapped = self
+                .mapped
+                .checked_add_signed(delta)
+                .ok_or(Error::Corrupt {
+                    what: "count of mapped blocks",
+                    offset: 0,
+                })?;
             if class == Class::After {
                 self.mapped_after += delta;
             }

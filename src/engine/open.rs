@@ -6,8 +6,8 @@ use super::checkpoint::Checkpoint;
 use super::format::Algorithm;
 use super::format::{
     corrupt, height_for, le64, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
-    Superblock, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES, SEGMENT_HEADER,
-    SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
+    Superblock, BLOCK_SHIFT, BLOCK_SIZE, DATA_START, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES,
+    SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
 use super::log::{Allocator, Log, Placed};
 use super::map::Map;
@@ -107,31 +107,33 @@ pub(crate) fn read_slot<P: Platform>(
     Superblock::decode::<P>(&mut page[..BLOCK_SIZE], offset)
 }
 
-/// The superblock that counts: the valid one of the higher generation.
-fn read_superblock<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Superblock> {
+/// The valid superblocks, the one of the higher generation first.
+///
+/// # Errors
+///
+/// When there is none, when they belong to different images, and when either was written by newer
+/// software: what that means is not ours to judge.
+fn read_superblocks<P: Platform>(
+    file: &P::File,
+    page: &mut Buf,
+) -> Result<(Superblock, Option<Superblock>)> {
     let first = read_slot::<P>(file, 0, page);
     let second = read_slot::<P>(file, 1, page);
-    let superblock = match (first, second) {
-        (Ok(a), Ok(b)) if a.geometry.uuid != b.geometry.uuid => {
-            return corrupt(
-                "superblock: the two copies belong to different images",
-                SUPERBLOCK_OFFSETS[1],
-            );
+    for slot in [&first, &second] {
+        if let Err(error @ (Error::Version(_) | Error::Feature(_))) = slot {
+            return Err(*error);
         }
-        (Ok(a), Ok(b)) if b.generation > a.generation => b,
-        (Ok(a), _) => a,
-        // Newer software may have written the other slot: what it says is not ours to judge.
-        (Err(error @ (Error::Version(_) | Error::Feature(_) | Error::Io(_))), _) => {
-            return Err(error);
-        }
-        (Err(_), Ok(b)) => b,
-        (Err(Error::NotAnImage), Err(error)) => return Err(error),
-        (Err(error), Err(_)) => return Err(error),
-    };
-    if file.len()? < superblock.length {
-        return corrupt("image: the file was cut short, it ends", file.len()?);
     }
-    Ok(superblock)
+    match (first, second) {
+        (Ok(a), Ok(b)) if a.geometry.uuid != b.geometry.uuid => corrupt(
+            "superblock: the two copies belong to different images",
+            SUPERBLOCK_OFFSETS[1],
+        ),
+        (Ok(a), Ok(b)) if a.generation > b.generation => Ok((a, Some(b))),
+        (Ok(a), Ok(b)) => Ok((b, Some(a))),
+        (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok((only, None)),
+        (Err(Error::NotAnImage), Err(error)) | (Err(error), Err(_)) => Err(error),
+    }
 }
 
 /// What replay found.
@@ -149,6 +151,9 @@ pub(crate) struct Opened<P: Platform> {
     pub(crate) replayed: Replayed,
     /// The superblock said that the image was closed cleanly.
     pub(crate) clean: bool,
+    /// The newest checkpoint is damaged in this way, and the one before it was used: its log leads to
+    /// the same state.
+    pub(crate) spare: Option<Error>,
 }
 
 /// Opens an image. Writes nothing to it.
@@ -158,62 +163,123 @@ pub(crate) fn open<P: Platform>(file: P::File, read_only: bool) -> Result<Opened
         // What is about to be replayed must not be lost afterwards.
         file.sync()?;
     }
-    let mut superblock = read_superblock::<P>(&file, &mut page)?;
-    let unknown = superblock.read_only_compatible;
-    if !read_only && unknown != 0 {
-        return Err(Error::Feature(unknown));
+    let (newest, older) = read_superblocks::<P>(&file, &mut page)?;
+    if !read_only && newest.read_only_compatible != 0 {
+        return Err(Error::Feature(newest.read_only_compatible));
     }
-    let found = superblock;
-    let geo = found.geometry;
+    let length = file.len()?;
+    if length < newest.length {
+        return corrupt("image: the file was cut short, it ends", length);
+    }
+    let (file, error) = match attempt(file, &newest, &newest, page, read_only) {
+        Ok(opened) => return Ok(opened),
+        Err(failed) => failed,
+    };
+    match (error, older) {
+        (Error::Corrupt { .. }, Some(older)) => {
+            let page = Buf::zeroed(BLOCK_SIZE)?;
+            match attempt(file, &older, &newest, page, read_only) {
+                Ok(mut opened) => {
+                    opened.spare = Some(error);
+                    Ok(opened)
+                }
+                // What is wrong with the newest is the better explanation.
+                Err(_) => Err(error),
+            }
+        }
+        _ => Err(error),
+    }
+}
+
+/// Opens the image as of the checkpoint `found`. Gives the file back when that fails.
+fn attempt<P: Platform>(
+    file: P::File,
+    found: &Superblock,
+    newest: &Superblock,
+    page: Buf,
+    read_only: bool,
+) -> core::result::Result<Opened<P>, (P::File, Error)> {
+    let mut superblock = *found;
+    superblock.generation = newest.generation;
     if !read_only {
-        superblock.epoch += 1;
+        superblock.epoch = newest.epoch + 1;
         superblock.salt = P::random_u64();
     }
-    let log = Log::new(
-        geo,
-        superblock.epoch,
-        superblock.salt,
-        Allocator::new(found.segments),
-        !read_only,
-    )?;
-    let map = Map {
-        table: Table::new(geo.table_height(), found.map_root),
-        usage: Usage::new(),
-        writing: false,
-        mapped: found.mapped,
-        mapped_after: 0,
+    let parts = (|| {
+        let geo = found.geometry;
+        let allocator = Allocator::new(found.segments);
+        let (epoch, salt) = (superblock.epoch, superblock.salt);
+        let map = Map {
+            table: Table::new(geo.table_height(), found.map_root),
+            usage: Usage::new(),
+            writing: false,
+            mapped: found.mapped,
+            mapped_after: 0,
+        };
+        Ok((
+            Log::new(geo, epoch, salt, allocator, !read_only)?,
+            P::Monitor::new(map, Rank::Map)?,
+            RecordCache::new(&geo)?,
+            Workspace::new(&geo)?,
+        ))
+    })();
+    let (log, map, cache, mut ws) = match parts {
+        Ok(parts) => parts,
+        Err(error) => return Err((file, error)),
     };
     let shared = Shared {
         file,
-        geo,
+        geo: found.geometry,
         log,
-        map: P::Monitor::new(map, Rank::Map)?,
-        cache: RecordCache::new(&geo)?,
+        map,
+        cache,
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
-    let mut ws = shared.workspace()?;
-    let usage_nodes = shared.load_usage(&mut ws, &found, &mut page)?;
-    let replayed = shared.replay(&mut ws, &found)?;
-    shared.list_free()?;
-    let checkpoint = Checkpoint {
-        superblock,
-        usage_nodes,
-        ws,
-        page,
-    };
-    Ok(Opened {
-        shared,
-        checkpoint,
-        replayed,
-        clean: found.clean,
-    })
+    let mut page = page;
+    let loaded = (|| {
+        let limit = shared.segment_limit()?;
+        if found.segments > limit {
+            return corrupt(
+                "superblock: more segments than the file has",
+                found.offset(),
+            );
+        }
+        let usage_nodes = shared.load_usage(&mut ws, found, &mut page)?;
+        let replayed = shared.replay(&mut ws, found, newest.log_end, limit)?;
+        shared.list_free()?;
+        Ok((usage_nodes, replayed))
+    })();
+    match loaded {
+        Ok((usage_nodes, replayed)) => Ok(Opened {
+            shared,
+            checkpoint: Checkpoint {
+                superblock,
+                usage_nodes,
+                ws,
+                page,
+            },
+            replayed,
+            clean: found.clean,
+            spare: None,
+        }),
+        Err(error) => Err((shared.file, error)),
+    }
 }
 
 impl<P: Platform> Shared<P> {
     /// Scratch memory for one request.
     pub(crate) fn workspace(&self) -> Result<Workspace<P>> {
         Workspace::new(&self.geo)
+    }
+
+    /// Most segments the file can have: what fits into it, and a few that were reserved when the
+    /// power failed and did not make it longer.
+    fn segment_limit(&self) -> Result<u64> {
+        const RESERVED: u64 = 8;
+        let bytes = self.file.len()?.saturating_sub(DATA_START);
+        let fit = bytes.div_ceil(u64::from(self.geo.segment_size));
+        Ok(self.geo.max_segments().min(fit + RESERVED))
     }
 
     /// Loads the segment usage; returns where its nodes are.
@@ -225,10 +291,10 @@ impl<P: Platform> Shared<P> {
     ) -> Result<Vec<Vec<u64>>> {
         let mut levels: Vec<Vec<u64>> = Vec::new();
         let root = superblock.usage_root;
+        if root.is_hole() != (superblock.usage_segments == 0) {
+            return corrupt("superblock", superblock.offset());
+        }
         if root.is_hole() {
-            if superblock.usage_segments != 0 || !superblock.map_root.is_hole() {
-                return corrupt("superblock", superblock.offset());
-            }
             return self.finish_usage(superblock, levels);
         }
         let height = height_for(superblock.usage_segments);
@@ -285,10 +351,15 @@ impl<P: Platform> Shared<P> {
             map.usage
                 .account(&self.geo, Entry(word), Class::Own, Change::Add)?;
         }
-        // Dead now, by what the checkpoint says: free, unless replay needs it.
         for index in 0..superblock.segments {
             if let Some(segment) = map.usage.get_unstored_mut(index) {
-                segment.free = segment.dead();
+                // The stored usage itself may have gone to a segment that was free when its page was
+                // written.
+                segment.free &= segment.dead();
+                // Free is what the checkpoint before this one does not need either.
+                if segment.dead() && !segment.free {
+                    segment.dead_since = superblock.generation;
+                }
             }
         }
         Ok(levels)
@@ -309,9 +380,15 @@ impl<P: Platform> Shared<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when the log ends before the position that was durable when the superblock
-    /// was written: that is damage, not a crash.
-    fn replay(&self, ws: &mut Workspace<P>, superblock: &Superblock) -> Result<Replayed> {
+    /// [`Error::Corrupt`] when the log ends before `log_end`, up to where it was durable when the newest
+    /// superblock was written: that is damage, not a crash.
+    fn replay(
+        &self,
+        ws: &mut Workspace<P>,
+        superblock: &Superblock,
+        log_end: u64,
+        limit: u64,
+    ) -> Result<Replayed> {
         let geo = &self.geo;
         let size = geo.segment_size;
         let mut segment_bytes = Buf::zeroed(size as usize)?;
@@ -320,7 +397,15 @@ impl<P: Platform> Shared<P> {
             mut offset,
             mut seq,
         } = superblock.log_start;
-        let mut replayed = Replayed { records: 0, seq };
+        let mut replayed = Replayed {
+            records: 0,
+            seq: seq.max(log_end >> geo.segment_shift()),
+        };
+        // After a clean close only the checkpoint itself lies in the log. What is damaged there is
+        // found when it is read, and costs no more than its blocks.
+        if superblock.clean && superblock.log_end == log_end {
+            return Ok(replayed);
+        }
         loop {
             let base = geo.segment_offset(segment);
             self.file.read_at(&mut segment_bytes, base)?;
@@ -346,7 +431,7 @@ impl<P: Platform> Shared<P> {
                     seed,
                 })?;
                 drop(map);
-                replayed.seq = seq;
+                replayed.seq = replayed.seq.max(seq);
                 while let Some((header, payload)) =
                     RecordHeader::decode::<P>(&segment_bytes[end as usize..], seed)
                 {
@@ -369,14 +454,14 @@ impl<P: Platform> Shared<P> {
                 }
             }
             match next {
-                Some(index) if index < geo.max_segments() => {
+                Some(index) if index < limit => {
                     (segment, offset, seq) = (index, SEGMENT_HEADER as u32, seq + 1);
                     let mut tail = self.log.lock();
                     tail.allocator.count = tail.allocator.count.max(index + 1);
                 }
                 _ => {
                     let reached = (seq << geo.segment_shift()) + u64::from(end);
-                    if reached < superblock.log_end {
+                    if reached < log_end {
                         return corrupt("log", base + u64::from(end));
                     }
                     return Ok(replayed);

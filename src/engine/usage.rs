@@ -36,7 +36,7 @@ impl Segment {
 
     /// Live bytes.
     pub(crate) fn live_bytes(&self) -> u64 {
-        u64::from(self.live + self.own) * super::format::UNIT as u64
+        (u64::from(self.live) + u64::from(self.own)) * super::format::UNIT as u64
     }
 
     /// Live units of data and sector table.
@@ -44,15 +44,17 @@ impl Segment {
         u64::from(self.live)
     }
 
+    /// What is stored of it: bits 0..32 seed, 32..63 live units, bit 63 free.
     fn word(&self) -> u64 {
         let live = i64::from(self.live) - i64::from(self.after);
-        (live as u64 & 0xffff_ffff) << 32 | u64::from(self.seed)
+        u64::from(self.free) << 63 | (live as u64 & 0x7fff_ffff) << 32 | u64::from(self.seed)
     }
 
     fn from_word(word: u64) -> Self {
         Self {
-            live: (word >> 32) as u32,
+            live: (word >> 32) as u32 & 0x7fff_ffff,
             seed: word as u32,
+            free: word >> 63 == 1,
             ..Self::default()
         }
     }
@@ -117,7 +119,8 @@ impl Usage {
                 break;
             }
             let segment = Segment::from_word(word);
-            if segment.live_bytes() > u64::from(geo.segment_size) {
+            let free = segment.free && segment.live > 0;
+            if free || segment.live_bytes() > u64::from(geo.segment_size) {
                 let offset = geo.segment_offset(self.len());
                 return super::format::corrupt("segment usage", offset);
             }
@@ -189,11 +192,6 @@ impl Usage {
         Ok(())
     }
 
-    /// Number of pages of 512 segments.
-    pub(crate) fn pages(&self) -> usize {
-        self.dirty_pages.len()
-    }
-
     /// If `page` must be stored, fills `words` with what the checkpoint being written sees of it.
     pub(crate) fn take_dirty(&mut self, page: usize, words: &mut [u64]) -> bool {
         if !self.dirty_pages[page] {
@@ -201,7 +199,8 @@ impl Usage {
         }
         words.fill(0);
         let mut after = false;
-        for (word, segment) in words.iter_mut().zip(&self.segments[page * NODE_ENTRIES..]) {
+        let first = (page * NODE_ENTRIES).min(self.segments.len());
+        for (word, segment) in words.iter_mut().zip(&self.segments[first..]) {
             *word = segment.word();
             after |= segment.after != 0;
         }

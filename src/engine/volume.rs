@@ -94,6 +94,7 @@ impl<P: Platform> Volume<P> {
             mut checkpoint,
             replayed,
             clean,
+            spare: _,
         } = open::open::<P>(file, read_only)?;
         if !read_only {
             shared.log.start(&shared.file, replayed.next_seq())?;
@@ -267,9 +268,13 @@ impl<P: Platform> Volume<P> {
         }
         self.shared.log.lock().closing = true;
         self.stop_threads();
+        // What was acknowledged is safe first: on a full file system the checkpoint may fail.
+        self.shared.log.sync(&self.shared.file)?;
         let mut checkpoint = self.checkpoint.lock();
+        let before = checkpoint.superblock.length;
         self.shared.checkpoint(&mut checkpoint, true)?;
-        self.shared.trim(checkpoint.superblock.length)
+        // Either superblock alone must do, the older one included.
+        self.shared.trim(before.max(checkpoint.superblock.length))
     }
 
     /// The figures of the moment.

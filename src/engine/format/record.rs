@@ -8,9 +8,7 @@ use crate::platform::{Platform, Sabotage};
 pub const RECORD_HEADER: usize = 16;
 /// Most blocks a record spans.
 pub const MAX_SPAN: u32 = 32;
-/// Largest payload the header can state, in bytes.
-const MAX_PAYLOAD: usize = (1 << 20) - 1;
-
+/// Bits of the last word that hold the number; the payload's length has the rest.
 const NUMBER_BITS: u32 = 44;
 
 /// What a record is.
@@ -194,4 +192,4 @@ impl RecordHeader {
     }
 }
 
-const _: () = assert!(MAX_PAYLOAD > super::MAX_RECORD_SIZE + 4);
+const _: () = assert!((1 << (u64::BITS - NUMBER_BITS)) > super::MAX_RECORD_SIZE + 4);

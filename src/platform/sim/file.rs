@@ -40,6 +40,8 @@ struct Disk {
     faults: Vec<(u64, Fault)>,
     /// Every change fails from now on.
     broken: bool,
+    /// Punching holes does nothing, as on many file systems and disks.
+    keeps_punched: bool,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
 }
@@ -123,6 +125,7 @@ impl SimFile {
             len,
             durable: sectors,
             durable_len: len,
+            keeps_punched: disk.keeps_punched,
             ..Disk::default()
         })))
     }
@@ -135,6 +138,7 @@ impl SimFile {
             len: disk.len,
             durable: disk.now.clone(),
             durable_len: disk.len,
+            keeps_punched: disk.keeps_punched,
             ..Disk::default()
         })))
     }
@@ -167,6 +171,11 @@ impl SimFile {
     /// Lets the `n`th read from now fail (0: the next).
     pub fn fail_read_after(&self, n: u64) {
         self.disk().failing_read = Some(n);
+    }
+
+    /// From now on, here and after crashes, punching holes does nothing.
+    pub fn keep_punched(&self) {
+        self.disk().keeps_punched = true;
     }
 
     /// Limits the number of bytes the file may occupy.
@@ -326,6 +335,9 @@ impl BackingFile for SimFile {
         scheduling_point();
         let mut disk = self.disk();
         disk.whole_step()?;
+        if disk.keeps_punched {
+            return Ok(());
+        }
         for at in offset / SECTOR as u64..(offset + len) / SECTOR as u64 {
             if disk.now.contains_key(&at) {
                 disk.put(at, [0; SECTOR]);

@@ -7,7 +7,7 @@ pub mod mem;
 pub use self::file::StdFile;
 
 use super::{BackingFile, Lz4, Monitor, MonitorGuard, Platform, Rank, Thread};
-use crate::engine::Error;
+use crate::engine::{Error, MAX_RECORD_SIZE};
 use core::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -139,17 +139,20 @@ impl Thread for StdThread {
     }
 }
 
-/// LZ4 by the `lz4_flex` crate, which keeps its own scratch memory.
+/// LZ4 by the `lz4_flex` crate, which wants room for the worst case whatever comes out.
 #[derive(Debug)]
-pub struct StdLz4;
+pub struct StdLz4(mem::Vec<u8>);
 
 impl Lz4 for StdLz4 {
     fn new() -> Result<Self, Error> {
-        Ok(Self)
+        let worst = lz4_flex::block::get_maximum_output_size(MAX_RECORD_SIZE);
+        Ok(Self(mem::Vec::filled(0, worst)?))
     }
 
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        lz4_flex::block::compress_into(src, dst).ok()
+        let len = lz4_flex::block::compress_into(src, &mut self.0).ok()?;
+        dst.get_mut(..len)?.copy_from_slice(&self.0[..len]);
+        Some(len)
     }
 
     fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
