@@ -287,7 +287,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     let threads: Vec<_> = (0..plan.threads)
         .map(|t| {
             let (volume, shared) = (volume.clone(), shared.clone());
-            let rng = Rng(plan.seed ^ (number * 16 + t + 1) << 40);
+            let rng = Rng(plan.seed ^ ((number * 16 + t + 1) << 40));
             shuttle::thread::spawn(move || submit(&volume, &shared, plan.operations, t, rng))
         })
         .collect();

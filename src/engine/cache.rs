@@ -36,7 +36,7 @@ pub(crate) struct RecordCache<P: Platform> {
 /// The place of block `block` among the stored blocks of a record that begins at `number`.
 pub(crate) fn place_of(block: u64, number: u64, mask: u32) -> Option<usize> {
     let bit = u32::try_from(block.checked_sub(number)?).ok()?;
-    if bit >= u32::BITS || mask >> bit & 1 == 0 {
+    if bit >= u32::BITS || (mask >> bit) & 1 == 0 {
         return None;
     }
     Some((mask & ((1 << bit) - 1)).count_ones() as usize)

@@ -4,7 +4,7 @@
 use super::cache::place_of;
 use super::codec;
 use super::format::{
-    Entry, Kind, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+    Entry, Kind, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
 };
 use super::map::end_of;
 use super::open::{self, read_slot, Opened};
@@ -85,6 +85,7 @@ pub fn check<P: Platform>(
         check.find(error, None);
     }
     check.superblocks(checkpoint.superblock.generation)?;
+    check.log(&checkpoint.superblock)?;
     check.segments()?;
     check.table(progress)?;
     check.counts()?;
@@ -113,6 +114,25 @@ impl<P: Platform> Check<'_, P> {
                 }
                 Err(error) => self.find(error, None),
             }
+        }
+        Ok(())
+    }
+
+    /// The log of a cleanly closed image was not needed to open it, but may be one day.
+    fn log(&mut self, superblock: &Superblock) -> Result {
+        if !superblock.clean {
+            return Ok(());
+        }
+        let limit = self.shared.segment_limit()?;
+        let log_end = superblock.log_end;
+        match self.shared.replay(&mut self.ws, superblock, log_end, limit) {
+            Err(error @ Error::Corrupt { .. }) => self.find(error, None),
+            Err(error) => return Err(error),
+            // Nothing follows the last checkpoint.
+            Ok(replayed) if replayed.records > 0 => {
+                self.damaged("log: it goes on after a clean close", log_end, None);
+            }
+            Ok(_) => {}
         }
         Ok(())
     }

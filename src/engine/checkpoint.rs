@@ -157,9 +157,7 @@ impl<P: Platform> Shared<P> {
         superblock.encode::<P>(&mut page[..BLOCK_SIZE]);
         self.file
             .write_at(&page[..BLOCK_SIZE], superblock.offset())?;
-        self.file.sync()?;
-        self.log.lock().stats.syncs += 1;
-        Ok(())
+        self.log.sync_file(&self.file)
     }
 
     /// Appends all nodes of a level of the sector table that are due.

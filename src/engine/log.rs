@@ -608,6 +608,35 @@ impl<P: Platform> Log<P> {
         }
     }
 
+    /// One fsync for what is not in the log: a superblock.
+    ///
+    /// Never beside another one: of two that run at once on the same open file, the kernel tells only one
+    /// that writing back failed, and the other's success would prove nothing.
+    ///
+    /// # Errors
+    ///
+    /// That of the fsync, which becomes the log's own.
+    pub(crate) fn sync_file(&self, file: &P::File) -> Result {
+        let mut tail = self.lock();
+        while tail.syncing {
+            tail.wait();
+        }
+        if let Some(error) = tail.error {
+            return Err(error);
+        }
+        tail.syncing = true;
+        drop(tail);
+        let synced = file.sync();
+        let mut tail = self.lock();
+        tail.syncing = false;
+        tail.stats.syncs += 1;
+        if let Err(error) = synced {
+            tail.fail(error);
+        }
+        tail.notify_all();
+        synced
+    }
+
     /// If byte `address` of the image lies in a part of the log that is still in memory, copies what
     /// follows it there to the start of `out` and returns how many bytes that were.
     pub(crate) fn read_memory(&self, address: u64, out: &mut [u8]) -> Option<usize> {

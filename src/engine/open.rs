@@ -246,7 +246,16 @@ fn attempt<P: Platform>(
             );
         }
         let usage_nodes = shared.load_usage(&mut ws, found, &mut page)?;
-        let replayed = shared.replay(&mut ws, found, newest.log_end, limit)?;
+        let replayed = if found.clean && found == newest {
+            // Only the checkpoint itself lies in the log. What is damaged there is found when it is
+            // read, and costs no more than its blocks.
+            Replayed {
+                records: 0,
+                seq: found.log_end >> shared.geo.segment_shift(),
+            }
+        } else {
+            shared.replay(&mut ws, found, newest.log_end, limit)?
+        };
         shared.list_free()?;
         Ok((usage_nodes, replayed))
     })();
@@ -275,7 +284,7 @@ impl<P: Platform> Shared<P> {
 
     /// Most segments the file can have: what fits into it, and a few that were reserved when the
     /// power failed and did not make it longer.
-    fn segment_limit(&self) -> Result<u64> {
+    pub(crate) fn segment_limit(&self) -> Result<u64> {
         const RESERVED: u64 = 8;
         let bytes = self.file.len()?.saturating_sub(DATA_START);
         let fit = bytes.div_ceil(u64::from(self.geo.segment_size));
@@ -382,7 +391,7 @@ impl<P: Platform> Shared<P> {
     ///
     /// [`Error::Corrupt`] when the log ends before `log_end`, up to where it was durable when the newest
     /// superblock was written: that is damage, not a crash.
-    fn replay(
+    pub(crate) fn replay(
         &self,
         ws: &mut Workspace<P>,
         superblock: &Superblock,
@@ -401,11 +410,6 @@ impl<P: Platform> Shared<P> {
             records: 0,
             seq: seq.max(log_end >> geo.segment_shift()),
         };
-        // After a clean close only the checkpoint itself lies in the log. What is damaged there is
-        // found when it is read, and costs no more than its blocks.
-        if superblock.clean && superblock.log_end == log_end {
-            return Ok(replayed);
-        }
         loop {
             let base = geo.segment_offset(segment);
             self.file.read_at(&mut segment_bytes, base)?;

@@ -152,7 +152,7 @@ impl Table {
                     let at = slot(leaf, level);
                     id = NodeId {
                         level,
-                        index: id.index << NODE_SHIFT | at as u64,
+                        index: (id.index << NODE_SHIFT) | at as u64,
                     };
                     entry = Entry(inner.entries[at]);
                     node = inner.kids[at].as_deref();
@@ -319,7 +319,7 @@ fn next_dirty(node: &Node, id: NodeId, level: u8, from: u64, generation: u64) ->
         if let Some(kid) = node.kids[at].as_deref() {
             let kid_id = NodeId {
                 level: id.level - 1,
-                index: id.index << NODE_SHIFT | at as u64,
+                index: (id.index << NODE_SHIFT) | at as u64,
             };
             let found = next_dirty(kid, kid_id, level, from, generation);
             if found.is_some() {

@@ -47,7 +47,7 @@ impl Segment {
     /// What is stored of it: bits 0..32 seed, 32..63 live units, bit 63 free.
     fn word(&self) -> u64 {
         let live = i64::from(self.live) - i64::from(self.after);
-        u64::from(self.free) << 63 | (live as u64 & 0x7fff_ffff) << 32 | u64::from(self.seed)
+        (u64::from(self.free) << 63) | ((live as u64 & 0x7fff_ffff) << 32) | u64::from(self.seed)
     }
 
     fn from_word(word: u64) -> Self {
@@ -241,6 +241,7 @@ mod tests {
     fn a_checkpoint_does_not_see_what_comes_after_it() {
         let (geo, mut usage) = (geometry(), Usage::new());
         usage.grow(0).unwrap();
+        usage.get_mut(0).unwrap().free = false;
         let seen = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
         let unseen = Entry::new(geo.segment_offset(0) + 640, 7, 0, 1);
         usage.account(&geo, seen, Class::Live, Change::Add).unwrap();

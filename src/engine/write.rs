@@ -83,7 +83,7 @@ impl<P: Platform> Shared<P> {
                 for (to, (_, from)) in ws
                     .gather
                     .chunks_exact_mut(BLOCK_SIZE)
-                    .zip(blocks.filter(|(i, _)| mask >> i & 1 == 1))
+                    .zip(blocks.filter(|(i, _)| (mask >> i) & 1 == 1))
                 {
                     to.copy_from_slice(from);
                 }
@@ -143,7 +143,7 @@ impl<P: Platform> Shared<P> {
         let mask = stored.mask;
         let mut index = 0;
         map.replace(&self.geo, stored.block, stored.span, &mut |i| {
-            if mask >> i & 1 == 0 {
+            if (mask >> i) & 1 == 0 {
                 return Entry::HOLE;
             }
             index += 1;

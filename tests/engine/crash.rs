@@ -57,7 +57,7 @@ fn chain(seed: u64, crash: u64, operations: usize, crashes: u64) -> bool {
         operate(&mut tested, operations, &mut rng);
         crashed |= file.crashed();
         let what = format!("seed {seed}, crash at {crash}, round {round}");
-        let mut found = file.after_crash(&mut Rng(seed ^ crash << 32 ^ round << 56));
+        let mut found = file.after_crash(&mut Rng(seed ^ (crash << 32) ^ (round << 56)));
         let state = judge(&tested, &found, &what);
         let next_tag = tested.next_tag();
         drop(tested);
@@ -95,7 +95,7 @@ fn a_crash_at_every_backing_operation() {
             crash += 1;
         }
         assert!(
-            crash > 20,
+            crash > 10,
             "seed {seed} had only {crash} backing operations"
         );
         points += crash;

@@ -209,7 +209,7 @@ fn a_record_has_its_bytes_where_the_format_says() {
     assert_eq!(bytes[4..8], [1, 1, 4, 4]);
     assert_eq!(
         bytes[8..16],
-        (100u64 << 44 | 0x0123_4567_89ab).to_le_bytes()
+        ((100u64 << 44) | 0x0123_4567_89ab).to_le_bytes()
     );
     let decoded = RecordHeader::decode::<Home>(&bytes, 0xdead_beef);
     assert_eq!(decoded, Some((header, &payload[..])));
@@ -231,5 +231,5 @@ fn a_record_has_its_bytes_where_the_format_says() {
     // 116 bytes are 8 units of 16.
     assert_eq!(header.units(), 8);
     let entry = Entry::new(0x12_3450, 8, 3, 4);
-    assert_eq!(entry.0, 0x12345 << 20 | 3 << 9 | 2);
+    assert_eq!(entry.0, (0x12345 << 20) | (3 << 9) | 2);
 }

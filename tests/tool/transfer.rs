@@ -284,7 +284,8 @@ fn interrupted(signal: &str, half: &str, args: &[&str], lab: &Lab, input: &[u8])
     }
     std::thread::sleep(Duration::from_millis(100));
     let pid = child.id().to_string();
-    crate::run::system("kill", &["-s", signal, &pid]);
+    // The shell's own: kill(1) is not everywhere.
+    crate::run::system("sh", &["-c", &format!("kill -s {signal} {pid}")]);
     let status = child.wait().unwrap();
     // Death by the signal, as every shell expects it.
     assert!(

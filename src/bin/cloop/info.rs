@@ -224,8 +224,8 @@ impl Report {
         if let Some(failure) = &self.failure {
             rows.push(("Failed", format!("{failure}; the device is read-only")));
         }
-        rows.iter()
-            .map(|(name, value)| format!("{:<15}{value}\n", format!("{name}:")))
-            .collect()
+        rows.iter().fold(String::new(), |text, (name, value)| {
+            text + &format!("{:<15}{value}\n", format!("{name}:"))
+        })
     }
 }

@@ -32,9 +32,9 @@ impl Entry {
         let start = address % BLOCK_SIZE as u64;
         let sectors = (start + u64::from(units) * UNIT as u64).div_ceil(BLOCK_SIZE as u64);
         Self(
-            (address / UNIT as u64) << 20
-                | (sectors - 1) << 14
-                | u64::from(index) << 9
+            ((address / UNIT as u64) << 20)
+                | ((sectors - 1) << 14)
+                | (u64::from(index) << 9)
                 | u64::from(share),
         )
     }
@@ -51,12 +51,12 @@ impl Entry {
 
     /// Sectors of 4 KiB to read, from the one that holds [`address`](Self::address).
     pub fn sectors(self) -> usize {
-        (self.0 >> 14 & 0x3f) as usize + 1
+        ((self.0 >> 14) & 0x3f) as usize + 1
     }
 
     /// Which of the record's stored blocks this is.
     pub fn index(self) -> usize {
-        (self.0 >> 9 & 0x1f) as usize
+        ((self.0 >> 9) & 0x1f) as usize
     }
 
     /// Whether this is the block `n` places after `first` in the same record.

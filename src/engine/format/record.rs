@@ -108,7 +108,7 @@ impl RecordHeader {
         bytes[5] = self.algorithm;
         bytes[6] = self.span;
         bytes[7] = self.count;
-        let word = (self.payload as u64) << NUMBER_BITS | self.number;
+        let word = ((self.payload as u64) << NUMBER_BITS) | self.number;
         put(&mut bytes, 8, &word.to_le_bytes());
         let mut crc = P::crc32c(0, &bytes[4..]);
         if self.kind != Kind::Pad {
