@@ -96,9 +96,9 @@ anywhere() {
 		fi
 		device=$(<"$tmp/device")
 		# Where a read fails, dd leaves zeros.
-		dd if="$device" of="$tmp/read" bs=64K iflag=direct count=64 conv=noerror,sync status=none 2>"$tmp/error"
+		dd if="$device" of="$tmp/read" bs=64K iflag=direct count=64 conv=noerror,sync status=noxfer 2>"$tmp/error"
 		is "$({ cmp -l "$tmp/data" "$tmp/read" || :; } | awk '$3 != 0' | wc -l)" -eq 0 "wrong bytes after a flip at $at"
-		if [[ -s $tmp/error ]]; then
+		if grep -q "error reading" "$tmp/error"; then
 			((status != 0)) || fail "a read failed that check found clean, flip at $at"
 			bad=$((bad + 1))
 		else

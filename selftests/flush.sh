@@ -90,6 +90,7 @@ filesystem() {
 	mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$device"
 	mount "$device" "$mnt"
 	cp /usr/bin/bash "$mnt"
+	noise "$tmp/noise" 1
 	sync
 	sleep 1
 	syncs append_and_sync 20
@@ -99,6 +100,13 @@ filesystem() {
 	is "$disk_flushes" -ge 20 "flushes of the disk"
 	syncs sync_often 10 "$mnt/log"
 	is "$syncs" -le 1 "syncs of fsyncs with nothing dirty"
+	# Overwriting what is allocated needs no journal: direct O_DSYNC writes are FUA and nothing else.
+	noise "$mnt/data" 1
+	sync "$mnt/data"
+	syncs copy if="$tmp/noise" of="$mnt/data" bs=16K count=16 conv=notrunc oflag=direct,dsync
+	is "$syncs" -ge 16 "syncs of 16 FUA writes"
+	is "$syncs" -le 20 "syncs of 16 FUA writes"
+	cmp -n $((256 * KiB)) "$tmp/noise" "$mnt/data"
 	umount "$mnt"
 }
 

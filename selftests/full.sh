@@ -12,25 +12,25 @@ small() {
 
 raw() {
 	local written
-	small 96
+	small 48
 	image=$mnt/disk
 	cloop create --size 1G "$image"
 	attach "$image"
-	noise "$tmp/noise" 160
+	noise "$tmp/noise" 80
 	# The first part is made durable, the rest goes on until there is no more room.
-	copy if="$tmp/noise" of="$device" bs=1M count=20 oflag=direct conv=fsync
-	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=20 seek=20 oflag=direct status=none
+	copy if="$tmp/noise" of="$device" bs=1M count=10 oflag=direct conv=fsync
+	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=10 seek=10 oflag=direct status=none
 	written=$(($(get mapped_blocks) * 4096))
 	printf '%d bytes were taken\n' "$written"
-	is "$written" -ge $((60 * MiB)) "bytes that were taken"
-	is "$written" -le $((100 * MiB)) "bytes that were taken"
+	is "$written" -ge $((28 * MiB)) "bytes that were taken"
+	is "$written" -le $((50 * MiB)) "bytes that were taken"
 	# Again and again, and at once.
-	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=150 seek=900 count=4 oflag=direct status=none
+	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=70 seek=900 count=4 oflag=direct status=none
 	# For a buffered write the page cache of a block device knows one error only.
 	fails 1 "No space left on device|Input/output error" dd if="$tmp/noise" of="$device" bs=1M seek=300 count=8 conv=fsync status=none
 	# Reading and flushing go on.
 	sync "$device"
-	same "$tmp/noise" "$device" $((20 * MiB))
+	same "$tmp/noise" "$device" $((10 * MiB))
 	written=$((written / MiB * MiB))
 	same "$tmp/noise" "$device" "$written"
 	is "$(get error)" -eq 0 "error of the device"
@@ -41,7 +41,7 @@ raw() {
 	detach "$device"
 	# With a little room it is attached again; with more it takes more.
 	umount "$mnt"
-	resize2fs "$disk2" 200M
+	resize2fs "$disk2" 128M
 	mount "$disk2" "$mnt"
 	attach "$image"
 	same "$tmp/noise" "$device" "$written"
@@ -55,32 +55,32 @@ raw() {
 check "writes fail with ENOSPC, what was written stays" raw
 
 still_full() {
-	small 64
+	small 48
 	image=$mnt/disk
 	cloop create --size 1G "$image"
 	attach "$image"
-	noise "$tmp/noise" 80
+	noise "$tmp/noise" 56
 	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M oflag=direct status=none
 	sync "$device"
 	detach "$device"
 	# Not one block is free, and not one is needed to read what is there.
 	no dd if=/dev/zero of="$mnt/rest" bs=4K status=none
 	attach --read-only "$image"
-	same "$tmp/noise" "$device" $((32 * MiB))
+	same "$tmp/noise" "$device" $((24 * MiB))
 	detach "$device"
 	if cloop attach "$image" >"$tmp/device" 2>"$tmp/error"; then
 		device=$(<"$tmp/device")
-		same "$tmp/noise" "$device" $((32 * MiB))
+		same "$tmp/noise" "$device" $((24 * MiB))
 		detach "$device"
 	else
 		cat "$tmp/error"
 		grep -q "no space left on its file system; free some, or attach it with --read-only" "$tmp/error"
 	fi
 	umount "$mnt"
-	resize2fs "$disk2" 80M
+	resize2fs "$disk2" 64M
 	mount "$disk2" "$mnt"
 	attach "$image"
-	same "$tmp/noise" "$device" $((32 * MiB))
+	same "$tmp/noise" "$device" $((24 * MiB))
 	detach "$device"
 	intact "$image"
 	umount "$mnt"
@@ -88,18 +88,18 @@ still_full() {
 check "attach, with the file system still full" still_full
 
 discard_when_full() {
-	small 64
+	small 48
 	image=$mnt/disk
 	cloop create --size 1G "$image"
 	attach "$image"
-	noise "$tmp/noise" 80
+	noise "$tmp/noise" 56
 	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M oflag=direct status=none
 	blkdiscard -o 0 -l $((8 * MiB)) "$device"
 	blkdiscard --zeroout -o $((10 * MiB)) -l $MiB "$device"
 	sync "$device"
 	zeros "$device" 0 $((8 * MiB))
 	zeros "$device" $((10 * MiB)) $MiB
-	cmp -i $((11 * MiB)) -n $((16 * MiB)) "$tmp/noise" "$device"
+	cmp -i $((11 * MiB)) -n $((12 * MiB)) "$tmp/noise" "$device"
 	detach "$device"
 	intact "$image"
 	umount "$mnt"
@@ -107,7 +107,7 @@ discard_when_full() {
 check "discards on a full file system" discard_when_full
 
 filesystem() {
-	small 96
+	small 64
 	image=$mnt/disk
 	cloop create --size 512M "$image"
 	attach "$image"
@@ -115,7 +115,7 @@ filesystem() {
 	mount "$device" "$mnt2"
 	cp -a /usr/share/perl5 "$mnt2"
 	sync
-	noise "$tmp/noise" 128
+	noise "$tmp/noise" 80
 	# The file system believes that there is room; fsync says that there was not.
 	no dd if="$tmp/noise" of="$mnt2/noise" bs=1M conv=fsync
 	drop_caches
@@ -124,7 +124,7 @@ filesystem() {
 	detach "$device"
 	intact "$image"
 	umount "$mnt"
-	resize2fs "$disk2" 256M
+	resize2fs "$disk2" 192M
 	mount "$disk2" "$mnt"
 	attach "$image"
 	e2fsck -fp "$device" || is $? -le 1 "status of e2fsck"
