@@ -161,7 +161,9 @@ impl Round {
     }
 }
 
-fn fill(tag: u32, block: &mut [u8]) {
+/// The contents of a block with this tag: zeros for 0, else the tag and bytes that compress well, badly,
+/// or not at all.
+pub fn fill(tag: u32, block: &mut [u8]) {
     block.fill(0);
     if tag == 0 {
         return;
@@ -179,7 +181,7 @@ fn fill(tag: u32, block: &mut [u8]) {
 }
 
 /// The tag of a block, or `None` if the block is not what its tag says.
-fn tag_of(block: &[u8]) -> Option<u32> {
+pub fn tag_of(block: &[u8]) -> Option<u32> {
     let mut first = [0; 4];
     first.copy_from_slice(&block[..4]);
     let tag = u32::from_le_bytes(first);

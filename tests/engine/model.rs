@@ -4,6 +4,9 @@
 use cloop::engine::{Algorithm, CreateOptions, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::Std;
+use cloop::simulation;
+
+pub(crate) use cloop::simulation::fill;
 
 pub(crate) type Home = Std<SimFile>;
 pub(crate) type Vol = Volume<Home>;
@@ -29,32 +32,9 @@ pub(crate) fn fresh(record_size: u32) -> (SimFile, Vol) {
     (file, volume)
 }
 
-/// The contents of a block with this tag: zeros for 0, else the tag and bytes that compress
-/// well, badly, or not at all.
-pub(crate) fn fill(tag: u32, block: &mut [u8]) {
-    block.fill(0);
-    if tag == 0 {
-        return;
-    }
-    let random = match tag % 3 {
-        0 => 64,
-        1 => BLOCK_SIZE / 2,
-        _ => BLOCK_SIZE,
-    };
-    let mut rng = Rng(u64::from(tag) << 20);
-    for chunk in block[..random].chunks_exact_mut(8) {
-        chunk.copy_from_slice(&rng.next_u64().to_le_bytes());
-    }
-    block[..4].copy_from_slice(&tag.to_le_bytes());
-}
-
 /// The tag of a block; panics if the block is not what its tag says.
 pub(crate) fn tag_of(block: &[u8]) -> u32 {
-    let tag = u32::from_le_bytes(block[..4].try_into().unwrap());
-    let mut expected = vec![0; BLOCK_SIZE];
-    fill(tag, &mut expected);
-    assert!(block == expected, "a block of mixed contents, tag {tag}");
-    tag
+    simulation::tag_of(block).expect("a block of mixed contents")
 }
 
 /// One change of the device in the order of the log: neighbouring blocks and their new tags.
