@@ -10,6 +10,12 @@ small() {
 	mount "$disk2" "$mnt"
 }
 
+# grow DISK SIZE: an unmounted ext4, larger. resize2fs wants it checked if it was mounted since.
+grow() {
+	e2fsck -fp "$1" || is $? -le 1 "status of e2fsck"
+	resize2fs "$1" "$2"
+}
+
 raw() {
 	local written
 	small 48
@@ -41,7 +47,7 @@ raw() {
 	detach "$device"
 	# With a little room it is attached again; with more it takes more.
 	umount "$mnt"
-	resize2fs "$disk2" 128M
+	grow "$disk2" 128M
 	mount "$disk2" "$mnt"
 	attach "$image"
 	same "$tmp/noise" "$device" "$written"
@@ -77,7 +83,7 @@ still_full() {
 		grep -q "no space left on its file system; free some, or attach it with --read-only" "$tmp/error"
 	fi
 	umount "$mnt"
-	resize2fs "$disk2" 64M
+	grow "$disk2" 64M
 	mount "$disk2" "$mnt"
 	attach "$image"
 	same "$tmp/noise" "$device" $((24 * MiB))
@@ -124,7 +130,7 @@ filesystem() {
 	detach "$device"
 	intact "$image"
 	umount "$mnt"
-	resize2fs "$disk2" 192M
+	grow "$disk2" 192M
 	mount "$disk2" "$mnt"
 	attach "$image"
 	e2fsck -fp "$device" || is $? -le 1 "status of e2fsck"
