@@ -20,15 +20,17 @@ read_and_write() {
 		done
 	done
 	cmp "$model" "$device"
-	# Parts of records, zeros among them: 1 to 9 blocks at odd places.
+	# Parts of records, zeros among them: 1 to 9 blocks at odd places, each in one request.
 	for i in {1..24}; do
 		bs=$((i % 9 + 1))
-		copy if="$tmp/data" of="$device" bs=4K skip=$((i * 90)) seek=$((i * 131 % 2500)) count=$bs oflag=direct
-		copy if="$tmp/data" of="$model" bs=4K skip=$((i * 90)) seek=$((i * 131 % 2500)) count=$bs conv=notrunc
+		at=$((i * 131 % 2500 * 4096))
+		copy if="$tmp/data" of="$device" bs=$((bs * 4))K count=1 iflag=skip_bytes skip=$((i * 90 * 4096)) seek="${at}B" oflag=direct
+		copy if="$tmp/data" of="$model" bs=$((bs * 4))K count=1 iflag=skip_bytes skip=$((i * 90 * 4096)) seek="${at}B" conv=notrunc
 	done
 	for i in {1..6}; do
-		copy if=/dev/zero of="$device" bs=4K seek=$((i * 271)) count="$i" oflag=direct
-		copy if=/dev/zero of="$model" bs=4K seek=$((i * 271)) count="$i" conv=notrunc
+		at=$((i * 271 * 4096))
+		copy if=/dev/zero of="$device" bs=$((i * 4))K count=1 seek="${at}B" oflag=direct
+		copy if=/dev/zero of="$model" bs=$((i * 4))K count=1 seek="${at}B" conv=notrunc
 	done
 	everything_as_in "$model"
 	reattach "$image"
