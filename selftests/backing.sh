@@ -7,7 +7,7 @@
 # exercise IMAGE: use it, attach it again, find everything there.
 exercise() {
 	attach "$1"
-	data "$tmp/data" 16
+	data "$tmp/data" 8
 	copy if="$tmp/data" of="$device" bs=256K oflag=direct
 	copy if="$tmp/data" of="$device" bs=64K seek=512 conv=fsync
 	copy if=/usr/bin/perl of="$device" bs=12K seek=100 oflag=direct count=50
@@ -19,7 +19,7 @@ exercise() {
 	reattach "$1"
 	same "$tmp/data" "$device"
 	drop_caches
-	cmp -n $((16 * MiB)) "$tmp/data" "$device"
+	cmp -n $((8 * MiB)) "$tmp/data" "$device"
 	is "$(get errors)" -eq 0 "errors"
 	detach "$device"
 	intact "$1"

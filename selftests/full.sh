@@ -22,7 +22,7 @@ raw() {
 	image=$mnt/disk
 	cloop create --size 1G "$image"
 	attach "$image"
-	noise "$tmp/noise" 80
+	noise "$tmp/noise" 64
 	# The first part is made durable, the rest goes on until there is no more room.
 	copy if="$tmp/noise" of="$device" bs=1M count=10 oflag=direct conv=fsync
 	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=10 seek=10 oflag=direct status=none
@@ -31,7 +31,7 @@ raw() {
 	is "$written" -ge $((28 * MiB)) "bytes that were taken"
 	is "$written" -le $((50 * MiB)) "bytes that were taken"
 	# Again and again, and at once.
-	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=70 seek=900 count=4 oflag=direct status=none
+	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=55 seek=900 count=4 oflag=direct status=none
 	# For a buffered write the page cache of a block device knows one error only.
 	fails 1 "No space left on device|Input/output error" dd if="$tmp/noise" of="$device" bs=1M seek=300 count=8 conv=fsync status=none
 	# Reading and flushing go on.
@@ -121,7 +121,7 @@ filesystem() {
 	mount "$device" "$mnt2"
 	cp -a /usr/share/perl5 "$mnt2"
 	sync
-	noise "$tmp/noise" 80
+	noise "$tmp/noise" 64
 	# The file system believes that there is room; fsync says that there was not.
 	no dd if="$tmp/noise" of="$mnt2/noise" bs=1M conv=fsync
 	drop_caches

@@ -101,8 +101,6 @@ fio_verify() {
 	jobs --do_verify=1
 	# The second pass overwrites what the first one left.
 	jobs --do_verify=1 --randseed=43
-	drop_caches
-	jobs --verify_only --randseed=43
 	reattach "$image"
 	jobs --verify_only --randseed=43
 }

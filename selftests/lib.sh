@@ -190,7 +190,7 @@ work() {
 		tar -C "$1/tree" -xf -
 	diff -r --no-dereference /usr/sbin "$1/tree/usr/sbin"
 	# A big file, a sparse one, and one that is changed in the middle.
-	noise "$1/noise" 6
+	noise "$1/noise" 3
 	truncate -s 200M "$1/sparse"
 	for i in 3 77 199; do
 		copy if="$1/noise" of="$1/sparse" bs=64K count=3 seek=$((i * 16)) conv=notrunc
