@@ -161,7 +161,7 @@ impl<P: Platform> Check<'_, P> {
     /// Walks the table and verifies what it points to.
     fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
         let total = self.shared.map.lock().mapped;
-        let blocks = self.shared.geo.blocks;
+        let blocks = self.shared.blocks();
         let mut at = 0;
         while at < blocks {
             match self.shared.prepare(&mut self.ws, at, false) {

@@ -16,35 +16,44 @@
 use super::codec;
 use super::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
-    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+    BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
 };
-use super::log::{Log, Prepared, Step, Tail, Writer};
+use super::log::{Prepared, Step, Tail};
 use super::map::Map;
 use super::shared::{count, Shared};
+use super::space::Writer;
 use super::table::NodeId;
 use super::usage::{Change, Class};
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Sabotage};
+use core::sync::atomic::Ordering;
 
 /// Log segments after which a checkpoint is due: a sixteenth of the segments in use, within these bounds.
 /// Segments that died are free after two checkpoints, so a small image, which is rewritten
 /// sooner, gets them more often. Recovery replays at most about twice the larger bound.
 const INTERVAL: core::ops::RangeInclusive<u64> = 8..=128;
 
-/// Whether the log has grown enough since the last checkpoint began.
-pub(crate) fn due<P: Platform>(log: &Log<P>, tail: &Tail) -> bool {
-    let in_use = tail.allocator.count - tail.allocator.available();
+/// Bytes of due nodes after which a checkpoint is due: a part of the image like that, within these bounds. Space
+/// for them is reserved all the time.
+const DEMAND: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
+
+/// Whether the log or what the checkpoint has to store has grown enough since the last one began.
+pub(crate) fn due<P: Platform>(shared: &Shared<P>, tail: &Tail) -> bool {
+    let in_use = tail.space.allocator.in_use();
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
-    tail.error.is_none() && log.segments_since_checkpoint(tail) >= interval
+    let demand = (in_use * u64::from(shared.geo.segment_size) / 64)
+        .clamp(*DEMAND.start(), *DEMAND.end())
+        .min(shared.table_limit.load(Ordering::Relaxed) / 2);
+    shared.log.segments_since_checkpoint(tail) >= interval || shared.log.demand.bytes() >= demand
 }
 
-/// Segments up to the last one that is in use or reserved.
+/// Segments up to the last one that is in use or about to be.
 fn extent(tail: &Tail, map: &Map) -> u64 {
-    let last = (0..tail.allocator.count)
+    let last = (0..tail.space.allocator.count)
         .rev()
-        .find(|&index| tail.holds(index) || map.usage.get(index).is_some_and(|s| !s.free));
+        .find(|&index| tail.uses(index) || map.usage.get(index).is_some_and(|s| !s.free));
     last.map_or(0, |index| index + 1)
 }
 
@@ -56,6 +65,8 @@ pub(crate) struct Checkpoint<P: Platform> {
     pub(crate) usage_nodes: Vec<Vec<u64>>,
     pub(crate) ws: Workspace<P>,
     pub(crate) page: Buf,
+    /// A segment being emptied.
+    pub(crate) segment: Option<Buf>,
 }
 
 impl<P: Platform> Shared<P> {
@@ -67,11 +78,12 @@ impl<P: Platform> Shared<P> {
     /// log, which has stopped.
     pub(crate) fn checkpoint(&self, state: &mut Checkpoint<P>, clean: bool) -> Result {
         let start = {
-            let tail = self.log.lock();
+            let mut tail = self.log.lock();
             if let Some(error) = tail.error {
                 return Err(error);
             }
             let start = self.log.position(&tail).ok_or(Error::ReadOnly)?;
+            tail.settled = tail.stats.user_bytes;
             self.map.lock().begin_checkpoint();
             start
         };
@@ -80,17 +92,25 @@ impl<P: Platform> Shared<P> {
             offset: start.offset,
             seq: start.seq,
         };
+        let before = state.superblock.length;
         let written = self.write_checkpoint(state, log_start, clean);
         let dead = match written {
             Ok(()) => self.find_dead(start.seq, state.superblock.generation),
             Err(_) => Ok(Vec::new()),
         };
-        self.map.lock().end_checkpoint();
+        {
+            let mut map = self.map.lock();
+            map.end_checkpoint();
+            self.log.demand.set(map.due());
+        }
         written?;
         self.log.lock().checkpoint = self.log.lsn_of(start);
-        self.release(&dead?)?;
+        let dead = dead?;
+        self.release(&dead)?;
         count(&self.counters.checkpoints, 1);
-        Ok(())
+        count(&self.counters.freed, dead.len() as u64);
+        // Either superblock alone must do, the older one included.
+        self.cut(before.max(state.superblock.length))
     }
 
     fn write_checkpoint(
@@ -102,6 +122,9 @@ impl<P: Platform> Shared<P> {
         let height = self.map.lock().table.height();
         for level in 0..height {
             self.write_level(state, level)?;
+        }
+        if P::sabotaged(Sabotage::EarlyPunch) {
+            self.punch_dead()?;
         }
         let usage_segments = self.write_usage(state).inspect_err(|_| {
             // Some pages moved and their index did not: store all of them the next time.
@@ -121,6 +144,9 @@ impl<P: Platform> Shared<P> {
             next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
             next.length = self.image_length(&tail, &map, clean, log_end);
         }
+        next.geometry.size = self.blocks() << BLOCK_SHIFT;
+        next.geometry.blocks = self.blocks();
+        next.height = height;
         next.clean = clean;
         next.generation += 1;
         next.log_start = log_start;
@@ -187,14 +213,16 @@ impl<P: Platform> Shared<P> {
     }
 
     /// The stored copy of a node moves to `entry`.
-    fn store_node(&self, id: NodeId, entry: Entry) -> Result {
+    pub(crate) fn store_node(&self, id: NodeId, entry: Entry) -> Result {
         let mut map = self.map.lock();
         let map = &mut *map;
         let old = map.table.set_stored(id, entry);
         map.usage
             .account(&self.geo, entry, Class::Live, Change::Add)?;
         map.usage
-            .account(&self.geo, old, Class::Live, Change::Remove)
+            .account(&self.geo, old, Class::Live, Change::Remove)?;
+        self.log.demand.set(map.due());
+        Ok(())
     }
 
     /// Appends the node in `ws.words`; `apply` learns its place in the same critical section.
@@ -361,10 +389,75 @@ impl<P: Platform> Shared<P> {
             // Lowest first: the end of the file becomes free and can be cut off.
             let mut tail = self.log.lock();
             tail.stats.errors += u64::from(punched.is_err());
-            tail.allocator.release(index)?;
+            tail.space.allocator.release(index)?;
             tail.notify_all();
         }
         Ok(())
+    }
+
+    /// Cuts off what is free at the end of the file, but not below `keep` bytes.
+    fn cut(&self, keep: u64) -> Result {
+        if self.file.fixed_size() {
+            return Ok(());
+        }
+        let keep = {
+            let mut tail = self.log.lock();
+            while tail.space.reserving {
+                tail.wait();
+            }
+            tail.space.allocator.shrink();
+            // Nobody makes the file longer meanwhile.
+            tail.space.reserving = true;
+            keep.max(self.geo.segment_offset(tail.space.allocator.count))
+        };
+        let cut = self.file.len().and_then(|len| {
+            if len > keep {
+                self.file.truncate(keep)?;
+            }
+            Ok(())
+        });
+        let mut tail = self.log.lock();
+        tail.space.reserving = false;
+        tail.stats.errors += u64::from(cut.is_err());
+        tail.notify_all();
+        Ok(())
+    }
+
+    /// Gives the space of what is dead back at once.
+    fn punch_dead(&self) -> Result {
+        for index in 0..self.map.lock().usage.len() {
+            let dead = {
+                let tail = self.log.lock();
+                let map = self.map.lock();
+                !tail.holds(index) && map.usage.get(index).is_some_and(|s| s.dead())
+            };
+            if dead {
+                let size = u64::from(self.geo.segment_size);
+                self.file.punch(self.geo.segment_offset(index), size)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what was reserved when the power failed: everything that is not in use.
+    pub(crate) fn give_back(&self) -> Result {
+        let (count, free) = {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            let mut free = Vec::new();
+            for (index, segment) in (0..tail.space.allocator.count).zip(map.usage.iter()) {
+                if segment.free {
+                    let size = u64::from(self.geo.segment_size);
+                    free.push((self.geo.segment_offset(index), size))?;
+                }
+            }
+            (tail.space.allocator.count, free)
+        };
+        let end = self.geo.segment_offset(count);
+        if !self.file.fixed_size() && self.file.len()? > end {
+            self.file.truncate(end)?;
+        }
+        self.punch_ranges(&free, end)
     }
 
     /// How long the image is at least when the log is durable up to `log_end`, in bytes. After a clean close
@@ -396,7 +489,7 @@ impl<P: Platform> Shared<P> {
             let tail = self.log.lock();
             let map = self.map.lock();
             let mut free = Vec::new();
-            for index in 0..tail.allocator.count {
+            for index in 0..tail.space.allocator.count {
                 let used = match self.log.used(&tail, index) {
                     Some(used) => used,
                     None if map.usage.get(index).is_none_or(|s| s.free) => 0,
@@ -409,9 +502,14 @@ impl<P: Platform> Shared<P> {
             free
         };
         self.file.truncate(length)?;
-        // Neighbouring ranges in one call each.
+        self.punch_ranges(&free, length)
+    }
+
+    /// Gives the space of ranges (offset and length, in order) back, up to the end of the file. Neighbours in
+    /// one call each.
+    fn punch_ranges(&self, ranges: &[(u64, u64)], end: u64) -> Result {
         let mut pending: Option<(u64, u64)> = None;
-        for &(start, len) in free.iter().filter(|range| range.0 < length) {
+        for &(start, len) in ranges.iter().filter(|range| range.0 < end) {
             match &mut pending {
                 Some((first, total)) if *first + *total == start => *total += len,
                 _ => {
@@ -422,7 +520,7 @@ impl<P: Platform> Shared<P> {
             }
         }
         match pending {
-            Some((first, total)) => self.file.punch(first, total.min(length - first)),
+            Some((first, total)) => self.file.punch(first, total.min(end - first)),
             None => Ok(()),
         }
     }

@@ -16,6 +16,8 @@ pub enum Error {
     ReadOnly,
     /// The volume has been closed.
     Closed,
+    /// Blocks that a smaller device would not have are mapped.
+    InUse,
     /// The range lies beyond the end of the device, or a parameter is out of its domain.
     Invalid(&'static str),
     /// Not a cloop image: no superblock magic in either copy.
@@ -46,6 +48,7 @@ impl Error {
             Self::NoMemory => 12,
             Self::ReadOnly => 30,
             Self::Closed => 6,
+            Self::InUse => 16,
             Self::Invalid(_) => 22,
             // EMEDIUMTYPE: "wrong medium type", as a drive says of a disk it cannot read.
             Self::NotAnImage => 124,
@@ -65,6 +68,7 @@ impl fmt::Display for Error {
             Self::NoMemory => f.write_str("out of memory"),
             Self::ReadOnly => f.write_str("the volume is read-only"),
             Self::Closed => f.write_str("the volume is closed"),
+            Self::InUse => f.write_str("there is data beyond the new end of the device"),
             Self::Invalid(what) => write!(f, "invalid {what}"),
             Self::NotAnImage => f.write_str("not a cloop image"),
             Self::Version(v) => write!(f, "format version {v} is newer than this software knows"),

@@ -17,14 +17,13 @@
 use super::format::{
     Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
+use super::space::{Allocator, Demand, Space, Writer};
 use super::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage};
 
 /// Buffers of one segment each: the bound on what is dirty in memory.
 const BUFFERS: usize = 8;
-/// Segments kept reserved ahead of the next one.
-const AHEAD: usize = 1;
 /// Space of a link record, kept free at the end of every segment.
 const LINK_BYTES: u32 = 32;
 
@@ -72,6 +71,8 @@ struct Chunk {
     lsn: u64,
     offset: u64,
     len: usize,
+    /// Bytes that follow it in the segment and stay unused.
+    unused: u64,
     buf: Arc<Buf>,
 }
 
@@ -85,6 +86,10 @@ struct Current {
     offset: u32,
     /// The segment after this one, already reserved.
     next: u64,
+    /// What is left unused at the end, once the segment is full: see [`Geometry::tail_of`].
+    tail: u8,
+    /// The segment before this one, and its tail.
+    before: Option<(u64, u8)>,
 }
 
 /// Position of the next record; what a checkpoint states as the start of replay.
@@ -95,54 +100,13 @@ pub(crate) struct Position {
     pub(crate) seq: u64,
 }
 
-/// Free segments of the image.
-pub(crate) struct Allocator {
-    /// Segments that were in use and are free again, highest index first.
-    free: Vec<u64>,
-    /// Segments the image has ever had; the next new one gets this index.
-    pub(crate) count: u64,
-}
-
-impl Allocator {
-    /// `count` segments, all in use.
-    pub(crate) fn new(count: u64) -> Self {
-        Self {
-            free: Vec::new(),
-            count,
-        }
-    }
-
-    /// Makes segment `index` available.
-    pub(crate) fn release(&mut self, index: u64) -> Result {
-        let at = self.free.partition_point(|&other| other > index);
-        self.free.insert(at, index)
-    }
-
-    /// The lowest free segment, or a new one while there are fewer than `max`.
-    fn take(&mut self, max: u64) -> Option<u64> {
-        let lowest = self.free.pop();
-        if lowest.is_none() && self.count < max {
-            self.count += 1;
-            return Some(self.count - 1);
-        }
-        lowest
-    }
-
-    /// Number of free segments.
-    pub(crate) fn available(&self) -> u64 {
-        self.free.len() as u64
-    }
-}
-
 /// The tail of the log, under [`Rank::Log`].
 pub(crate) struct Tail {
     current: Option<Current>,
     open: Option<Open>,
     chunks: Vec<Chunk>,
     pool: Vec<Unique<Buf>>,
-    ready: Vec<u64>,
-    reserving: bool,
-    pub(crate) allocator: Allocator,
+    pub(crate) space: Space,
     /// End of the last record placed.
     appended: u64,
     durable: u64,
@@ -153,6 +117,8 @@ pub(crate) struct Tail {
     pub(crate) closing: bool,
     /// Position where the last stored checkpoint began.
     pub(crate) checkpoint: u64,
+    /// What users had appended when it began, see [`LogStats::user_bytes`].
+    pub(crate) settled: u64,
     /// Background threads must end.
     pub(crate) stop: bool,
     pub(crate) stats: LogStats,
@@ -163,6 +129,8 @@ pub(crate) struct Tail {
 pub(crate) struct LogStats {
     pub(crate) syncs: u64,
     pub(crate) bytes: u64,
+    /// The part of `bytes` that users appended.
+    pub(crate) user_bytes: u64,
     pub(crate) errors: u64,
 }
 
@@ -175,6 +143,8 @@ pub(crate) struct Placed {
     pub(crate) segment: u64,
     pub(crate) seq: u64,
     pub(crate) seed: u32,
+    /// The segment before it in the log, if known, and the tail that was left unused there.
+    pub(crate) before: Option<(u64, u8)>,
 }
 
 /// The two calls of [`Log::append`]'s closure.
@@ -184,16 +154,10 @@ pub(crate) enum Step {
     Commit,
 }
 
-/// Whose append it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Writer {
-    User,
-    /// Goes on while the volume is being closed.
-    Checkpoint,
-}
-
 pub(crate) struct Log<P: Platform> {
     tail: P::Monitor<Tail>,
+    /// Space the next checkpoint needs, see [`Demand`].
+    pub(crate) demand: Demand,
     geo: Geometry,
     epoch: u64,
     salt: u64,
@@ -222,20 +186,20 @@ impl<P: Platform> Log<P> {
             open: None,
             chunks: Vec::with_capacity(buffers)?,
             pool,
-            ready: Vec::with_capacity(AHEAD + 1)?,
-            reserving: false,
-            allocator,
+            space: Space::new(allocator, &geo),
             appended: 0,
             durable: 0,
             syncing: false,
             error: (!writable).then_some(Error::ReadOnly),
             closing: false,
             checkpoint: 0,
+            settled: 0,
             stop: false,
             stats: LogStats::default(),
         };
         Ok(Self {
             tail: P::Monitor::new(tail, Rank::Log)?,
+            demand: Demand::default(),
             geo,
             epoch,
             salt,
@@ -252,17 +216,17 @@ impl<P: Platform> Log<P> {
 
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result<()> {
-        let index = self.reserve(file)?;
-        let next = self.reserve(file)?;
+        let index = self.reserve(file, Writer::Checkpoint)?;
+        let next = self.reserve(file, Writer::Checkpoint)?;
         let mut tail = self.lock();
-        self.begin(&mut tail, index, seq, next);
+        self.begin(&mut tail, index, seq, next, None);
         tail.appended = self.lsn(seq, SEGMENT_HEADER as u32);
         tail.durable = tail.appended;
         tail.checkpoint = tail.appended;
         Ok(())
     }
 
-    fn begin(&self, tail: &mut Tail, index: u64, seq: u64, next: u64) {
+    fn begin(&self, tail: &mut Tail, index: u64, seq: u64, next: u64, before: Option<(u64, u8)>) {
         let header = self.header(index, seq);
         let seed = header.seed::<P>(&self.geo.uuid);
         tail.current = Some(Current {
@@ -271,6 +235,8 @@ impl<P: Platform> Log<P> {
             seed,
             offset: SEGMENT_HEADER as u32,
             next,
+            tail: 0,
+            before,
         });
     }
 
@@ -284,72 +250,116 @@ impl<P: Platform> Log<P> {
     }
 
     /// Chooses a free segment, or a new one, and reserves its space. Called without the lock.
-    fn reserve(&self, file: &P::File) -> Result<u64> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when the backing file has no room, and for a user also when the image has
+    /// reached the size it is bounded to ([`Space::bound`]).
+    fn reserve(&self, file: &P::File, writer: Writer) -> Result<u64> {
+        let bounded = writer == Writer::User && !self.lock().space.hopeless;
+        if bounded && self.at_bound(file)? {
+            return Err(Error::NoSpace);
+        }
         let max = self.geo.max_segments();
-        let index = self.lock().allocator.take(max).ok_or(Error::NoSpace)?;
+        let taken = self.lock().space.allocator.take(max);
+        let index = taken.ok_or(Error::NoSpace)?;
         let offset = self.geo.segment_offset(index);
         if let Err(error) = file.allocate(offset, u64::from(self.geo.segment_size)) {
-            self.lock().allocator.release(index)?;
+            self.lock().space.allocator.release(index)?;
             return Err(error);
         }
         Ok(index)
     }
 
-    /// Reserves one more segment ahead if there are too few. Errors show when the segment is needed.
-    pub(crate) fn reserve_ahead(&self, file: &P::File) -> Result<()> {
+    /// Whether one more segment would make the image larger than it may get.
+    fn at_bound(&self, file: &P::File) -> Result<bool> {
+        let size = u64::from(self.geo.segment_size);
+        let (bound, in_use) = {
+            let tail = self.lock();
+            (tail.space.bound, tail.space.allocator.in_use())
+        };
+        // What the file really takes is less where ends of segments were given back; asking costs a call.
+        let most = self.geo.segment_offset(in_use + 1);
+        Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
+    }
+
+    /// Reserves one more segment for `writer` if there are too few. One thread at a time does.
+    pub(crate) fn reserve_ahead(&self, file: &P::File, writer: Writer) -> Result<()> {
         {
             let mut tail = self.lock();
-            if tail.ready.len() >= AHEAD || tail.reserving || tail.error.is_some() {
+            if tail.space.reserving || tail.error.is_some() {
                 return Ok(());
             }
-            tail.reserving = true;
+            tail.space.reserving = true;
         }
-        let reserved = self.reserve(file);
+        let reserved = self.reserve(file, writer);
         let mut tail = self.lock();
-        tail.reserving = false;
-        let result = reserved.and_then(|index| tail.ready.push(index));
+        tail.space.reserving = false;
+        let result = reserved.and_then(|index| tail.space.ready.push(index));
         tail.notify_all();
         result
     }
 
+    /// Reserves one more segment if users' writes will need it.
+    pub(crate) fn reserve_if_wanted(&self, file: &P::File) -> Result {
+        if self.wants_segment(&self.lock()) {
+            self.reserve_ahead(file, Writer::User)?;
+        }
+        Ok(())
+    }
+
     /// Whether a segment should be reserved ahead.
-    pub(crate) fn wants_segment(tail: &Tail) -> bool {
-        tail.ready.len() < AHEAD && !tail.reserving && tail.error.is_none()
+    pub(crate) fn wants_segment(&self, tail: &Tail) -> bool {
+        let want = self.floor(Writer::User) + 1;
+        tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
+    }
+
+    /// Reserved segments that must be left once `writer` has appended.
+    fn floor(&self, writer: Writer) -> u64 {
+        if P::sabotaged(Sabotage::SpentReserve) {
+            return 0;
+        }
+        writer.leaves(self.demand.segments(&self.geo))
     }
 
     /// Takes the lock when a record of `need` bytes can be placed at once: there is room in the
-    /// current segment and a buffer for it. Waits for what is missing, and helps to get it.
+    /// current segment and a buffer for it, and what is reserved is left. Waits for what is missing,
+    /// and helps to get it.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] at once when no further segment can be reserved; the sticky error of the
-    /// log; [`Error::Closed`].
+    /// [`Error::NoSpace`] when no further segment can be reserved and reclaim finds nothing either; the
+    /// sticky error of the log; [`Error::Closed`].
     fn make_room(&self, file: &P::File, need: u32, writer: Writer) -> Result<TailGuard<'_, P>> {
         loop {
             let mut tail = self.lock();
             if let Some(error) = tail.error {
                 return Err(error);
             }
-            if tail.closing && writer == Writer::User {
+            if tail.closing && writer != Writer::Checkpoint {
                 return Err(Error::Closed);
             }
             let Some(current) = tail.current else {
                 return Err(Error::ReadOnly);
             };
             let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
-            if tail.open.is_some() && fits {
-                return Ok(tail);
-            }
             // A full segment is left only when the one after the next is reserved, so that the log
             // always knows where it goes on.
-            if !fits && tail.ready.is_empty() {
-                if tail.reserving {
+            let takes = u64::from(!fits);
+            if tail.space.available() < self.floor(writer) + takes {
+                if tail.space.reserving {
                     tail.wait();
                     continue;
                 }
                 drop(tail);
-                self.reserve_ahead(file)?;
+                match self.reserve_ahead(file, writer) {
+                    Err(Error::NoSpace) => self.wait_for_space(writer)?,
+                    other => other?,
+                }
                 continue;
+            }
+            if tail.open.is_some() && fits {
+                return Ok(tail);
             }
             // The end of a segment that was flushed to its last sector is already linked.
             let linked = current.offset == self.geo.segment_size;
@@ -367,13 +377,40 @@ impl<P: Platform> Log<P> {
                 if !linked {
                     self.seal(&mut tail, true)?;
                 }
-                if let Some(after) = tail.ready.pop() {
-                    self.begin(&mut tail, current.next, current.seq + 1, after);
+                let before = tail.current.map(|c| (c.index, c.tail));
+                if let Some(after) = tail.space.next() {
+                    self.begin(&mut tail, current.next, current.seq + 1, after, before);
                 }
                 // The write-behind thread has a chunk to write and a segment to reserve.
                 tail.notify_all();
             }
         }
+    }
+
+    /// Asks reclaim for space and waits until it has done what it can.
+    fn wait_for_space(&self, writer: Writer) -> Result {
+        let mut tail = self.lock();
+        let background = matches!(writer, Writer::Mover | Writer::Checkpoint);
+        if background {
+            return Err(Error::NoSpace);
+        }
+        if tail.space.hopeless {
+            tail.space.full = true;
+            return Err(Error::NoSpace);
+        }
+        let round = tail.space.rounds;
+        while tail.space.rounds == round {
+            if let Some(error) = tail.error {
+                return Err(error);
+            }
+            if tail.closing || tail.stop {
+                return Err(Error::Closed);
+            }
+            tail.space.wanted = true;
+            tail.notify_all();
+            tail.wait();
+        }
+        Ok(())
     }
 
     /// Opens a chunk at the present offset.
@@ -409,6 +446,7 @@ impl<P: Platform> Log<P> {
             segment: current.index,
             seq: current.seq,
             seed: current.seed,
+            before: current.before,
         };
         if !apply(Step::Prepare, &placed)? {
             return Ok(false);
@@ -416,6 +454,11 @@ impl<P: Platform> Log<P> {
         place(open, current, record);
         tail.appended = self.lsn(current.seq, current.offset);
         tail.stats.bytes += u64::from(record.bytes());
+        if matches!(writer, Writer::User | Writer::Discard) {
+            tail.stats.user_bytes += u64::from(record.bytes());
+            tail.space.hopeless = false;
+            tail.space.full &= writer == Writer::Discard;
+        }
         let applied = apply(Step::Commit, &placed);
         if let Err(error) = applied {
             // Log and tables disagree from here on; what is stored stays right.
@@ -460,12 +503,14 @@ impl<P: Platform> Log<P> {
         let end = current.offset;
         if full {
             current.offset = self.geo.segment_size;
+            current.tail = self.geo.tail_of(end);
         }
         let chunk = Chunk {
             state: ChunkState::Queued,
             lsn: self.lsn(current.seq, open.start),
             offset: self.geo.segment_offset(current.index) + u64::from(open.start),
             len: (end - open.start) as usize,
+            unused: u64::from(current.offset - end),
             buf: open.buf.share(),
         };
         tail.current = Some(current);
@@ -491,7 +536,7 @@ impl<P: Platform> Log<P> {
 
     /// Writes the oldest queued chunk; false when there is none.
     pub(crate) fn write_one(&self, file: &P::File) -> bool {
-        let (lsn, offset, len, buf) = {
+        let (lsn, offset, len, unused, buf) = {
             let mut tail = self.lock();
             if tail.error.is_some() {
                 return false;
@@ -502,12 +547,19 @@ impl<P: Platform> Log<P> {
                 .find(|c| c.state == ChunkState::Queued);
             let Some(chunk) = queued else { return false };
             chunk.state = ChunkState::Writing;
-            (chunk.lsn, chunk.offset, chunk.len, chunk.buf.clone())
+            let buf = chunk.buf.clone();
+            (chunk.lsn, chunk.offset, chunk.len, chunk.unused, buf)
         };
         let result = file.write_at(&buf[..len], offset);
+        let mut punched = Ok(());
+        if unused > 0 {
+            // As long as the chunk is listed the segment cannot become free, let alone be used again.
+            punched = file.punch(offset + len as u64, unused);
+        }
         // The lock is not held: readers of the chunk do not share it but look under the lock.
         drop(buf);
         let mut tail = self.lock();
+        tail.stats.errors += u64::from(punched.is_err());
         let at = tail.chunks.iter().position(|c| c.lsn == lsn);
         match (result, at) {
             (Ok(()), Some(at)) => {
@@ -682,6 +734,12 @@ impl<P: Platform> Log<P> {
         })
     }
 
+    /// Bytes a record that is placed now can take without leaving the segment.
+    pub(crate) fn room(&self) -> u32 {
+        let offset = self.lock().current.map_or(0, |c| c.offset);
+        self.geo.segment_size.saturating_sub(offset + LINK_BYTES)
+    }
+
     /// The log position `position` stands for.
     pub(crate) fn lsn_of(&self, position: Position) -> u64 {
         self.lsn(position.seq, position.offset)
@@ -704,6 +762,11 @@ impl<P: Platform> Log<P> {
 }
 
 impl Tail {
+    /// End of the log.
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended
+    }
+
     /// Remembers the first error that makes it unsafe to go on.
     pub(crate) fn fail(&mut self, error: Error) {
         self.stats.errors += 1;
@@ -712,12 +775,23 @@ impl Tail {
         }
     }
 
+    /// Whether a part of the log from byte `offset` of the image on, `len` bytes long, is not known to be
+    /// written.
+    pub(crate) fn pending(&self, offset: u64, len: u64) -> bool {
+        self.chunks
+            .iter()
+            .any(|c| (offset..offset + len).contains(&c.offset))
+    }
+
+    /// Whether segment `index` is the current one or the next.
+    pub(crate) fn uses(&self, index: u64) -> bool {
+        self.current
+            .is_some_and(|c| c.index == index || c.next == index)
+    }
+
     /// Whether segment `index` is the current one or reserved.
     pub(crate) fn holds(&self, index: u64) -> bool {
-        self.ready.contains(&index)
-            || self
-                .current
-                .is_some_and(|c| c.index == index || c.next == index)
+        self.uses(index) || self.space.ready.contains(&index)
     }
 }
 

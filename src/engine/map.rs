@@ -51,10 +51,22 @@ impl Map {
                     segment.seq = placed.seq;
                     segment.dead_since = 0;
                     segment.free = false;
+                    segment.tail = 0;
+                    segment.stuck = false;
+                }
+                if let Some((before, tail)) = placed.before {
+                    if let Some(segment) = self.usage.get_mut(before) {
+                        segment.tail = tail;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Nodes that the next checkpoint will store: at least as many as there are.
+    pub(crate) fn due(&self) -> u64 {
+        self.table.due + self.usage.due
     }
 
     /// The checksum seed of the segment an entry points into.

@@ -9,9 +9,10 @@ use super::format::{
     Superblock, BLOCK_SHIFT, BLOCK_SIZE, DATA_START, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES,
     SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
-use super::log::{Allocator, Log, Placed};
+use super::log::{Log, Placed};
 use super::map::Map;
 use super::shared::{Counters, Shared};
+use super::space::Allocator;
 use super::table::{NodeId, Table};
 use super::usage::{Change, Class, Usage};
 use super::workspace::Workspace;
@@ -19,7 +20,10 @@ use super::write::Stored;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Bytes of memory for the sector table of a volume that was not told otherwise.
+const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
 
 /// What a new image is to be.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +83,7 @@ pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Re
         log_end: 0,
         segments: 0,
         mapped: 0,
+        height: height_for(size >> BLOCK_SHIFT),
         map_root: Entry::HOLE,
         usage_root: Entry::HOLE,
         usage_segments: 0,
@@ -205,12 +210,16 @@ fn attempt<P: Platform>(
         superblock.epoch = newest.epoch + 1;
         superblock.salt = P::random_u64();
     }
+    // The size is the newest, whichever checkpoint leads to it.
+    superblock.geometry = newest.geometry;
     let parts = (|| {
-        let geo = found.geometry;
+        let geo = newest.geometry;
         let allocator = Allocator::new(found.segments);
         let (epoch, salt) = (superblock.epoch, superblock.salt);
+        let mut table = Table::new(found.height, found.map_root);
+        table.grow(newest.height)?;
         let map = Map {
-            table: Table::new(geo.table_height(), found.map_root),
+            table,
             usage: Usage::new(),
             writing: false,
             mapped: found.mapped,
@@ -229,10 +238,13 @@ fn attempt<P: Platform>(
     };
     let shared = Shared {
         file,
-        geo: found.geometry,
+        geo: newest.geometry,
         log,
         map,
         cache,
+        table_limit: AtomicU64::new(DEFAULT_TABLE_LIMIT),
+        // What is replayed may have happened on a larger device.
+        blocks: AtomicU64::new(newest.geometry.blocks.max(found.geometry.blocks)),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
@@ -257,6 +269,8 @@ fn attempt<P: Platform>(
             shared.replay(&mut ws, found, newest.log_end, limit)?
         };
         shared.list_free()?;
+        let blocks = &shared.blocks;
+        blocks.store(newest.geometry.blocks, Ordering::Relaxed);
         Ok((usage_nodes, replayed))
     })();
     match loaded {
@@ -267,6 +281,7 @@ fn attempt<P: Platform>(
                 usage_nodes,
                 ws,
                 page,
+                segment: None,
             },
             replayed,
             clean: found.clean,
@@ -410,6 +425,7 @@ impl<P: Platform> Shared<P> {
             records: 0,
             seq: seq.max(log_end >> geo.segment_shift()),
         };
+        let mut before = None;
         loop {
             let base = geo.segment_offset(segment);
             self.file.read_at(&mut segment_bytes, base)?;
@@ -433,6 +449,7 @@ impl<P: Platform> Shared<P> {
                     segment,
                     seq,
                     seed,
+                    before,
                 })?;
                 drop(map);
                 replayed.seq = replayed.seq.max(seq);
@@ -459,9 +476,11 @@ impl<P: Platform> Shared<P> {
             }
             match next {
                 Some(index) if index < limit => {
+                    let used = end.next_multiple_of(BLOCK_SIZE as u32);
+                    before = Some((segment, geo.tail_of(used)));
                     (segment, offset, seq) = (index, SEGMENT_HEADER as u32, seq + 1);
                     let mut tail = self.log.lock();
-                    tail.allocator.count = tail.allocator.count.max(index + 1);
+                    tail.space.allocator.count = tail.space.allocator.count.max(index + 1);
                 }
                 _ => {
                     let reached = (seq << geo.segment_shift()) + u64::from(end);
@@ -486,7 +505,7 @@ impl<P: Platform> Shared<P> {
         let (block, damaged) = (header.number, corrupt("log record", address));
         if header.kind == Kind::Zero {
             let count = le64(payload, 0);
-            if block.checked_add(count).is_none_or(|end| end > geo.blocks) {
+            if block.checked_add(count).is_none_or(|end| end > self.blocks()) {
                 return damaged;
             }
             loop {
@@ -500,7 +519,7 @@ impl<P: Platform> Shared<P> {
         let span = u64::from(header.span);
         let shift = geo.record_blocks().trailing_zeros();
         // Records lie within one natural unit of the record size, and so within one leaf.
-        let inside = block >> shift == (block + span - 1) >> shift && block + span <= geo.blocks;
+        let inside = block >> shift == (block + span - 1) >> shift && block + span <= self.blocks();
         let (Some(mask), true) = (header.mask(payload), inside) else {
             return damaged;
         };
@@ -520,13 +539,13 @@ impl<P: Platform> Shared<P> {
     fn list_free(&self) -> Result {
         let mut tail = self.log.lock();
         let mut map = self.map.lock();
-        let count = tail.allocator.count;
+        let count = tail.space.allocator.count;
         if let Some(last) = count.checked_sub(1) {
             map.usage.grow(last)?;
         }
         for index in (0..count).rev() {
             if map.usage.get(index).is_some_and(|s| s.free) {
-                tail.allocator.release(index)?;
+                tail.space.allocator.release(index)?;
             }
         }
         Ok(())

@@ -154,9 +154,9 @@ impl<P: Platform> Shared<P> {
         block: u64,
     ) -> Result<Option<(u64, u64)>> {
         let (mut at, mut start) = (block, None);
-        while at < self.geo.blocks {
+        while at < self.blocks() {
             self.check_range(at, 1)?;
-            let n = self.look_up(ws, at, self.geo.blocks - at)?;
+            let n = self.look_up(ws, at, self.blocks() - at)?;
             let here = ws.run.len();
             for i in 0..here {
                 let mapped = !ws.run[i].0.is_hole();
@@ -171,6 +171,6 @@ impl<P: Platform> Shared<P> {
             }
             at += n;
         }
-        Ok(start.map(|from| (from, self.geo.blocks - from)))
+        Ok(start.map(|from| (from, self.blocks() - from)))
     }
 }

@@ -23,6 +23,10 @@ pub(crate) struct Counters {
     pub(crate) bytes_read: AtomicU64,
     pub(crate) damaged: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
+    /// Bytes of live records moved by reclaim.
+    pub(crate) moved: AtomicU64,
+    /// Segments that became free.
+    pub(crate) freed: AtomicU64,
 }
 
 /// Adds to a counter.
@@ -36,18 +40,27 @@ pub(crate) struct Shared<P: Platform> {
     pub(crate) log: Log<P>,
     pub(crate) map: P::Monitor<Map>,
     pub(crate) cache: RecordCache<P>,
+    /// Bytes of memory the sector table should not exceed, see [`Stats::table_limit`](super::Stats).
+    pub(crate) table_limit: AtomicU64,
+    /// Device size in blocks of 4096 bytes; [`resize`](super::Volume::resize) changes it.
+    pub(crate) blocks: AtomicU64,
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
 }
 
 impl<P: Platform> Shared<P> {
+    /// Device size in blocks.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
+    }
+
     /// Checks a range of blocks against the device, and that it is still open.
     pub(crate) fn check_range(&self, block: u64, count: u64) -> Result {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
         match block.checked_add(count) {
-            Some(end) if end <= self.geo.blocks => Ok(()),
+            Some(end) if end <= self.blocks() => Ok(()),
             _ => Err(Error::Invalid("block range: it lies beyond the end")),
         }
     }
@@ -107,10 +120,29 @@ impl<P: Platform> Shared<P> {
     /// Loads the way to the leaf of `block`. Where there is none it is made if `create` is set.
     /// The answer is what is there then: [`Found::Loaded`] or [`Found::Absent`].
     pub(crate) fn prepare(&self, ws: &mut Workspace<P>, block: u64, create: bool) -> Result<Found> {
+        self.load(ws, NodeId::leaf(block), create)
+    }
+
+    /// As [`prepare`](Self::prepare), for any node.
+    pub(crate) fn load(
+        &self,
+        ws: &mut Workspace<P>,
+        wanted: NodeId,
+        create: bool,
+    ) -> Result<Found> {
         let mut tried = None;
+        let mut evicted = false;
         loop {
             let mut map = self.map.lock();
-            match map.table.find(block) {
+            let found = map.table.find_node(wanted);
+            let grows = matches!(found, Found::Stored(..)) || create && found != Found::Loaded;
+            if grows && !evicted && map.table.memory >= self.table_limit.load(Ordering::Relaxed) {
+                drop(map);
+                self.evict();
+                evicted = true;
+                continue;
+            }
+            match found {
                 Found::Stored(id, entry) => {
                     // A node that failed is tried again only if it has moved meanwhile.
                     if let Some((place, error)) = tried {
@@ -133,6 +165,19 @@ impl<P: Platform> Shared<P> {
                 found => return Ok(found),
             }
         }
+    }
+
+    /// Takes parts of the sector table out of memory that need not be there.
+    pub(crate) fn evict(&self) {
+        let limit = self.table_limit.load(Ordering::Relaxed);
+        self.evict_to(limit - limit / 8);
+    }
+
+    /// As [`evict`](Self::evict), until `target` bytes are left.
+    pub(crate) fn evict_to(&self, target: u64) {
+        // Nodes are taken away only under the log's lock.
+        let _tail = self.log.lock();
+        self.map.lock().table.evict(target);
     }
 
     fn map_node(

@@ -9,6 +9,7 @@
 use super::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
 use super::Result;
 use crate::platform::mem::{boxed, Box, Vec};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of memory a loaded leaf takes, near enough for accounting.
 const LEAF_MEMORY: u64 = (NODE_ENTRIES * 8) as u64;
@@ -44,6 +45,10 @@ pub(crate) struct Node {
     since: u64,
     /// Inner: some node below may be dirty.
     dirty_below: bool,
+    /// Taken by a checkpoint that has not yet stored it: its stored copy is an old one.
+    taken: bool,
+    /// Leaf: looked at since eviction last came by.
+    used: AtomicBool,
 }
 
 impl Node {
@@ -61,7 +66,19 @@ impl Node {
             dirty: false,
             since: 0,
             dirty_below: false,
+            taken: false,
+            used: AtomicBool::new(true),
         })
+    }
+
+    /// Whether the next checkpoint will store it, as far as is known.
+    fn due(&self) -> bool {
+        self.dirty || self.dirty_below
+    }
+
+    /// Whether it can be loaded again as it is.
+    fn stored(&self) -> bool {
+        !self.due() && !self.taken && self.kids.iter().all(Option::is_none)
     }
 
     fn memory(level: u8) -> u64 {
@@ -73,10 +90,10 @@ impl Node {
     }
 }
 
-/// What stands between a caller and the leaf of a block.
+/// What stands between a caller and a node, mostly the leaf of a block.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// The leaf is loaded.
+    /// The node is loaded.
     Loaded,
     /// Nothing is mapped in the reach of this node, and no node exists.
     Absent(NodeId),
@@ -102,6 +119,17 @@ pub(crate) struct Table {
     pub(crate) generation: u64,
     /// Bytes of loaded nodes.
     pub(crate) memory: u64,
+    /// Nodes that the next checkpoint will store: at least as many as there are.
+    pub(crate) due: u64,
+    /// Leaf at which eviction goes on.
+    hand: u64,
+}
+
+fn parent_of(id: NodeId) -> NodeId {
+    NodeId {
+        level: id.level + 1,
+        index: id.index >> NODE_SHIFT,
+    }
 }
 
 fn slot(id: NodeId, level: u8) -> usize {
@@ -118,6 +146,8 @@ impl Table {
             root_entry,
             generation: 0,
             memory: 0,
+            due: 0,
+            hand: 0,
         }
     }
 
@@ -140,16 +170,20 @@ impl Table {
 
     /// Looks for the leaf of `block`.
     pub(crate) fn find(&self, block: u64) -> Found {
-        let leaf = NodeId::leaf(block);
+        self.find_node(NodeId::leaf(block))
+    }
+
+    /// Looks for a node.
+    pub(crate) fn find_node(&self, wanted: NodeId) -> Found {
         let (mut id, mut entry, mut node) = (self.root_id(), self.root_entry, self.root.as_deref());
         loop {
             match node {
                 None if entry.is_hole() => return Found::Absent(id),
                 None => return Found::Stored(id, entry),
-                Some(_) if id.level == 0 => return Found::Loaded,
+                Some(_) if id.level <= wanted.level => return Found::Loaded,
                 Some(inner) => {
                     let level = id.level - 1;
-                    let at = slot(leaf, level);
+                    let at = slot(wanted, level);
                     id = NodeId {
                         level,
                         index: (id.index << NODE_SHIFT) | at as u64,
@@ -174,26 +208,41 @@ impl Table {
     fn get_mut(&mut self, id: NodeId, mark: bool) -> Option<&mut Node> {
         let mut node = self.root.as_deref_mut()?;
         for level in (id.level..self.height - 1).rev() {
-            node.dirty_below |= mark;
+            if mark {
+                self.due += u64::from(!node.due());
+                node.dirty_below = true;
+            }
             node = node.kids[slot(id, level)].as_deref_mut()?;
         }
         Some(node)
     }
 
+    /// Makes the loaded node `id` due.
+    fn soil(&mut self, id: NodeId) -> Option<&mut Node> {
+        let generation = self.generation;
+        let node = self.get_mut(id, true)?;
+        let fresh = !node.due();
+        if !node.dirty {
+            node.dirty = true;
+            node.since = generation;
+        }
+        self.due += u64::from(fresh);
+        self.get_mut(id, false)
+    }
+
     /// The entries of the loaded leaf that holds `block`.
     pub(crate) fn leaf(&self, block: u64) -> Option<&[u64]> {
-        self.get(NodeId::leaf(block)).map(|n| &*n.entries)
+        let leaf = self.get(NodeId::leaf(block))?;
+        leaf.used.store(true, Ordering::Relaxed);
+        Some(&leaf.entries)
     }
 
     /// The entries of the loaded leaf that holds `block`, to be changed now, and what the checkpoint
     /// being written will see of the change.
     pub(crate) fn leaf_mut(&mut self, block: u64) -> Option<(&mut [u64], Visibility)> {
         let generation = self.generation;
-        let leaf = self.get_mut(NodeId::leaf(block), true)?;
-        if !leaf.dirty {
-            leaf.dirty = true;
-            leaf.since = generation;
-        }
+        let leaf = self.soil(NodeId::leaf(block))?;
+        *leaf.used.get_mut() = true;
         let visibility = if leaf.since < generation {
             Visibility::Included
         } else {
@@ -209,12 +258,8 @@ impl Table {
         let (place, entry) = if id.level == self.height - 1 {
             (&mut self.root, self.root_entry)
         } else {
-            let parent = NodeId {
-                level: id.level + 1,
-                index: id.index >> NODE_SHIFT,
-            };
             let at = slot(id, id.level);
-            match self.get_mut(parent, false) {
+            match self.get_mut(parent_of(id), false) {
                 Some(parent) => (&mut parent.kids[at], Entry(parent.entries[at])),
                 None => return Ok(()),
             }
@@ -236,54 +281,95 @@ impl Table {
         let node = self.get_mut(id, false)?;
         words.copy_from_slice(&node.entries);
         node.dirty = false;
+        node.taken = true;
+        if level == 0 {
+            self.due = self.due.saturating_sub(1);
+        }
         Some(id)
     }
 
     /// Undoes [`take_dirty`](Self::take_dirty) for a node that could not be stored.
     pub(crate) fn put_back(&mut self, id: NodeId) {
-        let generation = self.generation;
-        if let Some(node) = self.get_mut(id, true) {
-            if !node.dirty {
-                node.dirty = true;
-                node.since = generation;
-            }
+        if let Some(node) = self.soil(id) {
+            node.taken = false;
         }
+    }
+
+    /// Where the stored copy of `id` is; `None` when the node above is not loaded.
+    pub(crate) fn stored_at(&self, id: NodeId) -> Option<Entry> {
+        if id.level + 1 >= self.height {
+            return Some(self.root_entry);
+        }
+        let parent = self.get(parent_of(id))?;
+        Some(Entry(parent.entries[slot(id, id.level)]))
+    }
+
+    /// Whether the next checkpoint will store `id` in any case.
+    pub(crate) fn is_due(&self, id: NodeId) -> bool {
+        self.get(id).is_some_and(|node| node.due() || node.taken)
     }
 
     /// Records that the stored copy of `id` is now at `entry` (a hole: the node is empty), and returns
     /// where it was. An empty node that stayed clean is dropped.
     pub(crate) fn set_stored(&mut self, id: NodeId, entry: Entry) -> Entry {
-        let root = id.level == self.height - 1;
+        if let Some(node) = self.get_mut(id, false) {
+            node.taken = false;
+        }
+        if id.level == self.height - 1 {
+            return core::mem::replace(&mut self.root_entry, entry);
+        }
+        let at = slot(id, id.level);
         let mut freed = false;
-        let old = if root {
-            core::mem::replace(&mut self.root_entry, entry)
-        } else {
-            let parent_id = NodeId {
-                level: id.level + 1,
-                index: id.index >> NODE_SHIFT,
-            };
-            let at = slot(id, id.level);
-            let Some(parent) = self.get_mut(parent_id, true) else {
-                return Entry::HOLE;
-            };
-            parent.dirty = true;
-            if entry.is_hole() && parent.kids[at].as_deref().is_some_and(unused) {
-                parent.kids[at] = None;
-                freed = true;
-            }
-            Entry(core::mem::replace(&mut parent.entries[at], entry.0))
+        let Some(parent) = self.soil(parent_of(id)) else {
+            return Entry::HOLE;
         };
+        if entry.is_hole() && parent.kids[at].as_deref().is_some_and(unused) {
+            parent.kids[at] = None;
+            freed = true;
+        }
+        let old = core::mem::replace(&mut parent.entries[at], entry.0);
         if freed {
             self.memory -= Node::memory(id.level);
         }
-        old
+        Entry(old)
+    }
+
+    /// Drops nodes that can be loaded again and were not used lately, until `target` bytes are left.
+    pub(crate) fn evict(&mut self, target: u64) {
+        let id = self.root_id();
+        // Once around may do no more than forget who was used.
+        for from in [self.hand, 0, 0] {
+            let Some(root) = self.root.as_deref_mut() else {
+                return;
+            };
+            self.hand = sweep(root, id, from, target, &mut self.memory).unwrap_or(0);
+            if self.memory <= target {
+                return;
+            }
+        }
+    }
+
+    /// Adds levels above the root until there are `height`.
+    pub(crate) fn grow(&mut self, height: u8) -> Result {
+        while self.height < height {
+            let mut entries = Vec::filled(0, NODE_ENTRIES)?;
+            entries[0] = self.root_entry.0;
+            let mut root = boxed(Node::new(self.height, entries)?)?;
+            root.dirty = true;
+            root.dirty_below = self.root.as_deref().is_some_and(Node::due);
+            root.kids[0] = self.root.take();
+            self.root = Some(root);
+            self.root_entry = Entry::HOLE;
+            self.memory += Node::memory(self.height);
+            self.due += 1;
+            self.height += 1;
+        }
+        Ok(())
     }
 
     /// Recomputes which inner nodes lead to dirty ones, after a checkpoint.
     pub(crate) fn settle(&mut self) {
-        if let Some(root) = self.root.as_deref_mut() {
-            settle(root);
-        }
+        self.due = self.root.as_deref_mut().map_or(0, settle);
     }
 
     /// Calls `f` with the entry of the stored copy of every loaded inner node's children.
@@ -330,16 +416,43 @@ fn next_dirty(node: &Node, id: NodeId, level: u8, from: u64, generation: u64) ->
     None
 }
 
-fn settle(node: &mut Node) -> bool {
+/// Returns how many nodes are due.
+fn settle(node: &mut Node) -> u64 {
+    let mut below = 0;
     if node.dirty_below {
-        node.dirty_below = false;
-        for kid in node.kids.iter_mut().flatten() {
-            if settle(kid) {
-                node.dirty_below = true;
-            }
+        below = node.kids.iter_mut().flatten().map(|kid| settle(kid)).sum();
+        node.dirty_below = below > 0;
+    }
+    below + u64::from(node.due())
+}
+
+/// Evicts below `node`, from leaf `from` on; the leaf to go on with when `target` was reached.
+fn sweep(node: &mut Node, id: NodeId, from: u64, target: u64, memory: &mut u64) -> Option<u64> {
+    let level = id.level.checked_sub(1)?;
+    let shift = NODE_SHIFT * u32::from(level);
+    let first = (from >> shift).saturating_sub(id.index << NODE_SHIFT);
+    for at in (first as usize).min(NODE_ENTRIES)..NODE_ENTRIES {
+        let kid_id = NodeId {
+            level,
+            index: (id.index << NODE_SHIFT) | at as u64,
+        };
+        let Some(kid) = node.kids[at].as_deref_mut() else {
+            continue;
+        };
+        let stopped = sweep(kid, kid_id, from, target, memory);
+        if stopped.is_some() {
+            return stopped;
+        }
+        let used = core::mem::take(kid.used.get_mut());
+        if kid.stored() && !(level == 0 && used) {
+            node.kids[at] = None;
+            *memory -= Node::memory(level);
+        }
+        if *memory <= target {
+            return Some((kid_id.index + 1) << shift);
         }
     }
-    node.dirty || node.dirty_below
+    None
 }
 
 fn each_stored(node: &Node, f: &mut dyn FnMut(Entry)) {

@@ -5,7 +5,7 @@
 //! it is being written and that its table will not contain are kept apart in `after`
 //! ([`Visibility`](super::table::Visibility)), and replay applies them again.
 
-use super::format::{Entry, Geometry, NODE_ENTRIES};
+use super::format::{Entry, Geometry, NODE_ENTRIES, SEGMENT_SHIFTS, UNIT};
 use super::{Error, Result};
 use crate::platform::mem::Vec;
 
@@ -26,7 +26,14 @@ pub(crate) struct Segment {
     pub(crate) dead_since: u64,
     /// Not in use: free or reserved for the log.
     pub(crate) free: bool,
+    /// What is unused at the end, see [`Geometry::tail_of`]; 0 as long as that is not known.
+    pub(crate) tail: u8,
+    /// Something live in it cannot be moved, because it is damaged.
+    pub(crate) stuck: bool,
 }
+
+/// Most live units a segment can have, as stored.
+const LIVE_BITS: u32 = 23;
 
 impl Segment {
     /// Whether nothing in the segment is referenced, now and by the checkpoint last stored.
@@ -36,7 +43,7 @@ impl Segment {
 
     /// Live bytes.
     pub(crate) fn live_bytes(&self) -> u64 {
-        (u64::from(self.live) + u64::from(self.own)) * super::format::UNIT as u64
+        (u64::from(self.live) + u64::from(self.own)) * UNIT as u64
     }
 
     /// Live units of data and sector table.
@@ -44,15 +51,25 @@ impl Segment {
         u64::from(self.live)
     }
 
-    /// What is stored of it: bits 0..32 seed, 32..63 live units, bit 63 free.
+    /// Bytes that are neither live nor known to be given back.
+    pub(crate) fn garbage(&self, geo: &Geometry) -> u64 {
+        let used = u64::from(geo.segment_size) - geo.tail_bytes(self.tail);
+        used.saturating_sub(self.live_bytes())
+    }
+
+    /// What is stored of it: bits 0..32 seed, 32..55 live units, 55..63 tail, bit 63 free.
     fn word(&self) -> u64 {
-        let live = i64::from(self.live) - i64::from(self.after);
-        (u64::from(self.free) << 63) | ((live as u64 & 0x7fff_ffff) << 32) | u64::from(self.seed)
+        let live = (i64::from(self.live) - i64::from(self.after)) as u64;
+        (u64::from(self.free) << 63)
+            | (u64::from(self.tail) << (32 + LIVE_BITS))
+            | ((live & ((1 << LIVE_BITS) - 1)) << 32)
+            | u64::from(self.seed)
     }
 
     fn from_word(word: u64) -> Self {
         Self {
-            live: (word >> 32) as u32 & 0x7fff_ffff,
+            live: (word >> 32) as u32 & ((1 << LIVE_BITS) - 1),
+            tail: (word >> (32 + LIVE_BITS)) as u8,
             seed: word as u32,
             free: word >> 63 == 1,
             ..Self::default()
@@ -77,9 +94,13 @@ pub(crate) enum Change {
     Remove,
 }
 
+const _: () = assert!((1u64 << *SEGMENT_SHIFTS.end()) / (UNIT as u64) < 1 << LIVE_BITS);
+
 pub(crate) struct Usage {
     segments: Vec<Segment>,
     dirty_pages: Vec<bool>,
+    /// Number of dirty pages.
+    pub(crate) due: u64,
 }
 
 impl Usage {
@@ -88,7 +109,13 @@ impl Usage {
         Self {
             segments: Vec::new(),
             dirty_pages: Vec::new(),
+            due: 0,
         }
+    }
+
+    fn set_dirty(&mut self, page: usize, dirty: bool) {
+        let was = core::mem::replace(&mut self.dirty_pages[page], dirty);
+        self.due = self.due + u64::from(dirty) - u64::from(was);
     }
 
     /// Number of segments known.
@@ -101,6 +128,7 @@ impl Usage {
         while self.len() <= index {
             if self.segments.len() == self.dirty_pages.len() * NODE_ENTRIES {
                 self.dirty_pages.push(true)?;
+                self.due += 1;
             }
             let fresh = Segment {
                 free: true,
@@ -120,7 +148,8 @@ impl Usage {
             }
             let segment = Segment::from_word(word);
             let free = segment.free && segment.live > 0;
-            if free || segment.live_bytes() > u64::from(geo.segment_size) {
+            let most = u64::from(geo.segment_size) - geo.tail_bytes(segment.tail);
+            if free || segment.live_bytes() > most {
                 let offset = geo.segment_offset(self.len());
                 return super::format::corrupt("segment usage", offset);
             }
@@ -135,9 +164,11 @@ impl Usage {
 
     /// The segment, to change what is not stored of it or its seed.
     pub(crate) fn get_mut(&mut self, index: u64) -> Option<&mut Segment> {
-        let segment = self.segments.get_mut(index as usize)?;
-        self.dirty_pages[index as usize / NODE_ENTRIES] = true;
-        Some(segment)
+        if index >= self.len() {
+            return None;
+        }
+        self.set_dirty(index as usize / NODE_ENTRIES, true);
+        self.segments.get_mut(index as usize)
     }
 
     /// The segment, to change what is not stored of it.
@@ -204,13 +235,21 @@ impl Usage {
             *word = segment.word();
             after |= segment.after != 0;
         }
-        self.dirty_pages[page] = after;
+        self.set_dirty(page, after);
         true
+    }
+
+    /// Makes a page due, if it exists.
+    pub(crate) fn mark_page(&mut self, page: u64) {
+        if page < self.dirty_pages.len() as u64 {
+            self.set_dirty(page as usize, true);
+        }
     }
 
     /// Makes every page due.
     pub(crate) fn mark_dirty(&mut self) {
         self.dirty_pages.fill(true);
+        self.due = self.dirty_pages.len() as u64;
     }
 
     /// The checkpoint is over: from now on everything counts for the next one.

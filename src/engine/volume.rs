@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Volume`]: an open image, as front ends see it.
 
-use super::checkpoint::{due, Checkpoint};
-use super::format::Geometry;
-use super::log::Log;
+use super::checkpoint::Checkpoint;
+use super::format::{height_for, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE};
+use super::maintain::{maintain, write_behind};
 use super::open::{self, CreateOptions, Opened};
+use super::reclaim::Effort;
 use super::shared::{count, Shared};
 use super::workspace::Workspace;
 use super::{Error, Result};
@@ -47,7 +48,22 @@ pub struct Stats {
     pub errors: u64,
     /// Records replayed when the image was opened.
     pub replayed: u64,
+    /// Bound on `table_memory`. Nodes that wait for a checkpoint may go beyond it.
+    pub table_limit: u64,
+    /// Bytes without use in segments that hold something live: what reclaim can gain.
+    pub garbage_bytes: u64,
+    /// Bytes of live records that reclaim moved.
+    pub moved_bytes: u64,
+    /// Segments that became free.
+    pub freed_segments: u64,
+    /// Bytes reserved for the log.
+    pub reserved_bytes: u64,
+    /// 1 when the last write that needed space found none.
+    pub full: u64,
 }
+
+/// Rounds of compaction without gain before it is over.
+const PATIENCE: u32 = 3;
 
 /// How a volume is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +113,9 @@ impl<P: Platform> Volume<P> {
             spare: _,
         } = open::open::<P>(file, read_only)?;
         if !read_only {
+            if !clean {
+                shared.give_back()?;
+            }
             shared.log.start(&shared.file, replayed.next_seq())?;
             // Twice: from here on neither slot holds the state before this opening, to which
             // everything written from now on would be lost.
@@ -122,10 +141,8 @@ impl<P: Platform> Volume<P> {
         let writer = P::spawn("cloop-write", move || write_behind(&shared))?;
         self.threads.lock().push(writer)?;
         let (shared, checkpoint) = (self.shared.clone(), self.checkpoint.clone());
-        let checkpointer = P::spawn("cloop-checkpoint", move || {
-            write_checkpoints(&shared, &checkpoint);
-        })?;
-        self.threads.lock().push(checkpointer)
+        let maintainer = P::spawn("cloop-maintain", move || maintain(&shared, &checkpoint))?;
+        self.threads.lock().push(maintainer)
     }
 
     fn stop_threads(&self) {
@@ -143,9 +160,14 @@ impl<P: Platform> Volume<P> {
         }
     }
 
-    /// What is fixed about the volume.
+    /// The shape of the volume.
     pub fn geometry(&self) -> Geometry {
-        self.shared.geo
+        let blocks = self.shared.blocks();
+        Geometry {
+            blocks,
+            size: blocks << BLOCK_SHIFT,
+            ..self.shared.geo
+        }
     }
 
     /// Whether it was opened read-only.
@@ -243,6 +265,98 @@ impl<P: Platform> Volume<P> {
         self.shared.checkpoint(&mut state, false)
     }
 
+    /// Moves what is stored together until no more space can be given back that is worth the work. Beside
+    /// other operations; `go_on` is asked between steps with what is left to gain, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn compact(&self, go_on: &mut dyn FnMut(u64) -> bool) -> Result {
+        self.writable()?;
+        let shared = &*self.shared;
+        let mut best = u64::MAX;
+        // The log's own end moves as well: allow for some rounds that gain nothing.
+        let mut patience = PATIENCE;
+        loop {
+            let mut state = self.checkpoint.lock();
+            if shared.closed.load(Ordering::Acquire) {
+                return Err(Error::Closed);
+            }
+            let mut going = || !shared.log.lock().closing;
+            let emptied = shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
+            shared.free_dead(&mut state)?;
+            drop(state);
+            let (size, garbage) = {
+                let tail = shared.log.lock();
+                let allocator = &tail.space.allocator;
+                let total = shared.total(&tail, &shared.map.lock());
+                (allocator.in_use() + allocator.count, total.garbage)
+            };
+            patience = if size < best { PATIENCE } else { patience - 1 };
+            best = best.min(size);
+            if emptied == 0 || patience == 0 || !go_on(garbage) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Changes the size of the device to `size` bytes. What lies beyond a smaller one is discarded.
+    /// No other operation may be under way beyond the smaller of the two sizes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a size that no image can have, [`Error::InUse`] when blocks beyond `size`
+    /// are mapped and `force` is not set, and those of [`checkpoint`](Self::checkpoint).
+    pub fn resize(&self, ws: &mut Workspace<P>, size: u64, force: bool) -> Result {
+        self.writable()?;
+        if size == 0 || size % BLOCK_SIZE as u64 != 0 || size > MAX_SIZE {
+            return Err(Error::Invalid(
+                "size: it must be a multiple of 4096 bytes, at most 1 PiB",
+            ));
+        }
+        let shared = &*self.shared;
+        let mut state = self.checkpoint.lock();
+        let (old, new) = (shared.blocks(), size >> BLOCK_SHIFT);
+        if new < old {
+            let mapped = shared.next_mapped(ws, new)?;
+            if mapped.is_some() && !force {
+                return Err(Error::InUse);
+            }
+            shared.zero(ws, new, old - new)?;
+        } else {
+            let _tail = shared.log.lock();
+            shared.map.lock().table.grow(height_for(new))?;
+        }
+        {
+            let mut tail = shared.log.lock();
+            shared.blocks.store(new, Ordering::Relaxed);
+            tail.space.bound = self.geometry().size_bound();
+        }
+        // Both superblocks are to have it.
+        let resized = shared.free_dead(&mut state);
+        if resized.is_err() {
+            shared.blocks.store(old, Ordering::Relaxed);
+        }
+        resized
+    }
+
+    /// Bounds the memory of the sector table, in bytes; at least 1 MiB.
+    pub fn set_table_limit(&self, bytes: u64) {
+        let bytes = bytes.max(1 << 20);
+        self.shared.table_limit.store(bytes, Ordering::Relaxed);
+        self.shared.evict();
+    }
+
+    /// Takes what need not be there of the sector table out of memory, for a system that is short of it.
+    pub fn shed_table(&self, bytes: u64) {
+        self.shared.evict_to(self.table_memory().saturating_sub(bytes));
+    }
+
+    /// Bytes of memory of the loaded part of the sector table.
+    pub fn table_memory(&self) -> u64 {
+        self.shared.map.lock().table.memory
+    }
+
     /// The first run of mapped blocks at or after `block`: its first block and length.
     ///
     /// # Errors
@@ -266,7 +380,11 @@ impl<P: Platform> Volume<P> {
         if self.read_only {
             return Ok(());
         }
-        self.shared.log.lock().closing = true;
+        {
+            let mut tail = self.shared.log.lock();
+            tail.closing = true;
+            tail.notify_all();
+        }
         self.stop_threads();
         // What was acknowledged is safe first: on a full file system the checkpoint may fail.
         self.shared.log.sync(&self.shared.file)?;
@@ -287,13 +405,15 @@ impl<P: Platform> Volume<P> {
         let allocated_bytes = shared.file.allocated()?;
         let tail = shared.log.lock();
         let map = shared.map.lock();
-        let free_segments = tail.allocator.available();
-        let segments = tail.allocator.count.saturating_sub(free_segments);
+        let free_segments = tail.space.allocator.available();
+        let segments = tail.space.allocator.in_use();
         let counters = &shared.counters;
+        let segment_size = u64::from(shared.geo.segment_size);
+        let total = shared.total(&tail, &map);
         Ok(Stats {
             mapped_blocks: map.mapped,
-            live_bytes: map.usage.iter().map(|s| s.live_bytes()).sum(),
-            stored_bytes: segments * u64::from(shared.geo.segment_size),
+            live_bytes: total.live,
+            stored_bytes: segments * segment_size,
             allocated_bytes,
             segments,
             free_segments,
@@ -307,6 +427,12 @@ impl<P: Platform> Volume<P> {
             damaged: counters.damaged.load(Ordering::Relaxed),
             errors: tail.stats.errors,
             replayed: self.replayed,
+            table_limit: shared.table_limit.load(Ordering::Relaxed),
+            garbage_bytes: total.garbage + total.dead * segment_size,
+            moved_bytes: counters.moved.load(Ordering::Relaxed),
+            freed_segments: counters.freed.load(Ordering::Relaxed),
+            reserved_bytes: tail.space.available() * segment_size,
+            full: u64::from(tail.space.full),
         })
     }
 
@@ -323,59 +449,5 @@ impl<P: Platform> Volume<P> {
 impl<P: Platform> Drop for Volume<P> {
     fn drop(&mut self) {
         self.stop_threads();
-    }
-}
-
-/// Writes full chunks and reserves segments ahead, so that writers and flushes find less to do.
-fn write_behind<P: Platform>(shared: &Shared<P>) {
-    // After a failed reservation: wait for a while before the next try.
-    let mut full = false;
-    loop {
-        {
-            let mut tail = shared.log.lock();
-            loop {
-                if tail.stop {
-                    return;
-                }
-                if Log::<P>::wants_writing(&tail) || (!full && Log::<P>::wants_segment(&tail)) {
-                    break;
-                }
-                if full {
-                    tail.wait_idle(1000);
-                    full = false;
-                } else {
-                    tail.wait_idle(0);
-                }
-            }
-        }
-        shared.log.write_one(&shared.file);
-        if !full {
-            full = shared.log.reserve_ahead(&shared.file).is_err();
-        }
-    }
-}
-
-/// Writes a checkpoint whenever the log has grown enough.
-fn write_checkpoints<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpoint<P>>) {
-    let mut failed = false;
-    loop {
-        {
-            let mut tail = shared.log.lock();
-            loop {
-                if tail.stop {
-                    return;
-                }
-                if !failed && due(&shared.log, &tail) {
-                    break;
-                }
-                if failed {
-                    tail.wait_idle(1000);
-                    failed = false;
-                } else {
-                    tail.wait_idle(0);
-                }
-            }
-        }
-        failed = shared.checkpoint(&mut state.lock(), false).is_err();
     }
 }

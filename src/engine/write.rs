@@ -5,9 +5,10 @@ use super::codec;
 use super::format::{
     Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
 };
-use super::log::{Placed, Prepared, Step, Writer};
+use super::log::{Placed, Prepared, Step};
 use super::map::Map;
 use super::shared::{count, Shared};
+use super::space::Writer;
 use super::table::Found;
 use super::workspace::Workspace;
 use super::{Error, Result};
@@ -53,17 +54,16 @@ impl<P: Platform> Shared<P> {
         let (mut at, mut rest) = (block, data);
         while !rest.is_empty() {
             // Records lie at natural alignment: rewriting a region supersedes whole records.
-            let span = record - at % record;
-            let (now, later) = rest.split_at(rest.len().min(span as usize * BLOCK_SIZE));
-            self.write_record(ws, at, now)?;
-            at += span;
-            rest = later;
+            let span = (record - at % record) as usize * BLOCK_SIZE;
+            let written = self.write_record(ws, at, &rest[..rest.len().min(span)])?;
+            at += written as u64;
+            rest = &rest[written * BLOCK_SIZE..];
         }
         Ok(())
     }
 
-    /// Writes at most one record's worth of blocks.
-    fn write_record(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+    /// Writes one record with at most these blocks, and returns how many it covers.
+    fn write_record(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result<usize> {
         let span = data.len() / BLOCK_SIZE;
         let mut mask = 0u32;
         for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
@@ -71,7 +71,8 @@ impl<P: Platform> Shared<P> {
         }
         let count = mask.count_ones() as usize;
         if count == 0 {
-            return self.zero(ws, block, span as u64);
+            self.zero(ws, block, span as u64)?;
+            return Ok(span);
         }
         loop {
             self.prepare(ws, block, true)?;
@@ -98,6 +99,13 @@ impl<P: Platform> Shared<P> {
                 Some(len) => (algorithm, &ws.packed[..len]),
                 None => (Algorithm::Raw, content),
             };
+            if algorithm == Algorithm::Raw && whole {
+                // What does not compress can be cut anywhere: use up the segment.
+                let fit = (self.log.room() as usize).saturating_sub(RECORD_HEADER) / BLOCK_SIZE;
+                if (1..span).contains(&fit) {
+                    return self.write_record(ws, block, &data[..fit * BLOCK_SIZE]);
+                }
+            }
             let mask_bytes = mask.to_le_bytes();
             let parts: [&[u8]; 2] = [if whole { &[] } else { &mask_bytes }, payload];
             let header = RecordHeader {
@@ -133,7 +141,7 @@ impl<P: Platform> Shared<P> {
             }
             // Otherwise the leaf was dropped (a discard emptied it) after it had been prepared.
             if placed {
-                return Ok(());
+                return Ok(span);
             }
         }
     }
@@ -148,17 +156,21 @@ impl<P: Platform> Shared<P> {
             }
             index += 1;
             Entry::new(stored.address, stored.units, index - 1, mask.count_ones())
-        })
+        })?;
+        self.log.demand.set(map.due());
+        Ok(())
     }
 
     /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
     pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
-        map.for_each_leaf(block, count, &mut |map, at, n| {
+        let stopped = map.for_each_leaf(block, count, &mut |map, at, n| {
             if map.any_mapped(at, n) {
                 map.replace(&self.geo, at, n, &mut |_| Entry::HOLE)?;
             }
             Ok(())
-        })
+        })?;
+        self.log.demand.set(map.due());
+        Ok(stopped)
     }
 
     /// Makes `count` blocks read as zeros. What is not mapped costs nothing, not even log.
@@ -215,7 +227,8 @@ impl<P: Platform> Shared<P> {
                 }
                 Ok(true)
             };
-            let placed = self.log.append(&self.file, &record, Writer::User, apply)?;
+            let file = &self.file;
+            let placed = self.log.append(file, &record, Writer::Discard, apply)?;
             if placed {
                 return Ok(());
             }

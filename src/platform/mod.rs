@@ -62,8 +62,9 @@ pub trait MonitorGuard {
     fn wait(&mut self);
 
     /// As [`wait`](Self::wait), for a background thread that may sleep for days: it must not count
-    /// as hung or as load. `timeout_ms` bounds the sleep (0: no bound).
-    fn wait_idle(&mut self, timeout_ms: u32);
+    /// as hung or as load. `timeout_ms` bounds the sleep (0: no bound); true when that time passed
+    /// without a notification.
+    fn wait_idle(&mut self, timeout_ms: u32) -> bool;
 
     /// Wakes every waiter of this monitor.
     fn notify_all(&self);
@@ -146,11 +147,17 @@ pub enum Sabotage {
     LazyFua,
     /// A segment is used again as soon as nothing in it is live.
     EarlyReuse,
+    /// The space of a dead segment is given back before what supersedes it is durable.
+    EarlyPunch,
+    /// A record is moved although what it held was overwritten meanwhile.
+    BlindMove,
+    /// Writes may use what is reserved for discards, reclaim and checkpoints.
+    SpentReserve,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -162,6 +169,9 @@ impl Sabotage {
         Self::BothSuperblocks,
         Self::LazyFua,
         Self::EarlyReuse,
+        Self::EarlyPunch,
+        Self::BlindMove,
+        Self::SpentReserve,
     ];
 }
 

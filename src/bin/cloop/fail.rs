@@ -44,6 +44,10 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
                 path.display()
             ),
         ),
+        E::InUse => fail(
+            path,
+            format_args!("{error}; shrink the file system first, or discard it with --force"),
+        ),
         E::ReadOnly | E::Closed | E::Invalid(_) => fail(path, error),
     }
 }

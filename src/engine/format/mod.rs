@@ -124,6 +124,22 @@ impl Geometry {
         (MAX_IMAGE - DATA_START) >> self.segment_shift()
     }
 
+    /// The end of a segment that is left unused when its log ends at `offset`, in parts of 1/256 of the segment.
+    pub fn tail_of(&self, offset: u32) -> u8 {
+        let parts = self.segment_size.saturating_sub(offset) / (self.segment_size / 256);
+        parts.min(255) as u8
+    }
+
+    /// Bytes that [`tail_of`](Self::tail_of) stands for.
+    pub fn tail_bytes(&self, tail: u8) -> u64 {
+        u64::from(tail) * u64::from(self.segment_size / 256)
+    }
+
+    /// Bytes the image takes at most, whatever is written to the device: promise P3.
+    pub fn size_bound(&self) -> u64 {
+        self.size + self.size / 100 + (16 << 20)
+    }
+
     /// Blocks in a record of full size.
     pub fn record_blocks(&self) -> u64 {
         u64::from(self.record_size >> BLOCK_SHIFT)

@@ -2,7 +2,7 @@
 //! [`Superblock`]: one committed checkpoint and everything fixed about the image.
 
 use super::{
-    corrupt, le32, le64, put, Algorithm, Entry, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE,
+    corrupt, height_for, le32, le64, put, Algorithm, Entry, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE,
     RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::{Error, Result};
@@ -36,7 +36,7 @@ pub struct LogStart {
 /// 32   u64  incompatible features: unknown ones forbid opening
 /// 40   u8[16] uuid
 /// 56   u64  device size in bytes
-/// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm   67 u8 zero
+/// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm   67 u8 levels of the sector table
 /// 68   u32  flags: bit 0 cleanly closed
 /// 72   u64  generation
 /// 80   u64  epoch    88 u64 salt (see SegmentHeader)
@@ -73,6 +73,8 @@ pub struct Superblock {
     pub segments: u64,
     /// Blocks mapped by the checkpoint's table.
     pub mapped: u64,
+    /// Levels of the sector table; a device that became smaller keeps those it had.
+    pub height: u8,
     /// Root of the sector table.
     pub map_root: Entry,
     /// Root of the segment usage.
@@ -102,6 +104,7 @@ impl Superblock {
         bytes[64] = geo.record_size.trailing_zeros() as u8;
         bytes[65] = geo.segment_shift() as u8;
         bytes[66] = geo.algorithm.tag();
+        bytes[67] = self.height;
         let flags = if self.clean { FLAG_CLEAN } else { 0 };
         put(bytes, 68, &flags.to_le_bytes());
         put(bytes, 72, &self.generation.to_le_bytes());
@@ -185,6 +188,7 @@ impl Superblock {
             log_end: le64(bytes, 120),
             segments: le64(bytes, 128),
             mapped: le64(bytes, 136),
+            height: bytes[67],
             map_root: Entry(le64(bytes, 144)),
             usage_root: Entry(le64(bytes, 152)),
             usage_segments: le64(bytes, 160),
@@ -202,6 +206,7 @@ impl Superblock {
             && log_start.offset <= geometry.segment_size
             && log_start.offset as usize % UNIT == 0
             && sb.log_end <= seq_limit << segment_shift
+            && (geometry.table_height()..=height_for(MAX_SIZE >> BLOCK_SHIFT)).contains(&sb.height)
             && generation < u64::MAX / 2
             && sb.epoch < u64::MAX / 2
             && sb.map_root.plausible(&geometry, sb.segments)

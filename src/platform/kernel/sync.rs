@@ -7,7 +7,7 @@ use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
 use kernel::prelude::*;
 use kernel::static_lock_class;
-use kernel::sync::{CondVar, LockClassKey, Mutex, MutexGuard};
+use kernel::sync::{CondVar, CondVarTimeoutResult, LockClassKey, Mutex, MutexGuard};
 use kernel::time::msecs_to_jiffies;
 
 /// A value that may move although its lock is pinned.
@@ -104,16 +104,17 @@ impl<T> MonitorGuard for KernelGuard<'_, T> {
         self.changed.wait(&mut self.value);
     }
 
-    fn wait_idle(&mut self, timeout_ms: u32) {
+    fn wait_idle(&mut self, timeout_ms: u32) -> bool {
         // A kernel thread ignores all signals, so an interruptible sleep lasts as long as an
         // uninterruptible one, but is neither load nor a hung task.
         if timeout_ms == 0 {
             let _ = self.changed.wait_interruptible(&mut self.value);
-        } else {
-            let _ = self
-                .changed
-                .wait_interruptible_timeout(&mut self.value, msecs_to_jiffies(timeout_ms));
+            return false;
         }
+        let result = self
+            .changed
+            .wait_interruptible_timeout(&mut self.value, msecs_to_jiffies(timeout_ms));
+        matches!(result, CondVarTimeoutResult::Timeout)
     }
 
     fn notify_all(&self) {

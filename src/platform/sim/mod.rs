@@ -151,19 +151,21 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
         self.wait_idle(0);
     }
 
-    fn wait_idle(&mut self, timeout_ms: u32) {
+    fn wait_idle(&mut self, timeout_ms: u32) -> bool {
         let Some(guard) = self.guard.take() else {
-            return;
+            return false;
         };
-        let again = if timeout_ms == 0 {
-            self.monitor.changed.wait(guard)
+        let (again, passed) = if timeout_ms == 0 {
+            (self.monitor.changed.wait(guard), false)
         } else {
             // Simulated time does not pass: the timeout is over as soon as the scheduler says so.
             drop(guard);
             shuttle::thread::yield_now();
-            self.monitor.value.lock()
+            let passed = RANDOM.with_borrow_mut(|random| random.below(4) == 0);
+            (self.monitor.value.lock(), passed)
         };
         self.guard = Some(again.expect("a simulation ends at a panic"));
+        passed
     }
 
     fn notify_all(&self) {

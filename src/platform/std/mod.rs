@@ -91,21 +91,21 @@ impl<T> MonitorGuard for StdGuard<'_, T> {
         self.wait_idle(0);
     }
 
-    fn wait_idle(&mut self, timeout_ms: u32) {
-        if let Some(guard) = self.guard.take() {
-            let guard = if timeout_ms == 0 {
-                self.changed
-                    .wait(guard)
-                    .unwrap_or_else(PoisonError::into_inner)
-            } else {
-                let timeout = Duration::from_millis(timeout_ms.into());
-                self.changed
-                    .wait_timeout(guard, timeout)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            };
-            self.guard = Some(guard);
-        }
+    fn wait_idle(&mut self, timeout_ms: u32) -> bool {
+        let Some(guard) = self.guard.take() else {
+            return false;
+        };
+        let (guard, passed) = if timeout_ms == 0 {
+            let waited = self.changed.wait(guard);
+            (waited.unwrap_or_else(PoisonError::into_inner), false)
+        } else {
+            let timeout = Duration::from_millis(timeout_ms.into());
+            let waited = self.changed.wait_timeout(guard, timeout);
+            let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            (guard, result.timed_out())
+        };
+        self.guard = Some(guard);
+        passed
     }
 
     fn notify_all(&self) {

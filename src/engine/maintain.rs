@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Background work of an open volume: one thread writes what is full and reserves segments ahead, another
+//! writes checkpoints and reclaims space.
+
+use super::checkpoint::{due, Checkpoint};
+use super::log::Log;
+use super::reclaim::Effort;
+use super::shared::Shared;
+use super::Result;
+use crate::platform::{Monitor, MonitorGuard, Platform};
+
+/// Time without a write after which the device counts as idle, in milliseconds.
+const IDLE_MS: u32 = 2000;
+/// Time after which what failed is tried again, in milliseconds.
+const RETRY_MS: u32 = 1000;
+/// Segments emptied before users' writes are looked at again.
+const STEP: usize = 1;
+/// Segments emptied between two checkpoints while nobody writes.
+const IDLE_BATCH: usize = 8;
+
+/// Writes full chunks and reserves segments ahead, so that writers and flushes find less to do.
+pub(crate) fn write_behind<P: Platform>(shared: &Shared<P>) {
+    // After a failed reservation: wait until something has changed. Writers try for themselves.
+    let mut refused = None;
+    loop {
+        let state = {
+            let mut tail = shared.log.lock();
+            loop {
+                if tail.stop {
+                    return;
+                }
+                let state = (tail.space.allocator.available(), tail.stats.user_bytes);
+                let wanted = shared.log.wants_segment(&tail) && refused != Some(state);
+                if Log::<P>::wants_writing(&tail) || wanted {
+                    break state;
+                }
+                tail.wait_idle(0);
+            }
+        };
+        shared.log.write_one(&shared.file);
+        if refused != Some(state) {
+            refused = shared.log.reserve_if_wanted(&shared.file).err().map(|_| state);
+        }
+    }
+}
+
+enum Task {
+    Stop,
+    Checkpoint,
+    /// Somebody waits for space.
+    Space,
+    /// Some garbage is to go beside users' writes.
+    Step,
+    /// Nobody writes: put everything in order.
+    Tidy,
+}
+
+/// What the maintenance thread remembers. Moments are counted in bytes appended by users.
+struct Plan {
+    /// End of the log when a checkpoint failed.
+    failed: Option<u64>,
+    /// There is so much garbage that users' writes are accompanied by reclaim.
+    busy: bool,
+    /// Moment of the last step beside users' writes.
+    stepped: u64,
+    /// Moment at which the device was found idle.
+    quiet: Option<u64>,
+    /// Moment since which everything is in order.
+    tidied: Option<u64>,
+}
+
+/// Writes a checkpoint whenever the log has grown enough, and reclaims space.
+pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpoint<P>>) {
+    let mut plan = Plan {
+        failed: None,
+        busy: false,
+        stepped: 0,
+        quiet: None,
+        tidied: None,
+    };
+    loop {
+        let task = plan.next(shared);
+        let mut state = match task {
+            Task::Stop => return,
+            _ => state.lock(),
+        };
+        match task {
+            Task::Stop => return,
+            Task::Checkpoint => {
+                let failed = shared.checkpoint(&mut state, false).is_err();
+                let tail = shared.log.lock();
+                plan.failed = failed.then(|| tail.appended());
+                let total = shared.total(&tail, &shared.map.lock());
+                plan.busy = total.garbage > shared.busy_garbage(&total);
+            }
+            Task::Space => {
+                let gained = shared.make_space(&mut state).unwrap_or(false);
+                let mut tail = shared.log.lock();
+                tail.space.wanted = false;
+                tail.space.hopeless = !gained;
+                tail.space.rounds += 1;
+                tail.notify_all();
+            }
+            Task::Step => {
+                let mut going = || !shared.log.lock().stop;
+                let emptied = shared.empty_segments(&mut state, Effort::Busy, STEP, &mut going);
+                // Until the next checkpoint looks again.
+                plan.busy = matches!(emptied, Ok(1..));
+            }
+            Task::Tidy => {
+                let moment = plan.quiet.unwrap_or(0);
+                // What cannot be done now is not tried again before something has changed.
+                if !shared.tidy(&mut state, moment).unwrap_or(false) {
+                    plan.tidied = plan.quiet;
+                }
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Waits for something to do.
+    fn next<P: Platform>(&mut self, shared: &Shared<P>) -> Task {
+        let segment = u64::from(shared.geo.segment_size);
+        let mut tail = shared.log.lock();
+        loop {
+            if tail.stop {
+                return Task::Stop;
+            }
+            let works = tail.error.is_none();
+            if works && tail.space.wanted {
+                return Task::Space;
+            }
+            self.failed = self.failed.filter(|at| tail.appended() < at + segment);
+            if works && self.failed.is_none() && due(shared, &tail) {
+                return Task::Checkpoint;
+            }
+            let moment = tail.stats.user_bytes;
+            if works && self.busy && moment - self.stepped >= segment {
+                self.stepped = moment;
+                return Task::Step;
+            }
+            let untidy = works && self.tidied != Some(moment);
+            if untidy && self.quiet == Some(moment) {
+                return Task::Tidy;
+            }
+            let timeout = match self.failed {
+                Some(_) => RETRY_MS,
+                None if untidy => IDLE_MS,
+                None => 0,
+            };
+            if tail.wait_idle(timeout) {
+                if self.failed.take().is_none() && tail.stats.user_bytes == moment {
+                    self.quiet = Some(moment);
+                }
+            }
+        }
+    }
+}
+
+impl<P: Platform> Shared<P> {
+    /// A step of what is done while nobody writes: makes recovery short, frees what is dead, moves what
+    /// lies scattered. True when there is more to do. `moment` is when the device was found idle.
+    fn tidy(&self, state: &mut Checkpoint<P>, moment: u64) -> Result<bool> {
+        let look = || {
+            let tail = self.log.lock();
+            let total = self.total(&tail, &self.map.lock());
+            (tail.settled != tail.stats.user_bytes, total)
+        };
+        let (unsettled, mut total) = look();
+        if unsettled {
+            self.checkpoint(state, false)?;
+            total = look().1;
+        }
+        if total.dead > 0 {
+            self.free_dead(state)?;
+            total = look().1;
+        }
+        if total.garbage <= self.idle_garbage(&total) {
+            return Ok(false);
+        }
+        let mut idle = || {
+            let tail = self.log.lock();
+            !tail.stop && !tail.space.wanted && tail.stats.user_bytes == moment
+        };
+        let emptied = self.empty_segments(state, Effort::Idle, IDLE_BATCH, &mut idle)?;
+        if emptied > 0 {
+            self.free_dead(state)?;
+        }
+        Ok(emptied > 0)
+    }
+}

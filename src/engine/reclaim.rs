@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Reclaim: segments with little left in them are emptied by moving what is live to the head of the log.
+//!
+//! A moved record is an ordinary record of the log with the same contents, so replay needs to know nothing
+//! about it. It is placed only if the sector table still points to the old one when the log's lock is
+//! held (otherwise it would undo a newer write), and in pieces that cover nothing but what it held and
+//! what is a hole. Once two checkpoints have found a segment dead it is free, as any other.
+
+use super::checkpoint::Checkpoint;
+use super::codec;
+use super::format::{
+    Algorithm, Entry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
+    RECORD_HEADER, SEGMENT_HEADER, UNIT,
+};
+use super::log::{Prepared, Step, Tail};
+use super::map::Map;
+use super::shared::{count, Shared};
+use super::space::Writer;
+use super::table::{Found, NodeId};
+use super::workspace::Workspace;
+use super::write::Stored;
+use super::{Error, Result};
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+
+/// Segments chosen at once.
+const BATCH: usize = 16;
+/// Rounds that are made for one who waits for space.
+const ROUNDS: u32 = 64;
+
+/// How far reclaim goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Beside users' writes: what costs little and gives much.
+    Busy,
+    /// While nobody writes, until little garbage is left.
+    Idle,
+    /// For writers that wait: whatever gives anything.
+    Urgent,
+    /// As asked for: the smallest image that is worth the work.
+    Pack,
+}
+
+/// What the segments hold in all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Total {
+    /// Live bytes.
+    pub(crate) live: u64,
+    /// Bytes without use in segments that hold something live and are not the log's own.
+    pub(crate) garbage: u64,
+    /// Segments that hold nothing live and are not free yet.
+    pub(crate) dead: u64,
+}
+
+impl<P: Platform> Shared<P> {
+    /// What the segments hold at this moment.
+    pub(crate) fn total(&self, tail: &Tail, map: &Map) -> Total {
+        let mut total = Total::default();
+        for (index, segment) in (0..).zip(map.usage.iter()) {
+            total.live += segment.live_bytes();
+            if segment.free || tail.holds(index) {
+                continue;
+            }
+            if segment.dead() {
+                total.dead += 1;
+            } else {
+                total.garbage += segment.garbage(&self.geo);
+            }
+        }
+        total
+    }
+
+    /// Garbage that is left alone when nobody writes: with it, what the log reserves, and the metadata
+    /// the image stays within promise P3.
+    pub(crate) fn idle_garbage(&self, total: &Total) -> u64 {
+        total.live / 25 + (4 << 20)
+    }
+
+    /// Garbage above which reclaim works beside users' writes.
+    pub(crate) fn busy_garbage(&self, total: &Total) -> u64 {
+        total.live / 4 + (64 << 20)
+    }
+
+    /// Segments worth emptying, the best first.
+    ///
+    /// Garbage is the benefit, and live bytes are the cost. When there is time to choose, age counts as
+    /// well: what was written long ago stays, so its space stays gained (Rosenblum and Ousterhout,
+    /// "The design and implementation of a log-structured file system", 1992).
+    fn victims(&self, effort: Effort) -> Result<Vec<u64>> {
+        let geo = &self.geo;
+        let size = u64::from(geo.segment_size);
+        let least = match effort {
+            Effort::Busy => size / 2,
+            Effort::Idle | Effort::Pack => size / 32,
+            Effort::Urgent => size / 256,
+        };
+        let mut best: Vec<(u64, u64)> = Vec::with_capacity(BATCH + 1)?;
+        let tail = self.log.lock();
+        let map = self.map.lock();
+        let newest = map.usage.iter().map(|s| s.seq).max().unwrap_or(0);
+        let packed = tail.space.allocator.in_use();
+        for (index, segment) in (0..).zip(map.usage.iter()) {
+            let garbage = segment.garbage(geo);
+            let far = effort == Effort::Pack && index >= packed;
+            if segment.free
+                || segment.stuck
+                || segment.dead()
+                || (garbage < least && !far)
+                || tail.holds(index)
+                || tail.pending(geo.segment_offset(index), size)
+            {
+                continue;
+            }
+            let age = match effort {
+                Effort::Urgent => 1,
+                _ => (newest - segment.seq).min(1 << 20) + 1,
+            };
+            let score = garbage.max(1) * age / (size + segment.live_bytes());
+            let at = best.partition_point(|&(other, _)| other >= score);
+            if at < BATCH {
+                best.insert(at, (score, index))?;
+                if best.len() > BATCH {
+                    best.pop();
+                }
+            }
+        }
+        let mut victims = Vec::with_capacity(best.len())?;
+        for &(_, index) in best.iter() {
+            victims.push(index)?;
+        }
+        Ok(victims)
+    }
+
+    /// Empties up to a batch of segments as long as `go_on` says so; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log. Running out of what reclaim may use just ends the batch.
+    pub(crate) fn empty_segments(
+        &self,
+        state: &mut Checkpoint<P>,
+        effort: Effort,
+        limit: usize,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<usize> {
+        let mut emptied = 0;
+        for &index in self.victims(effort)?.iter().take(limit) {
+            if !go_on() {
+                break;
+            }
+            match self.empty_segment(state, index) {
+                Ok(()) => emptied += 1,
+                Err(Error::NoSpace) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(emptied)
+    }
+
+    /// Two checkpoints: what is dead now is free afterwards.
+    pub(crate) fn free_dead(&self, state: &mut Checkpoint<P>) -> Result {
+        self.checkpoint(state, false)?;
+        self.checkpoint(state, false)
+    }
+
+    /// Finds space for those who wait; false when there is none to be found.
+    pub(crate) fn make_space(&self, state: &mut Checkpoint<P>) -> Result<bool> {
+        let available = || {
+            let tail = self.log.lock();
+            tail.space.available() + tail.space.allocator.available()
+        };
+        let before = available();
+        self.free_dead(state)?;
+        for _ in 0..ROUNDS {
+            if available() > before {
+                return Ok(true);
+            }
+            let mut going = || !self.log.lock().stop;
+            if self.empty_segments(state, Effort::Urgent, BATCH, &mut going)? == 0 {
+                break;
+            }
+            self.free_dead(state)?;
+        }
+        Ok(available() > before)
+    }
+
+    /// Moves everything live out of a segment. What is damaged stays, and the segment with it.
+    fn empty_segment(&self, state: &mut Checkpoint<P>, index: u64) -> Result {
+        let geo = &self.geo;
+        let seed = match self.map.lock().usage.get(index) {
+            Some(segment) if !segment.free => segment.seed,
+            _ => return Ok(()),
+        };
+        let base = geo.segment_offset(index);
+        let mut bytes = match state.segment.take() {
+            Some(bytes) => bytes,
+            None => Buf::zeroed(geo.segment_size as usize)?,
+        };
+        let moved = self.file.read_at(&mut bytes, base).and_then(|()| {
+            match SegmentHeader::decode::<P>(&bytes, &geo.uuid) {
+                Some(header) if header.index == index && header.seed::<P>(&geo.uuid) == seed => {
+                    self.move_records(state, &bytes, base, seed)
+                }
+                _ => Ok(()),
+            }
+        });
+        state.segment = Some(bytes);
+        moved?;
+        let mut map = self.map.lock();
+        if let Some(segment) = map.usage.get_unstored_mut(index) {
+            segment.stuck = segment.seed == seed && !segment.free && !segment.dead();
+        }
+        Ok(())
+    }
+
+    fn move_records(
+        &self,
+        state: &mut Checkpoint<P>,
+        bytes: &[u8],
+        base: u64,
+        seed: u32,
+    ) -> Result {
+        let mut at = SEGMENT_HEADER;
+        while at + RECORD_HEADER <= bytes.len() {
+            let Some((header, payload)) = RecordHeader::decode::<P>(&bytes[at..], seed) else {
+                // Damage, or the end of a segment that was not filled. Further records are
+                // found by their checksums, and are moved only if the table points to them.
+                at += UNIT;
+                continue;
+            };
+            let address = base + at as u64;
+            match header.kind {
+                Kind::Data => self.move_data(&mut state.ws, &header, payload, address)?,
+                Kind::MapNode => self.move_node(&mut state.ws, &header, payload, address)?,
+                Kind::UsageNode => self.renew_usage(state, &header, address),
+                Kind::Link => return Ok(()),
+                Kind::Zero | Kind::Pad => {}
+            }
+            at += header.units() as usize * UNIT;
+        }
+        Ok(())
+    }
+
+    /// Of the blocks of a record's span, which the table has in this record, and which are holes.
+    fn still_here(map: &Map, header: &RecordHeader, mask: u32, address: u64) -> (u32, u32) {
+        let first = header.number as usize % NODE_ENTRIES;
+        let (mut here, mut holes) = (0, 0);
+        if let Some(leaf) = map.table.leaf(header.number) {
+            let words = leaf.iter().skip(first).take(usize::from(header.span));
+            for (bit, &word) in words.enumerate() {
+                let entry = Entry(word);
+                let kept = (mask >> bit) & 1 == 1 && entry.address() == address;
+                here |= u32::from(kept && !entry.is_hole()) << bit;
+                holes |= u32::from(entry.is_hole()) << bit;
+            }
+        }
+        (here, holes)
+    }
+
+    /// Moves what is still live of a data record.
+    fn move_data(
+        &self,
+        ws: &mut Workspace<P>,
+        header: &RecordHeader,
+        payload: &[u8],
+        address: u64,
+    ) -> Result {
+        let span = u64::from(header.span);
+        let end = header.number.checked_add(span);
+        let shift = self.geo.record_blocks().trailing_zeros();
+        let natural = header.number >> shift == (header.number + span - 1) >> shift;
+        let (Some(mask), Some(end)) = (header.mask(payload), end) else {
+            return Ok(());
+        };
+        if !natural || end > self.blocks() {
+            return Ok(());
+        }
+        loop {
+            if self.load(ws, NodeId::leaf(header.number), false)? != Found::Loaded {
+                return Ok(());
+            }
+            let (here, holes) = Self::still_here(&self.map.lock(), header, mask, address);
+            if here == 0 {
+                return Ok(());
+            }
+            // From the first live block as far as there is nothing that lies elsewhere.
+            let from = here.trailing_zeros();
+            let reach = (!((here | holes) >> from)).trailing_zeros();
+            let piece = (here >> from) & (u32::MAX >> (u32::BITS - reach.min(u32::BITS)));
+            let new_span = u32::BITS - piece.leading_zeros();
+            let whole = piece == mask && from == 0 && new_span == u32::from(header.span);
+            let mask_bytes = piece.to_le_bytes();
+            let parts: [&[u8]; 2];
+            let mut new = *header;
+            if whole {
+                parts = [&[], payload];
+            } else {
+                let packed = &payload[header.mask_len()..];
+                let stored = usize::from(header.count) * BLOCK_SIZE;
+                if stored > ws.blocks.len()
+                    || !codec::decompress::<P>(header.algorithm, packed, &mut ws.blocks[..stored])
+                {
+                    return Ok(());
+                }
+                let mut kept = 0;
+                for (place, bit) in (0..u32::BITS).filter(|bit| (mask >> bit) & 1 == 1).enumerate()
+                {
+                    if bit >= from && (piece >> (bit - from)) & 1 == 1 {
+                        let old = &ws.blocks[place * BLOCK_SIZE..(place + 1) * BLOCK_SIZE];
+                        ws.gather[kept * BLOCK_SIZE..(kept + 1) * BLOCK_SIZE].copy_from_slice(old);
+                        kept += 1;
+                    }
+                }
+                let content = &ws.gather[..kept * BLOCK_SIZE];
+                let (limit, with) = (content.len() - UNIT, self.geo.algorithm);
+                let len = codec::compress::<P>(with, &mut ws.lz4, content, &mut ws.packed, limit);
+                let (algorithm, packed) = match len {
+                    Some(len) => (with, &ws.packed[..len]),
+                    None => (Algorithm::Raw, content),
+                };
+                new = RecordHeader {
+                    algorithm: algorithm.tag(),
+                    span: new_span as u8,
+                    count: kept as u8,
+                    ..RecordHeader::plain(Kind::Data, header.number + u64::from(from))
+                };
+                let masked = kept as u32 != new_span;
+                parts = [if masked { &mask_bytes } else { &[] }, packed];
+            }
+            let record = Prepared::new::<P>(new, &parts);
+            let mut stored = Stored {
+                block: record.header.number,
+                span: usize::from(record.header.span),
+                mask: piece,
+                units: record.header.units(),
+                address: 0,
+            };
+            let file = &self.file;
+            let placed = self
+                .log
+                .append(file, &record, Writer::Mover, &mut |step, placed| {
+                    let mut map = self.map.lock();
+                    if step == Step::Prepare {
+                        map.enter(placed)?;
+                        let loaded = map.table.find(header.number) == Found::Loaded;
+                        let now = Self::still_here(&map, header, mask, address);
+                        let same = now == (here, holes) || P::sabotaged(Sabotage::BlindMove);
+                        return Ok(loaded && same);
+                    }
+                    stored.address = placed.address;
+                    self.map_record(&mut map, &stored)?;
+                    Ok(true)
+                })?;
+            if placed {
+                count(&self.counters.moved, u64::from(stored.units) * UNIT as u64);
+            }
+        }
+    }
+
+    /// Moves the stored copy of a node of the sector table.
+    fn move_node(
+        &self,
+        ws: &mut Workspace<P>,
+        header: &RecordHeader,
+        payload: &[u8],
+        address: u64,
+    ) -> Result {
+        let id = NodeId {
+            level: header.count,
+            index: header.number,
+        };
+        let height = self.map.lock().table.height();
+        let reach = NODE_SHIFT * u32::from(height);
+        let shift = NODE_SHIFT * u32::from(id.level);
+        if id.level >= height || id.index >= 1 << (reach - shift - NODE_SHIFT) {
+            return Ok(());
+        }
+        let parts = [payload];
+        let record = Prepared::new::<P>(*header, &parts);
+        let units = record.header.units();
+        // One that the next checkpoint stores moves by itself.
+        let here = |map: &Map| {
+            !map.table.is_due(id)
+                && (map.table.stored_at(id))
+                    .is_some_and(|entry| !entry.is_hole() && entry.address() == address)
+        };
+        if id.level + 1 < height {
+            let above = NodeId {
+                level: id.level + 1,
+                index: id.index >> NODE_SHIFT,
+            };
+            if self.load(ws, above, false)? != Found::Loaded {
+                return Ok(());
+            }
+        }
+        if !here(&self.map.lock()) {
+            return Ok(());
+        }
+        let file = &self.file;
+        let placed = self
+            .log
+            .append(file, &record, Writer::Mover, &mut |step, placed| {
+                if step == Step::Prepare {
+                    let mut map = self.map.lock();
+                    map.enter(placed)?;
+                    return Ok(here(&map));
+                }
+                let entry = Entry::new(placed.address, units, 0, 1);
+                self.store_node(id, entry)?;
+                Ok(true)
+            })?;
+        if placed {
+            count(&self.counters.moved, u64::from(units) * UNIT as u64);
+        }
+        Ok(())
+    }
+
+    /// Makes the next checkpoint store the page of the segment usage again whose node this is, or one
+    /// below it.
+    fn renew_usage(&self, state: &Checkpoint<P>, header: &RecordHeader, address: u64) {
+        let level = usize::from(header.count);
+        let known = state.usage_nodes.get(level);
+        let node = known.and_then(|nodes| nodes.get(header.number as usize));
+        if node.is_some_and(|&word| Entry(word).address() == address) {
+            let page = header.number << (NODE_SHIFT * u32::from(header.count));
+            let mut map = self.map.lock();
+            map.usage.mark_page(page);
+            self.log.demand.set(map.due());
+        }
+    }
+}

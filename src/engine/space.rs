@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Space: which segments are free, how many the log keeps in reserve, and for whom.
+//!
+//! Space is reserved before a write is acknowledged (promise P2), and on a full backing file system the
+//! operations that give space back must still find some: a discard takes its place in the log, reclaim
+//! moves what is live, and a checkpoint makes it count. So the log reserves segments ahead, and each
+//! [`Writer`] has to leave a part of them to those that depend on it less than it does.
+
+use super::format::{Geometry, NODE_BYTES, RECORD_HEADER};
+use super::Result;
+use crate::platform::mem::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Segments that users' writes leave, apart from those of the next checkpoint.
+const RESERVE: u64 = 4;
+/// Segments that the moving of live records leaves in the same way.
+const MOVER_LEAVES: u64 = 1;
+
+/// Space the stored copy of a node takes at most, in bytes.
+const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
+/// Nodes that one more record can make due, and that a checkpoint stores in any case: the nodes above a
+/// leaf, pages of the segment usage and the index above them.
+const NODES_BESIDES: u64 = 24;
+
+/// Whose append it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// A write.
+    User,
+    /// A discard: takes little and gives much.
+    Discard,
+    /// Reclaim, moving a live record.
+    Mover,
+    /// A checkpoint. Goes on while the volume is being closed.
+    Checkpoint,
+}
+
+impl Writer {
+    /// Reserved segments to be left when the next checkpoint needs `checkpoint`.
+    pub(crate) fn leaves(self, checkpoint: u64) -> u64 {
+        match self {
+            Self::User => RESERVE + checkpoint,
+            Self::Mover => MOVER_LEAVES + checkpoint,
+            Self::Discard => checkpoint,
+            Self::Checkpoint => 0,
+        }
+    }
+}
+
+/// Space in the log that the next checkpoint may need, kept up to date by those who change the table.
+#[derive(Default)]
+pub(crate) struct Demand(AtomicU64);
+
+impl Demand {
+    /// `nodes` of the sector table and the segment usage are due.
+    pub(crate) fn set(&self, nodes: u64) {
+        self.0.store(nodes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the stored nodes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) * NODE_SPACE
+    }
+
+    /// Segments for them. What is left of a segment that the next node does not fit into is lost.
+    pub(crate) fn segments(&self, geo: &Geometry) -> u64 {
+        let usable = u64::from(geo.segment_size) - 2 * NODE_SPACE;
+        (self.bytes() + NODES_BESIDES * NODE_SPACE).div_ceil(usable)
+    }
+}
+
+/// Free segments of the image.
+pub(crate) struct Allocator {
+    /// Segments that were in use and are free again, highest index first.
+    free: Vec<u64>,
+    /// Segments the image has; the next new one gets this index.
+    pub(crate) count: u64,
+}
+
+impl Allocator {
+    /// `count` segments, all in use.
+    pub(crate) fn new(count: u64) -> Self {
+        Self {
+            free: Vec::new(),
+            count,
+        }
+    }
+
+    /// Makes segment `index` available.
+    pub(crate) fn release(&mut self, index: u64) -> Result {
+        let at = self.free.partition_point(|&other| other > index);
+        self.free.insert(at, index)
+    }
+
+    /// The lowest free segment, or a new one while there are fewer than `max`.
+    pub(crate) fn take(&mut self, max: u64) -> Option<u64> {
+        let lowest = self.free.pop();
+        if lowest.is_none() && self.count < max {
+            self.count += 1;
+            return Some(self.count - 1);
+        }
+        lowest
+    }
+
+    /// Forgets the free segments at the end; what is left ends with one in use.
+    pub(crate) fn shrink(&mut self) {
+        let last = (1..).map(|back| self.count.wrapping_sub(back));
+        let n = self.free.iter().zip(last).take_while(|(&i, last)| i == *last).count();
+        self.free.rotate_left(n);
+        for _ in 0..n {
+            self.free.pop();
+        }
+        self.count -= n as u64;
+    }
+
+    /// Number of free segments.
+    pub(crate) fn available(&self) -> u64 {
+        self.free.len() as u64
+    }
+
+    /// Number of segments that are not free.
+    pub(crate) fn in_use(&self) -> u64 {
+        self.count - self.available()
+    }
+}
+
+/// The log's part of the space, under [`Rank::Log`](crate::platform::Rank::Log).
+pub(crate) struct Space {
+    pub(crate) allocator: Allocator,
+    /// Segments with their space, for the log to use.
+    pub(crate) ready: Vec<u64>,
+    /// A thread is reserving one more, or cutting the file: nobody else does.
+    pub(crate) reserving: bool,
+    /// Somebody waits for reclaim to find space.
+    pub(crate) wanted: bool,
+    /// Reclaim found nothing, and nothing was written or discarded since. An image of its largest size
+    /// may then grow beyond it.
+    pub(crate) hopeless: bool,
+    /// The last write that needed space found none.
+    pub(crate) full: bool,
+    /// Rounds of reclaim that were made for those who wait.
+    pub(crate) rounds: u64,
+    /// Bytes the image takes at most, see [`Geometry::size_bound`].
+    pub(crate) bound: u64,
+}
+
+impl Space {
+    pub(crate) fn new(allocator: Allocator, geo: &Geometry) -> Self {
+        Self {
+            allocator,
+            ready: Vec::new(),
+            reserving: false,
+            wanted: false,
+            hopeless: false,
+            full: false,
+            rounds: 0,
+            bound: geo.size_bound(),
+        }
+    }
+
+    /// Number of segments ready to be used.
+    pub(crate) fn available(&self) -> u64 {
+        self.ready.len() as u64
+    }
+
+    /// The ready segment nearest to the beginning of the image.
+    pub(crate) fn next(&mut self) -> Option<u64> {
+        let (at, _) = self.ready.iter().enumerate().min_by_key(|(_, &index)| index)?;
+        self.ready.remove(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_segments_are_taken_from_the_beginning_and_forgotten_at_the_end() {
+        let mut allocator = Allocator::new(6);
+        for index in [4, 1, 5] {
+            allocator.release(index).unwrap();
+        }
+        assert_eq!((allocator.available(), allocator.in_use()), (3, 3));
+        allocator.shrink();
+        assert_eq!((allocator.count, allocator.available()), (4, 1));
+        assert_eq!(allocator.take(9), Some(1));
+        assert_eq!(allocator.take(9), Some(4));
+        assert_eq!(allocator.take(5), None);
+    }
+
+    #[test]
+    fn writers_leave_what_others_need() {
+        let order = [
+            Writer::User,
+            Writer::Mover,
+            Writer::Discard,
+            Writer::Checkpoint,
+        ];
+        for pair in order.windows(2) {
+            assert!(pair[0].leaves(3) > pair[1].leaves(3));
+        }
+    }
+}
