@@ -5,73 +5,74 @@
 //! A seed that fails is replayed with `cargo run --release --features sim --bin cloop-sim -- --trace --seed N`.
 
 use cloop::platform::Sabotage;
-use cloop::simulation::{run, Plan};
+use cloop::simulation::script::{Depth, SCRIPTS};
+use cloop::simulation::{run, Plan, Profile, Report, Trouble};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 
-/// Runs many plans on all CPUs; the first few objections, by plan number.
-fn run_all(count: u64, plan: impl Fn(u64) -> Plan + Sync) -> (u64, Vec<(u64, String)>) {
-    let (next, crashes) = (AtomicU64::new(0), AtomicU64::new(0));
-    let objections = std::sync::Mutex::new(Vec::new());
+/// Runs many on all CPUs; the sum of what they did, and the first few objections by number.
+fn run_all(
+    count: u64,
+    one: impl Fn(u64) -> Result<Report, String> + Sync,
+) -> (Report, Vec<(u64, String)>) {
+    let next = AtomicU64::new(0);
+    let sum = Mutex::new((Report::default(), Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= count || objections.lock().unwrap().len() >= 3 {
+                if number >= count || sum.lock().unwrap().1.len() >= 3 {
                     return;
                 }
-                match run(plan(number), false) {
-                    Ok(report) => {
-                        crashes.fetch_add(report.crashes, Ordering::Relaxed);
-                    }
-                    Err(objection) => objections.lock().unwrap().push((number, objection)),
+                let result = one(number);
+                let mut sum = sum.lock().unwrap();
+                match result {
+                    Ok(report) => sum.0 += report,
+                    Err(objection) => sum.1.push((number, objection)),
                 }
             });
         }
     });
-    (crashes.into_inner(), objections.into_inner().unwrap())
+    sum.into_inner().unwrap()
 }
 
-/// Histories of each kind: `CLOOP_TEST_LONG` multiplies them.
-fn count(short: u64) -> u64 {
-    if std::env::var_os("CLOOP_TEST_LONG").is_some() {
-        short * 100
-    } else {
-        short
-    }
+fn long() -> bool {
+    std::env::var_os("CLOOP_TEST_LONG").is_some()
 }
 
 #[test]
 fn random_histories() {
-    let (crashes, objections) = run_all(count(2000), Plan::random);
+    let (count, photos) = if long() { (25_000, 1) } else { (2000, 16) };
+    let (report, objections) = run_all(count, |seed| {
+        let plan = Plan {
+            photos,
+            ..Plan::random(seed)
+        };
+        run(plan, None)
+    });
     for (seed, objection) in &objections {
         println!("seed {seed}: {objection}");
     }
     assert!(objections.is_empty(), "{} seeds failed", objections.len());
-    println!("{crashes} crashes judged");
+    println!("{} crash points, {report:?}", report.points());
 }
 
 #[test]
 fn every_crash_point_of_short_histories() {
-    let mut points = 0;
-    for seed in 0..count(10) {
-        // How far a history goes is known only by running it.
-        let mut crash = 0;
-        loop {
-            let report = run(Plan::scripted(seed, crash), false)
-                .unwrap_or_else(|e| panic!("history {seed}, crash at {crash}: {e}"));
-            if !report.reached {
-                break;
-            }
-            crash += 1;
-        }
-        assert!(
-            crash > 10,
-            "history {seed} has only {crash} backing operations"
-        );
-        points += crash;
+    let depth = if long() { Depth::FULL } else { Depth::SHORT };
+    let (report, objections) = run_all(SCRIPTS.len() as u64, |n| {
+        let script = &SCRIPTS[n as usize];
+        let report = script.exhaust(depth, None)?;
+        println!("{}: {} crash points", script.name, report.points());
+        assert!(report.photos > 20, "{} shows hardly anything", script.name);
+        Ok(report)
+    });
+    for (_, objection) in &objections {
+        println!("{objection}");
     }
-    println!("{points} crash points");
+    assert!(objections.is_empty(), "{} scripts failed", objections.len());
+    println!("{} crash points, {report:?}", report.points());
 }
 
 /// Every sabotage is caught within this many random histories.
@@ -81,17 +82,29 @@ const PATIENCE: u64 = 400;
 fn every_sabotage_is_caught() {
     let mut survivors = Vec::new();
     for sabotage in Sabotage::ALL {
-        let (_, objections) = run_all(PATIENCE, |seed| Plan {
-            sabotage: Some(sabotage),
-            faults: false,
-            // Long ones: a segment must have had an earlier life to be mistaken for it.
-            operations: 60,
-            rounds: 4,
-            ..Plan::random(seed)
+        let (_, objections) = run_all(PATIENCE, |seed| {
+            let plan = Plan {
+                sabotage: Some(sabotage),
+                profile: if seed % 2 == 0 {
+                    Profile::Mixed
+                } else {
+                    Profile::Pressure
+                },
+                trouble: if seed % 4 < 2 {
+                    Trouble::None
+                } else {
+                    Trouble::Errors
+                },
+                // Long ones: a segment must have had an earlier life to be mistaken for it.
+                operations: 60,
+                rounds: 4,
+                ..Plan::random(seed)
+            };
+            run(plan, None)
         });
         match objections.iter().min() {
             Some((seed, objection)) => {
-                let line: String = objection.chars().take(100).collect();
+                let line: String = objection.chars().take(150).collect();
                 println!("{sabotage:?}: caught by seed {seed}: {line}");
             }
             None => survivors.push(sabotage),

@@ -2,10 +2,13 @@
 //! Runs simulated crash histories: many seeds, or one with a trace of what happened.
 
 use clap::Parser;
-use cloop::simulation::{run, Plan};
+use cloop::platform::Sabotage;
+use cloop::simulation::script::{Depth, SCRIPTS};
+use cloop::simulation::{run, Plan, Report};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// Simulate a volume that crashes, and judge what is left
 #[derive(Parser)]
@@ -16,63 +19,135 @@ struct Args {
     /// Number of seeds, each a random history
     #[arg(long, default_value_t = 1000)]
     count: u64,
+    /// Stop after so many crash points
+    #[arg(long)]
+    points: Option<u64>,
+    /// Photograph one of so many operations of the disk: each photo is a crash point
+    #[arg(long, default_value_t = 4)]
+    photos: u64,
+    /// Histories at once; as many as there are CPUs by default
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Crash short histories everywhere instead: those with this in their name
+    #[arg(long)]
+    script: Option<String>,
+    /// Let the engine commit this fault, which the judge must notice
+    #[arg(long, value_parser = sabotage)]
+    sabotage: Option<Sabotage>,
     /// Replay the one seed and print what happens
     #[arg(long)]
     trace: bool,
 }
 
+fn sabotage(name: &str) -> Result<Sabotage, String> {
+    let found = Sabotage::ALL.iter().find(|s| format!("{s:?}") == name);
+    found
+        .copied()
+        .ok_or_else(|| format!("it is one of {:?}", Sabotage::ALL))
+}
+
+impl Args {
+    fn plan(&self, seed: u64) -> Plan {
+        Plan {
+            photos: self.photos,
+            sabotage: self.sabotage,
+            ..Plan::random(seed)
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.trace {
-        std::panic::set_hook(Box::new(|_| {}));
-    }
     if args.trace {
-        return match run(Plan::random(args.seed), true) {
-            Ok(report) => {
-                println!("{}\nseed {}: passed, {report:?}", report.trace, args.seed);
-                ExitCode::SUCCESS
-            }
-            Err(objection) => {
-                println!("seed {}: {objection}", args.seed);
-                ExitCode::FAILURE
-            }
-        };
+        return trace(&args);
     }
+    std::panic::set_hook(Box::new(|_| {}));
+    if let Some(name) = &args.script {
+        return scripts(name);
+    }
+    let begin = Instant::now();
     let next = AtomicU64::new(args.seed);
-    let end = args.seed + args.count;
-    let (crashes, changes) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failed = Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let end = args.points.map_or(args.seed + args.count, |_| u64::MAX / 2);
+    let sum = Mutex::new((0u64, Report::default(), Vec::new()));
+    let jobs = args
+        .jobs
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     std::thread::scope(|scope| {
-        for _ in 0..workers {
+        for _ in 0..jobs {
             scope.spawn(|| loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= end {
                     return;
                 }
-                match run(Plan::random(seed), false) {
-                    Ok(report) => {
-                        crashes.fetch_add(report.crashes, Ordering::Relaxed);
-                        changes.fetch_add(report.changes, Ordering::Relaxed);
-                    }
+                let result = run(args.plan(seed), None);
+                let mut sum = sum.lock().expect("no panic under the lock");
+                let (histories, report, failed) = &mut *sum;
+                *histories += 1;
+                match result {
+                    Ok(more) => *report += more,
                     Err(objection) => {
                         println!("seed {seed}: {objection}");
-                        failed.lock().expect("no panic under the lock").push(seed);
+                        failed.push(seed);
                     }
+                }
+                let points = report.points();
+                if *histories % 1000 == 0 {
+                    let seconds = begin.elapsed().as_secs_f64();
+                    eprintln!("{histories} histories, {points} crash points, {seconds:.0} s");
+                }
+                if args.points.is_some_and(|max| points >= max) {
+                    next.store(u64::MAX / 2, Ordering::Relaxed);
+                    return;
                 }
             });
         }
     });
-    let failed = failed.into_inner().expect("no panic under the lock");
+    let (histories, report, failed) = sum.into_inner().expect("no panic under the lock");
+    let seconds = begin.elapsed().as_secs_f64();
+    let points = report.points();
     println!(
-        "{} histories, {} crashes, {} changes; failed seeds: {failed:?}",
-        args.count,
-        crashes.into_inner(),
-        changes.into_inner()
+        "{histories} histories, {points} crash points in {seconds:.0} s, {:.0} a second; {report:?}; failed seeds: {failed:?}",
+        points as f64 / seconds
     );
     if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn scripts(name: &str) -> ExitCode {
+    for script in SCRIPTS.iter().filter(|script| script.name.contains(name)) {
+        let begin = Instant::now();
+        match script.exhaust(Depth::SHORT, None) {
+            Ok(report) => println!(
+                "{}: {} crash points in {:.0} s; {report:?}",
+                script.name,
+                report.points(),
+                begin.elapsed().as_secs_f64()
+            ),
+            Err(objection) => {
+                println!("{objection}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn trace(args: &Args) -> ExitCode {
+    let lines = Arc::new(Mutex::new(String::new()));
+    let result = run(args.plan(args.seed), Some(lines.clone()));
+    let lines = lines.lock().map(|lines| lines.clone()).unwrap_or_default();
+    print!("{lines}");
+    match result {
+        Ok(report) => {
+            println!("seed {}: passed, {report:?}", args.seed);
+            ExitCode::SUCCESS
+        }
+        Err(objection) => {
+            println!("seed {}: {objection}", args.seed);
+            ExitCode::FAILURE
+        }
     }
 }

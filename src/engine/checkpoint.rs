@@ -160,8 +160,10 @@ impl<P: Platform> Shared<P> {
         );
         next.usage_segments = usage_segments;
         if clean && self.file.len()? < next.length {
-            // A segment that an earlier close had cut short is whole again; before the superblock says so.
+            // A segment that an earlier close had cut short is whole again; durably so before the
+            // superblock says it.
             self.file.truncate(next.length)?;
+            self.log.sync_file(&self.file)?;
         }
         if let Err(error) = self.write_superblock(&next, &mut state.page) {
             // The slot may hold anything now; the log must not move on from the older one.

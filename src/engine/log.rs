@@ -263,6 +263,9 @@ impl<P: Platform> Log<P> {
         let max = self.geo.max_segments();
         let taken = self.lock().space.allocator.take(max);
         let index = taken.ok_or(Error::NoSpace)?;
+        if P::sabotaged(Sabotage::Unreserved) {
+            return Ok(index);
+        }
         let offset = self.geo.segment_offset(index);
         if let Err(error) = file.allocate(offset, u64::from(self.geo.segment_size)) {
             self.lock().space.allocator.release(index)?;
@@ -649,6 +652,11 @@ impl<P: Platform> Log<P> {
             tail.stats.syncs += 1;
             match synced {
                 Ok(()) => tail.durable = tail.durable.max(upto),
+                Err(error) if P::sabotaged(Sabotage::RetriedSync) => {
+                    tail.syncing = false;
+                    tail.notify_all();
+                    return Err(error);
+                }
                 Err(error) => tail.fail(error),
             }
         }

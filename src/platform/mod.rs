@@ -153,11 +153,15 @@ pub enum Sabotage {
     BlindMove,
     /// Writes may use what is reserved for discards, reclaim and checkpoints.
     SpentReserve,
+    /// A failed fsync is tried again, and its success taken for the truth.
+    RetriedSync,
+    /// A segment is written without having been reserved.
+    Unreserved,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -172,6 +176,8 @@ impl Sabotage {
         Self::EarlyPunch,
         Self::BlindMove,
         Self::SpentReserve,
+        Self::RetriedSync,
+        Self::Unreserved,
     ];
 }
 

@@ -4,28 +4,220 @@
 //! What was written since the last completed fsync has, sector of 512 bytes by sector, the freedom it
 //! has on a real disk: after a crash each holds its last synced contents or any of the
 //! contents written to it since. The file's size lags behind in the same way.
+//!
+//! Pages are shared between copies, so that a copy of the whole disk ([`Photo`]) costs next to nothing.
 
-use super::{scheduling_point, Rng};
+use super::{history, scheduling_point, Mark, Rng};
 use crate::engine::Error;
 use crate::platform::BackingFile;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
 const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+/// Sectors of a page.
+const SECTORS: usize = PAGE / SECTOR;
 
-type Sector = [u8; SECTOR];
+type Page = [u8; PAGE];
 
+/// Contents of a page that takes space but was never written.
+static RESERVED: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new([0; PAGE]));
+
+/// The pages of a file; a hole is `None`.
 #[derive(Clone, Debug, Default)]
+struct Pages(Vec<Option<Arc<Page>>>);
+
+impl Pages {
+    fn get(&self, at: usize) -> Option<&Arc<Page>> {
+        self.0.get(at)?.as_ref()
+    }
+
+    fn set(&mut self, at: usize, page: Option<Arc<Page>>) {
+        if at >= self.0.len() {
+            if page.is_none() {
+                return;
+            }
+            self.0.resize(at + 1, None);
+        }
+        self.0[at] = page;
+    }
+
+    /// Takes the sectors of `change` that `mask` names.
+    fn apply(&mut self, change: &Change, mask: u8) {
+        let mask = mask & change.mask;
+        if mask == u8::MAX {
+            return self.set(change.page, change.bytes.clone());
+        }
+        if mask == 0 || (change.bytes.is_none() && self.get(change.page).is_none()) {
+            return;
+        }
+        let from = change.bytes.as_ref().unwrap_or(&RESERVED).clone();
+        let mut page = self.get(change.page).unwrap_or(&RESERVED).clone();
+        let to = Arc::make_mut(&mut page);
+        for s in (0..SECTORS).filter(|s| (mask >> s) & 1 == 1) {
+            let range = s * SECTOR..(s + 1) * SECTOR;
+            to[range.clone()].copy_from_slice(&from[range]);
+        }
+        self.set(change.page, Some(page));
+    }
+
+    /// Forgets what lies behind `len` bytes.
+    fn cut(&mut self, len: u64) {
+        self.0.truncate(len.div_ceil(PAGE as u64) as usize);
+        let rest = (len % PAGE as u64) as usize;
+        if rest > 0 && self.0.len() == len.div_ceil(PAGE as u64) as usize {
+            if let Some(Some(last)) = self.0.last_mut() {
+                Arc::make_mut(last)[rest..].fill(0);
+            }
+        }
+    }
+
+    /// Pages that take space.
+    fn occupied(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    fn flip(&mut self, offset: u64, mask: u8) {
+        let at = (offset / PAGE as u64) as usize;
+        let mut page = self.get(at).unwrap_or(&RESERVED).clone();
+        Arc::make_mut(&mut page)[(offset % PAGE as u64) as usize] ^= mask;
+        self.set(at, Some(page));
+    }
+}
+
+/// New contents of a page, and which of its sectors were written.
+#[derive(Clone, Debug)]
+struct Change {
+    page: usize,
+    bytes: Option<Arc<Page>>,
+    mask: u8,
+    /// The operation that did it.
+    operation: u64,
+}
+
+/// What is on the disk, and what is on the way to it.
+#[derive(Clone, Debug, Default)]
+struct Media {
+    /// What the last fsync made durable.
+    durable: Pages,
+    durable_len: u64,
+    /// Changes since then, in order.
+    pending: Vec<Change>,
+    /// Lengths since then.
+    lens: Vec<u64>,
+}
+
+/// What of the changes that were not yet durable is found after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survival {
+    /// None of them.
+    Nothing,
+    /// All of them.
+    Everything,
+    /// Of the operation under way the first sectors, so many; of the others all of them or none.
+    Torn {
+        /// Sectors that arrived.
+        sectors: usize,
+        /// What becomes of the earlier operations.
+        others: bool,
+    },
+    /// Any of them, as follows from this seed.
+    Random(u64),
+}
+
+impl Media {
+    fn survive(&self, survival: Survival) -> (Pages, u64) {
+        let mut pages = self.durable.clone();
+        let last = self.pending.last().map_or(0, |change| change.operation);
+        let newest = self.lens.last().copied().unwrap_or(self.durable_len);
+        let len = match survival {
+            Survival::Nothing => self.durable_len,
+            Survival::Everything => {
+                for change in &self.pending {
+                    pages.apply(change, u8::MAX);
+                }
+                newest
+            }
+            Survival::Torn { sectors, others } => {
+                let mut left = sectors;
+                for change in &self.pending {
+                    let mask = match change.operation == last {
+                        true if left < SECTORS => (1 << core::mem::take(&mut left)) - 1,
+                        true => {
+                            left -= SECTORS;
+                            u8::MAX
+                        }
+                        false if others => u8::MAX,
+                        false => 0,
+                    };
+                    pages.apply(change, mask);
+                }
+                newest
+            }
+            Survival::Random(seed) => {
+                let mut rng = Rng(seed);
+                // How much survives differs from crash to crash: nothing, all, and all between;
+                // and whether it is whole operations or single sectors.
+                let kept = rng.below(9);
+                let whole = rng.below(2) == 0;
+                let (mut operation, mut mask) = (0, 0);
+                for change in &self.pending {
+                    if !whole {
+                        mask =
+                            (0..SECTORS).fold(0, |m, s| m | (u8::from(rng.below(8) < kept) << s));
+                    } else if change.operation != operation {
+                        operation = change.operation;
+                        mask = if rng.below(8) < kept { u8::MAX } else { 0 };
+                    }
+                    pages.apply(change, mask);
+                }
+                match rng.below(self.lens.len() as u64 + 1) as usize {
+                    _ if kept == 0 => self.durable_len,
+                    _ if kept == 8 => newest,
+                    0 => self.durable_len,
+                    n => self.lens[n - 1],
+                }
+            }
+        };
+        pages.cut(len);
+        (pages, len)
+    }
+}
+
+/// The disk at one moment: with the power off there, this is what there is to recover from.
+#[derive(Clone, Debug)]
+pub struct Photo {
+    media: Media,
+    keeps_punched: bool,
+    harmed: bool,
+    /// The operation under way, counted from 1.
+    pub operation: u64,
+    /// What kind of operation that is.
+    pub what: &'static str,
+    /// How far the history was.
+    pub mark: Mark,
+}
+
+impl Photo {
+    /// The file as it may be found after a crash at this moment.
+    pub fn develop(&self, survival: Survival) -> SimFile {
+        let found = self.media.survive(survival);
+        SimFile::durable(found, self.keeps_punched, self.harmed)
+    }
+
+    /// Sectors of the operation under way.
+    pub fn sectors(&self) -> usize {
+        let under_way = |change: &&Change| change.operation == self.operation;
+        SECTORS * self.media.pending.iter().filter(under_way).count()
+    }
+}
+
+#[derive(Debug, Default)]
 struct Disk {
     /// What reads see.
-    now: HashMap<u64, Sector>,
+    now: Pages,
     len: u64,
-    /// What the last fsync made durable.
-    durable: HashMap<u64, Sector>,
-    durable_len: u64,
-    /// Sector writes since then, in order.
-    pending: Vec<(u64, Sector)>,
+    media: Media,
     /// Changing operations so far.
     operations: u64,
     /// The operation at which the power goes.
@@ -40,10 +232,17 @@ struct Disk {
     faults: Vec<(u64, Fault)>,
     /// Every change fails from now on.
     broken: bool,
+    /// Every read as well.
+    dead: bool,
+    /// A fault has put wrong bytes on the disk.
+    harmed: bool,
     /// Punching holes does nothing, as on many file systems and disks.
     keeps_punched: bool,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
+    /// Takes a photo at one of so many operations.
+    camera: Option<(u64, Rng)>,
+    photos: Vec<Photo>,
 }
 
 /// A fault of the disk. The errno is always EIO.
@@ -53,11 +252,19 @@ pub enum Fault {
     Error,
     /// As [`Error`](Self::Error), and so do all changes after it.
     Broken,
+    /// As [`Broken`](Self::Broken), and reads fail as well.
+    Dead,
     /// A write fails when a part of it has been done.
     Short,
     /// An fsync fails and drops what it failed on, as Linux does: some of the pending sectors are never
     /// written, though reads still see them. Any other operation just fails.
     LostSync,
+    /// The operation takes so long that much else passes it.
+    Slow,
+    /// A write succeeds, but at another place. Any other operation is as it should be.
+    Misdirected,
+    /// A bit of what is durable turns over, unnoticed.
+    Rot,
 }
 
 /// The simulated file; clones share the same disk.
@@ -73,6 +280,21 @@ impl SimFile {
         Self::default()
     }
 
+    fn durable((pages, len): (Pages, u64), keeps_punched: bool, harmed: bool) -> Self {
+        Self(Arc::new(Mutex::new(Disk {
+            now: pages.clone(),
+            len,
+            media: Media {
+                durable: pages,
+                durable_len: len,
+                ..Media::default()
+            },
+            keeps_punched,
+            harmed,
+            ..Disk::default()
+        })))
+    }
+
     fn disk(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,6 +308,11 @@ impl SimFile {
     /// Whether the power has failed.
     pub fn crashed(&self) -> bool {
         self.disk().crashed
+    }
+
+    /// Whether a fault has put wrong bytes on the disk.
+    pub fn harmed(&self) -> bool {
+        self.disk().harmed
     }
 
     /// Changing operations (write, fsync, allocate, punch, truncate) so far.
@@ -105,56 +332,40 @@ impl SimFile {
 
     /// The file as it is found after the power comes back: one of the possible outcomes, chosen by `rng`.
     pub fn after_crash(&self, rng: &mut Rng) -> Self {
-        let disk = self.disk();
-        let mut sectors = disk.durable.clone();
-        // How much of it survives differs from crash to crash: nothing, all, and all between.
-        let kept = rng.below(9);
-        for (at, bytes) in &disk.pending {
-            if rng.below(8) < kept {
-                sectors.insert(*at, *bytes);
-            }
-        }
-        let len = if rng.below(8) < kept {
-            disk.len
-        } else {
-            disk.durable_len
-        };
-        sectors.retain(|at, _| at * (SECTOR as u64) < len);
-        Self(Arc::new(Mutex::new(Disk {
-            now: sectors.clone(),
-            len,
-            durable: sectors,
-            durable_len: len,
-            keeps_punched: disk.keeps_punched,
-            ..Disk::default()
-        })))
+        self.after(Survival::Random(rng.next_u64()))
+    }
+
+    /// The file as it is found after the power comes back.
+    pub fn after(&self, survival: Survival) -> Self {
+        self.disk().look("the end").develop(survival)
     }
 
     /// A copy of the file as it is now, everything durable.
     pub fn snapshot(&self) -> Self {
         let disk = self.disk();
-        Self(Arc::new(Mutex::new(Disk {
-            now: disk.now.clone(),
-            len: disk.len,
-            durable: disk.now.clone(),
-            durable_len: disk.len,
-            keeps_punched: disk.keeps_punched,
-            ..Disk::default()
-        })))
+        let found = (disk.now.clone(), disk.len);
+        Self::durable(found, disk.keeps_punched, disk.harmed)
+    }
+
+    /// From now on takes a photo at one of `n` changing operations (1: at each), chosen by `rng`.
+    pub fn photograph(&self, n: u64, rng: Rng) {
+        self.disk().camera = Some((n, rng));
+    }
+
+    /// The photos taken since the last call.
+    pub fn take_photos(&self) -> Vec<Photo> {
+        core::mem::take(&mut self.disk().photos)
     }
 
     /// Inverts the bits of `mask` in the byte at `offset`.
     pub fn damage(&self, offset: u64, mask: u8) {
-        let mut disk = self.disk();
-        let at = offset / SECTOR as u64;
-        let byte = (offset % SECTOR as u64) as usize;
-        disk.now.entry(at).or_insert([0; SECTOR])[byte] ^= mask;
+        self.disk().now.flip(offset, mask);
     }
 
     /// All bytes of the file.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = std::vec![0; self.disk().len as usize];
-        let whole = bytes.len().div_ceil(4096) * 4096;
+        let whole = bytes.len().div_ceil(PAGE) * PAGE;
         bytes.resize(whole, 0);
         self.read_at(&mut bytes, 0)
             .expect("reading a simulated file");
@@ -173,6 +384,14 @@ impl SimFile {
         self.disk().failing_read = Some(n);
     }
 
+    /// Takes back every fault that is still to come or that lasts.
+    pub fn repair(&self) {
+        let mut disk = self.disk();
+        disk.faults.clear();
+        (disk.broken, disk.dead, disk.failing_read) = (false, false, None);
+        disk.capacity = None;
+    }
+
     /// From now on, here and after crashes, punching holes does nothing.
     pub fn keep_punched(&self) {
         self.disk().keeps_punched = true;
@@ -181,6 +400,22 @@ impl SimFile {
     /// Limits the number of bytes the file may occupy.
     pub fn limit(&self, capacity: u64) {
         self.disk().capacity = Some(capacity);
+    }
+
+    /// An operation of the disk has begun, or is about to be answered: others may run meanwhile, and many of
+    /// them while it is slow.
+    fn pass(&self) {
+        scheduling_point();
+        let slow = {
+            let disk = self.disk();
+            let next = disk.operations + 1;
+            disk.faults.contains(&(next, Fault::Slow))
+        };
+        if slow {
+            for _ in 0..100 {
+                scheduling_point();
+            }
+        }
     }
 }
 
@@ -193,6 +428,7 @@ enum Step {
     Crash,
     Short,
     Lose,
+    Misdirect,
 }
 
 impl Disk {
@@ -206,32 +442,115 @@ impl Disk {
             self.crashed = true;
             return Step::Crash;
         }
+        if self.broken {
+            return Step::Fail;
+        }
         let now = self.operations;
         match self.faults.iter().find(|f| f.0 == now).map(|f| f.1) {
-            _ if self.broken => Step::Fail,
-            None => Step::Go,
+            None | Some(Fault::Slow) => Step::Go,
             Some(Fault::Error) => Step::Fail,
-            Some(Fault::Broken) => {
+            Some(fault @ (Fault::Broken | Fault::Dead)) => {
                 self.broken = true;
+                self.dead = fault == Fault::Dead;
                 Step::Fail
             }
             Some(Fault::Short) => Step::Short,
             Some(Fault::LostSync) => Step::Lose,
+            Some(Fault::Misdirected) => Step::Misdirect,
+            Some(Fault::Rot) => {
+                self.rot();
+                Step::Go
+            }
         }
     }
 
     /// As [`step`](Self::step), for operations that happen or do not.
     fn whole_step(&mut self) -> Result<(), Error> {
         match self.step() {
-            Step::Go => Ok(()),
+            Step::Go | Step::Misdirect => Ok(()),
             _ => Err(GONE),
         }
     }
 
-    fn put(&mut self, at: u64, bytes: Sector) {
-        self.pending.push((at, bytes));
-        self.now.insert(at, bytes);
+    /// Turns a bit over somewhere in what is durable.
+    fn rot(&mut self) {
+        let mut rng = Rng(self.operations ^ self.len);
+        let pages = &self.media.durable;
+        let used: Vec<usize> = (0..pages.0.len())
+            .filter(|&at| pages.get(at).is_some())
+            .collect();
+        if used.is_empty() {
+            return;
+        }
+        let page = used[rng.below(used.len() as u64) as usize];
+        let offset = (page * PAGE) as u64 + rng.below(PAGE as u64);
+        let mask = 1 << rng.below(8);
+        self.media.durable.flip(offset, mask);
+        // What is newer is still in memory.
+        if self.media.pending.iter().all(|change| change.page != page) {
+            self.now.flip(offset, mask);
+        }
+        self.harmed = true;
     }
+
+    fn put(&mut self, page: usize, bytes: Option<Arc<Page>>, mask: u8) {
+        let change = Change {
+            page,
+            bytes,
+            mask,
+            operation: self.operations,
+        };
+        self.now.apply(&change, u8::MAX);
+        self.media.pending.push(change);
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len != self.len {
+            self.len = len;
+            self.media.lens.push(len);
+        }
+    }
+
+    /// Whether `pages` more pages find space.
+    fn room_for(&self, pages: usize) -> bool {
+        self.capacity.is_none_or(|capacity| {
+            pages == 0 || ((self.now.occupied() + pages) * PAGE) as u64 <= capacity
+        })
+    }
+
+    /// Holes in a range of bytes.
+    fn holes(&self, offset: u64, len: u64) -> usize {
+        pages_of(offset, len)
+            .filter(|&at| self.now.get(at).is_none())
+            .count()
+    }
+
+    /// Takes a photo, if it is time for one: the operation under way may have arrived in any part.
+    fn photo(&mut self, what: &'static str) {
+        let Some((n, rng)) = &mut self.camera else {
+            return;
+        };
+        if self.crashed || rng.below(*n) > 0 {
+            return;
+        }
+        let photo = self.look(what);
+        self.photos.push(photo);
+    }
+
+    fn look(&self, what: &'static str) -> Photo {
+        Photo {
+            media: self.media.clone(),
+            keeps_punched: self.keeps_punched,
+            harmed: self.harmed,
+            operation: self.operations,
+            what,
+            mark: history::mark(),
+        }
+    }
+}
+
+fn pages_of(offset: u64, len: u64) -> core::ops::Range<usize> {
+    (offset / PAGE as u64) as usize..((offset + len) / PAGE as u64) as usize
 }
 
 impl BackingFile for SimFile {
@@ -246,7 +565,7 @@ impl BackingFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         scheduling_point();
         let mut disk = self.disk();
-        if disk.crashed {
+        if disk.crashed || disk.dead {
             return Err(GONE);
         }
         disk.failing_read = match disk.failing_read {
@@ -256,113 +575,160 @@ impl BackingFile for SimFile {
             }
             n => n.map(|n| n - 1),
         };
-        let first = offset / SECTOR as u64;
-        for (at, out) in (first..).zip(buf.chunks_mut(SECTOR)) {
-            match disk.now.get(&at) {
-                Some(sector) => out.copy_from_slice(sector),
+        let first = (offset / PAGE as u64) as usize;
+        for (at, out) in (first..).zip(buf.chunks_mut(PAGE)) {
+            match disk.now.get(at) {
+                Some(page) => out.copy_from_slice(&page[..out.len()]),
                 None => out.fill(0),
             }
         }
+        drop(disk);
+        scheduling_point();
         Ok(())
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error> {
-        scheduling_point();
+        self.pass();
         let mut disk = self.disk();
+        if !disk.room_for(disk.holes(offset, buf.len() as u64)) {
+            return Err(Error::NoSpace);
+        }
         let step = disk.step();
         let sectors = match step {
             // Any of its sectors may arrive before the power is gone.
-            Step::Go | Step::Crash => buf.len() / SECTOR,
+            Step::Go | Step::Crash | Step::Misdirect => buf.len() / SECTOR,
             Step::Short | Step::Lose => buf.len() / SECTOR / 2,
             Step::Fail => 0,
         };
-        let first = offset / SECTOR as u64;
-        for (at, bytes) in (first..).zip(buf.chunks_exact(SECTOR).take(sectors)) {
-            let mut sector = [0; SECTOR];
-            sector.copy_from_slice(bytes);
-            disk.put(at, sector);
+        let mut first = (offset / PAGE as u64) as usize;
+        if step == Step::Misdirect {
+            let places = (disk.len / PAGE as u64).max(2);
+            let by = 1 + Rng(disk.operations ^ offset).below(places - 1);
+            first = (first + by as usize) % places as usize;
+            disk.harmed = true;
+        }
+        let mut left = sectors;
+        for (at, bytes) in (first..).zip(buf.chunks_exact(PAGE)) {
+            let n = left.min(SECTORS);
+            if n == 0 {
+                break;
+            }
+            left -= n;
+            let mut page = [0; PAGE];
+            page.copy_from_slice(bytes);
+            disk.put(at, Some(Arc::new(page)), (0xff >> (SECTORS - n)) as u8);
         }
         if sectors > 0 {
-            disk.len = disk.len.max(offset + (sectors * SECTOR) as u64);
+            let end = (first * PAGE + sectors * SECTOR) as u64;
+            let len = disk.len.max(end);
+            disk.set_len(len);
         }
         disk.writes += 1;
-        if step == Step::Go {
-            Ok(())
-        } else {
-            Err(GONE)
+        disk.photo("write");
+        drop(disk);
+        scheduling_point();
+        match step {
+            Step::Go | Step::Misdirect => Ok(()),
+            _ => Err(GONE),
         }
     }
 
     fn sync(&self) -> Result<(), Error> {
         scheduling_point();
         // What is being written while the fsync runs may or may not be part of it; here it is not.
-        let covered = self.disk().pending.len();
-        scheduling_point();
+        let (covered, lens) = {
+            let media = &self.disk().media;
+            (media.pending.len(), media.lens.len())
+        };
+        self.pass();
         let mut disk = self.disk();
+        disk.photo("fsync");
         let disk = &mut *disk;
         let step = disk.step();
-        let covered = covered.min(disk.pending.len());
+        let media = &mut disk.media;
+        let covered = media.pending.drain(..covered.min(media.pending.len()));
         match step {
-            Step::Go => {
-                disk.durable.extend(disk.pending.drain(..covered));
-                disk.durable_len = disk.len;
+            Step::Go | Step::Misdirect => {
+                covered.for_each(|change| media.durable.apply(&change, u8::MAX));
+                if let Some(len) = media.lens.drain(..lens.min(media.lens.len())).last() {
+                    media.durable_len = len;
+                    media.durable.cut(len);
+                }
                 disk.syncs += 1;
                 Ok(())
             }
             Step::Lose => {
-                let lost = disk.operations;
-                let mut rng = Rng(lost);
-                let kept = disk.pending.drain(..covered);
-                disk.durable.extend(kept.filter(|_| rng.below(2) == 0));
+                let mut rng = Rng(disk.operations);
+                covered.for_each(|change| {
+                    media.durable.apply(&change, rng.next_u64() as u8);
+                });
                 Err(GONE)
             }
-            _ => Err(GONE),
+            _ => {
+                // Nothing happened: all of it is still to come.
+                let covered: Vec<Change> = covered.collect();
+                media.pending.splice(..0, covered);
+                Err(GONE)
+            }
         }
     }
 
     fn allocate(&self, offset: u64, len: u64) -> Result<(), Error> {
-        scheduling_point();
+        self.pass();
         let mut disk = self.disk();
         disk.whole_step()?;
-        if disk.capacity.is_some_and(|c| offset + len > c) {
+        if !disk.room_for(disk.holes(offset, len)) {
             return Err(Error::NoSpace);
         }
-        disk.len = disk.len.max(offset + len);
+        for at in pages_of(offset, len) {
+            if disk.now.get(at).is_none() {
+                disk.now.set(at, Some(RESERVED.clone()));
+            }
+        }
+        let len = disk.len.max(offset + len);
+        disk.set_len(len);
+        disk.photo("allocate");
+        drop(disk);
+        scheduling_point();
         Ok(())
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), Error> {
-        scheduling_point();
+        self.pass();
         let mut disk = self.disk();
         disk.whole_step()?;
-        if disk.keeps_punched {
-            return Ok(());
-        }
-        for at in offset / SECTOR as u64..(offset + len) / SECTOR as u64 {
-            if disk.now.contains_key(&at) {
-                disk.put(at, [0; SECTOR]);
+        if !disk.keeps_punched {
+            for at in pages_of(offset, len) {
+                if disk.now.get(at).is_some() {
+                    disk.put(at, None, u8::MAX);
+                }
             }
         }
+        disk.photo("punch");
+        drop(disk);
+        scheduling_point();
         Ok(())
     }
 
     fn truncate(&self, len: u64) -> Result<(), Error> {
-        scheduling_point();
+        self.pass();
         let mut disk = self.disk();
         disk.whole_step()?;
-        let end = len.div_ceil(SECTOR as u64);
-        let cut: Vec<u64> = disk.now.keys().copied().filter(|&at| at >= end).collect();
-        for at in cut {
-            disk.put(at, [0; SECTOR]);
-            disk.now.remove(&at);
+        let end = len.div_ceil(PAGE as u64) as usize;
+        for at in end..disk.now.0.len() {
+            if disk.now.get(at).is_some() {
+                disk.put(at, None, u8::MAX);
+            }
         }
-        disk.len = len;
+        disk.now.cut(len);
+        disk.set_len(len);
+        disk.photo("truncate");
+        drop(disk);
+        scheduling_point();
         Ok(())
     }
 
     fn allocated(&self) -> Result<u64, Error> {
-        let disk = self.disk();
-        let used = disk.now.values().filter(|s| s.iter().any(|&b| b != 0));
-        Ok((used.count() * SECTOR) as u64)
+        Ok((self.disk().now.occupied() * PAGE) as u64)
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The order in which the engine's log took the changes, with their contents.
+//! The order in which the engine's log took the changes, with their contents, and what was promised of it.
 //!
 //! Each thread says what it is [`working_on`]; the engine says, under the log's lock, which blocks have
 //! just taken their place.
@@ -18,12 +18,26 @@ pub struct Placed {
     pub tags: Vec<u32>,
 }
 
+/// How far a history is. All are lengths of the order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Changes that took their place.
+    pub placed: usize,
+    /// What completed operations reach.
+    pub completed: usize,
+    /// What is there after a crash, whatever else is lost.
+    pub promised: usize,
+    /// What the last completed checkpoint holds, and the one before it.
+    pub checkpoints: [usize; 2],
+}
+
 #[derive(Default)]
 struct History {
     working: HashMap<ThreadId, Placed>,
     /// Index behind the last change of each thread's present operation.
     order: Vec<Placed>,
     last: HashMap<ThreadId, usize>,
+    mark: Mark,
 }
 
 std::thread_local! {
@@ -58,9 +72,37 @@ pub(super) fn placed(block: u64, count: u64) {
     });
 }
 
-/// The changes so far, from the last call on. Forgets them.
-pub fn take_history() -> Vec<Placed> {
-    HISTORY.with_borrow_mut(|h| core::mem::take(&mut h.order))
+/// How far the history is.
+pub fn mark() -> Mark {
+    HISTORY.with_borrow(|h| Mark {
+        placed: h.order.len(),
+        ..h.mark
+    })
+}
+
+/// An operation whose last change is the `reached`th has completed.
+pub fn completed(reached: usize) {
+    HISTORY.with_borrow_mut(|h| h.mark.completed = h.mark.completed.max(reached));
+}
+
+/// The first `reached` changes are safe from now on.
+pub fn promised(reached: usize) {
+    HISTORY.with_borrow_mut(|h| h.mark.promised = h.mark.promised.max(reached));
+}
+
+/// A checkpoint that holds the first `reached` changes has completed.
+pub fn checkpointed(reached: usize) {
+    HISTORY.with_borrow_mut(|h| {
+        let [last, _] = h.mark.checkpoints;
+        h.mark.checkpoints = [last.max(reached), last.min(reached)];
+    });
+}
+
+/// The changes so far, from the last call on, and how far they came. Forgets them.
+pub fn take_history() -> (Vec<Placed>, Mark) {
+    let mark = mark();
+    let history = HISTORY.take();
+    (history.order, mark)
 }
 
 /// Looks at the changes since `from`.

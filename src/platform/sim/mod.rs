@@ -8,9 +8,11 @@
 mod file;
 mod history;
 
-pub use self::file::{Fault, SimFile};
+pub use self::file::{Fault, Photo, SimFile, Survival};
 pub(crate) use self::history::since;
-pub use self::history::{take_history, working_on, Placed};
+pub use self::history::{
+    checkpointed, completed, mark, promised, take_history, working_on, Mark, Placed,
+};
 
 use super::std::mem::set_failing_allocation;
 use super::std::StdLz4;

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The judge: what may be found on a disk after a crash.
+
+use super::submit::apply;
+use super::{tag_of, Report, BLOCKS};
+use crate::engine::check::{check, Finding};
+use crate::engine::format::{Superblock, SUPERBLOCK_OFFSETS};
+use crate::engine::{Error, Volume, BLOCK_SIZE};
+use crate::platform::sim::{self, Fault, Mark, Placed, Rng, Sim, SimFile};
+use crate::platform::BackingFile;
+use core::fmt::Write;
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+/// Blocks read at once.
+const CHUNK: u64 = 32;
+
+/// What the judge knows: the state of the device when the round began, and its changes in order.
+pub(super) struct History<'a> {
+    pub(super) start: &'a [u32],
+    pub(super) order: &'a [Placed],
+}
+
+impl History<'_> {
+    /// Judges the disk `found` after a crash at `mark`. Returns the recovered disk and its state, unless
+    /// a fault had put wrong bytes on it. `thorough` says whether to check everything and to interrupt
+    /// the recovery, too.
+    pub(super) fn judge(
+        &self,
+        found: SimFile,
+        mark: Mark,
+        thorough: bool,
+        rng: &mut Rng,
+        report: &mut Report,
+    ) -> Result<Option<(SimFile, Vec<u32>)>, String> {
+        if found.harmed() {
+            report.harmed += 1;
+            self.judge_harmed(&found, mark, report)?;
+            return Ok(None);
+        }
+        let state = self.prefix(&found, mark)?;
+        if !thorough {
+            return Ok(Some((found, state)));
+        }
+        whole(&found, report)?;
+        either_superblock(&found, &state)?;
+        let file = interrupt_recovery(found, &state, rng, report)?;
+        whole(&file, report).map_err(|e| format!("recovered: {e}"))?;
+        Ok(Some((file, state)))
+    }
+
+    /// The state found must be a prefix of the order, at least as long as promised, and of nothing that
+    /// came later. Returns it.
+    pub(super) fn prefix(&self, found: &SimFile, mark: Mark) -> Result<Vec<u32>, String> {
+        let now = read_all(found)?;
+        let mut state = self.state(mark.promised);
+        let promised_state = state.clone();
+        let later = &self.order[mark.promised..mark.placed];
+        let mut changes = later.iter();
+        while state != now {
+            let Some(change) = changes.next() else {
+                let mut text = format!(
+                    "not a prefix: {} of {} changes promised; block: promised, found:",
+                    mark.promised, mark.placed
+                );
+                for (b, (was, is)) in promised_state.iter().zip(&now).enumerate() {
+                    if was != is {
+                        let _ = write!(text, " {b}: {was}, {is};");
+                    }
+                }
+                let _ = write!(text, " changes after that: {later:?}");
+                return Err(text);
+            };
+            apply(&mut state, change);
+        }
+        Ok(now)
+    }
+
+    fn state(&self, length: usize) -> Vec<u32> {
+        let mut state = self.start.to_vec();
+        self.order[..length]
+            .iter()
+            .for_each(|change| apply(&mut state, change));
+        state
+    }
+
+    /// With wrong bytes on the disk: refused as a whole, or every block is right or refused, and `check` knows.
+    ///
+    /// The log behind the last checkpoint may end at the damage as it ends at a crash, so what is found may be
+    /// as old as the last checkpoint that is sure to be there.
+    fn judge_harmed(&self, found: &SimFile, mark: Mark, report: &mut Report) -> Result<(), String> {
+        let volume = match Volume::<Sim>::open(found.snapshot(), true) {
+            Ok(volume) => volume,
+            Err(Error::Corrupt { .. } | Error::NotAnImage) => {
+                report.refused += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(format!("opening a harmed disk: {error}")),
+        };
+        let mut ws = volume.workspace().map_err(|e| e.to_string())?;
+        let mut now = Vec::new();
+        let mut bytes = std::vec![0; BLOCK_SIZE];
+        for b in 0..BLOCKS {
+            now.push(match volume.read(&mut ws, b, &mut bytes) {
+                Ok(()) => Some(tag_of(&bytes).ok_or_else(|| format!("block {b} is a mixture"))?),
+                Err(Error::Corrupt { .. }) => None,
+                Err(error) => return Err(format!("reading block {b} of a harmed disk: {error}")),
+            });
+        }
+        if now.contains(&None) {
+            let mut findings = 0;
+            let checked = check::<Sim>(
+                found.snapshot(),
+                &mut |_: &Finding| findings += 1,
+                &mut |_, _| {},
+            );
+            report.checks += 1;
+            if checked.is_ok() && findings == 0 {
+                return Err("blocks are refused, but check finds nothing".to_string());
+            }
+        }
+        let [_, sure] = mark.checkpoints;
+        let mut state = self.state(sure);
+        let mut changes = self.order[sure..mark.placed].iter();
+        let fits = |state: &[u32]| {
+            now.iter()
+                .zip(state)
+                .all(|(is, was)| is.is_none_or(|is| is == *was))
+        };
+        while !fits(&state) {
+            let Some(change) = changes.next() else {
+                return Err(format!(
+                    "wrong data from a harmed disk: no prefix from {sure} to {} has what is served",
+                    mark.placed
+                ));
+            };
+            apply(&mut state, change);
+        }
+        Ok(())
+    }
+}
+
+/// The tags of the whole device.
+pub(super) fn read_all(file: &SimFile) -> Result<Vec<u32>, String> {
+    let volume = Volume::<Sim>::open(file.snapshot(), true).map_err(|e| e.to_string())?;
+    let mut ws = volume.workspace().map_err(|e| e.to_string())?;
+    let mut tags = Vec::with_capacity(BLOCKS as usize);
+    let mut data = std::vec![0; CHUNK as usize * BLOCK_SIZE];
+    for first in (0..BLOCKS).step_by(CHUNK as usize) {
+        let count = CHUNK.min(BLOCKS - first) as usize;
+        let data = &mut data[..count * BLOCK_SIZE];
+        volume
+            .read(&mut ws, first, data)
+            .map_err(|e| format!("reading the device: {e}"))?;
+        for (b, bytes) in (first..).zip(data.chunks_exact(BLOCK_SIZE)) {
+            tags.push(tag_of(bytes).ok_or_else(|| format!("block {b} is a mixture"))?);
+        }
+    }
+    // The device may have grown, but nobody wrote there.
+    let beyond = match volume.geometry().blocks {
+        BLOCKS => Ok(None),
+        _ => volume.next_mapped(&mut ws, BLOCKS),
+    };
+    if beyond != Ok(None) {
+        return Err(format!("beyond the end: {beyond:?}"));
+    }
+    Ok(tags)
+}
+
+/// The image is whole: nothing for `cloop check` to find.
+pub(super) fn whole(file: &SimFile, report: &mut Report) -> Result<(), String> {
+    let mut first = None;
+    let mut hear = |finding: &Finding| {
+        first.get_or_insert(*finding);
+    };
+    check::<Sim>(file.snapshot(), &mut hear, &mut |_, _| {}).map_err(|e| e.to_string())?;
+    report.checks += 1;
+    match first {
+        None => Ok(()),
+        Some(finding) => Err(format!("check finds {finding:?}")),
+    }
+}
+
+/// If both superblocks are whole, each of them alone leads to the same state.
+pub(super) fn either_superblock(found: &SimFile, state: &[u32]) -> Result<(), String> {
+    let valid = |offset| {
+        let mut page = std::vec![0; BLOCK_SIZE];
+        found.read_at(&mut page, offset).is_ok()
+            && Superblock::decode::<Sim>(&mut page, offset).is_ok()
+    };
+    if !SUPERBLOCK_OFFSETS.into_iter().all(valid) {
+        return Ok(());
+    }
+    for offset in SUPERBLOCK_OFFSETS {
+        let hurt = found.snapshot();
+        hurt.damage(offset + 100, 1);
+        let now =
+            read_all(&hurt).map_err(|e| format!("without the superblock at {offset}: {e}"))?;
+        if now != state {
+            return Err(format!("another state without the superblock at {offset}"));
+        }
+    }
+    Ok(())
+}
+
+/// Recovers, with crashes and errors while doing so: none of them changes the state that was found.
+fn interrupt_recovery(
+    mut found: SimFile,
+    state: &[u32],
+    rng: &mut Rng,
+    report: &mut Report,
+) -> Result<SimFile, String> {
+    for _ in 0..rng.below(4) {
+        let when = rng.below(12);
+        // What a failed fsync lost shows only when the memory of it is gone.
+        let mut cut = rng.below(2) == 0;
+        match rng.below(12) {
+            0 => found.fail_after(when, Fault::Error),
+            1 => found.fail_after(when, Fault::Broken),
+            2 => found.fail_after(when, Fault::Short),
+            3 => {
+                found.fail_after(when, Fault::LostSync);
+                cut = true;
+            }
+            4 => found.fail_read_after(when),
+            5 => found.limit(when << 18),
+            6 | 7 => sim::fail_allocation(Some(rng.below(150))),
+            _ => found.crash_after(when),
+        }
+        let opened = Volume::<Sim>::open(found.clone(), false).map(|_| ());
+        let what = format!("{opened:?}");
+        sim::fail_allocation(None);
+        found.repair();
+        if cut || found.crashed() {
+            found = found.after_crash(rng);
+        }
+        report.interrupted += 1;
+        let now =
+            read_all(&found).map_err(|e| format!("after an interrupted recovery ({what}): {e}"))?;
+        if now != state {
+            return Err(format!(
+                "an interrupted recovery ({what}) changed the state"
+            ));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Histories of a simulated volume with crashes and faults, and the judge of promise P1.
+//!
+//! Several submitters operate on the volume at once ([`submit`]). The engine tells in which order its log took
+//! the changes. After a crash the device must be what the first `n` changes of that order made of it, and `n`
+//! must reach everything that had completed before the last completed flush was issued, and every completed
+//! FUA write ([`judge`]). Then it goes on from there, and crashes again. On the way the disk is photographed:
+//! each photo is a crash at that moment, judged in the same way. [`script`] does it exhaustively for
+//! short histories. Everything follows from the plan.
+
+mod judge;
+pub mod script;
+mod submit;
+
+use crate::engine::{Algorithm, CreateOptions, Volume, BLOCK_SIZE};
+use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
+use crate::platform::Sabotage;
+use core::fmt::Write;
+use core::ops::AddAssign;
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
+use std::format;
+use std::string::{String, ToString};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+/// Blocks of the device: two leaves of the sector table, and a bit.
+const BLOCKS: u64 = 1100;
+
+/// What the submitters do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// All operations, mostly on the same few blocks, so that submitters meet.
+    Mixed,
+    /// Incompressible data over and over the same blocks, and no more space than that needs.
+    Pressure,
+}
+
+/// What goes wrong besides the power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing.
+    None,
+    /// Errors of the disk, full disks and failed allocations.
+    Errors,
+    /// Wrong bytes on the disk: misdirected writes and bit rot.
+    Damage,
+}
+
+/// Who runs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Anybody, at each step.
+    Random,
+    /// Whoever has the highest priority, with a few changes of priority in a history (probabilistic
+    /// concurrency testing): finds what needs one thread to sleep for long. It runs the history twice, first
+    /// to learn how long it is.
+    Pct,
+}
+
+/// What happens in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// What the submitters do.
+    pub profile: Profile,
+    /// Submitters at once.
+    pub threads: u64,
+    /// Operations of each in each round.
+    pub operations: u64,
+    /// Rounds of operating, crashing and recovering.
+    pub rounds: u64,
+    /// One of so many operations of the disk is photographed.
+    pub photos: u64,
+    /// One of so many photos is not only read, but checked, recovered with interruptions, and checked again.
+    pub thorough: u64,
+    /// What goes wrong besides the power.
+    pub trouble: Trouble,
+    /// Who runs next.
+    pub schedule: Schedule,
+    /// What the engine does wrong on purpose.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Plan {
+    /// A long random history.
+    pub fn random(seed: u64) -> Self {
+        let mut rng = Rng(seed ^ 0x706c_616e);
+        let profile = match rng.below(4) {
+            0 => Profile::Pressure,
+            _ => Profile::Mixed,
+        };
+        let trouble = match rng.below(6) {
+            0 | 1 => Trouble::Errors,
+            2 => Trouble::Damage,
+            _ => Trouble::None,
+        };
+        let schedule = match rng.below(8) {
+            0 => Schedule::Pct,
+            _ => Schedule::Random,
+        };
+        Self {
+            seed,
+            profile,
+            threads: 1 + rng.below(3),
+            operations: 10 + rng.below(40),
+            rounds: 1 + rng.below(4),
+            photos: 4,
+            thorough: 16,
+            trouble,
+            schedule,
+            sabotage: None,
+        }
+    }
+}
+
+/// What a simulation that passed did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Power cuts that were recovered from and judged, after which the history went on.
+    pub crashes: u64,
+    /// Photos that were recovered from, read completely and judged.
+    pub photos: u64,
+    /// Recoveries that a crash or an error interrupted, and whose remains were judged.
+    pub interrupted: u64,
+    /// Images checked completely.
+    pub checks: u64,
+    /// Of the above, disks with wrong bytes: how many, and how many of them were refused.
+    pub harmed: u64,
+    /// Of those, the images that were refused as a whole.
+    pub refused: u64,
+    /// Changes that took a place in the log.
+    pub changes: u64,
+}
+
+impl Report {
+    /// States of the disk that were recovered from, read completely and judged.
+    pub fn points(&self) -> u64 {
+        self.crashes + self.photos + self.interrupted
+    }
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.crashes += other.crashes;
+        self.photos += other.photos;
+        self.interrupted += other.interrupted;
+        self.checks += other.checks;
+        self.harmed += other.harmed;
+        self.refused += other.refused;
+        self.changes += other.changes;
+    }
+}
+
+/// What happened, a line each, when a trace is asked for.
+#[derive(Clone, Debug, Default)]
+struct Trace(Option<Arc<Mutex<String>>>);
+
+impl Trace {
+    fn say(&self, text: core::fmt::Arguments<'_>) {
+        if let Some(lines) = &self.0 {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = writeln!(lines, "{text}");
+        }
+    }
+}
+
+/// Runs a simulation; with `trace` it tells what happened.
+///
+/// # Errors
+///
+/// What the judge (or an assertion of the engine) has against it.
+pub fn run(plan: Plan, trace: Option<Arc<Mutex<String>>>) -> Result<Report, String> {
+    let trace = Trace(trace);
+    execute(plan.seed, plan.schedule, plan.sabotage, move || {
+        let mut report = Report::default();
+        simulate(plan, &trace, &mut report)?;
+        Ok(report)
+    })
+}
+
+/// Runs `f` with the threads it starts as coroutines of a scheduler.
+fn execute(
+    seed: u64,
+    schedule: Schedule,
+    sabotage: Option<Sabotage>,
+    f: impl Fn() -> Result<Report, String> + Send + Sync + 'static,
+) -> Result<Report, String> {
+    let mut config = Config::new();
+    config.stack_size = 256 * 1024;
+    config.failure_persistence = FailurePersistence::None;
+    config.max_steps = MaxSteps::FailAfter(20_000_000);
+    config.silence_warnings = true;
+    let verdict = Arc::new(Mutex::new(Ok(Report::default())));
+    let inside = verdict.clone();
+    let body = move || {
+        let lock = || inside.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().is_err() {
+            return;
+        }
+        sim::begin(seed, sabotage);
+        let result = f();
+        sim::end();
+        let mut verdict = lock();
+        match (&mut *verdict, result) {
+            (Ok(sum), Ok(report)) => *sum += report,
+            (verdict, result) => *verdict = result,
+        }
+    };
+    let outcome = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| match schedule {
+        Schedule::Random => {
+            Runner::new(RandomScheduler::new_from_seed(seed, 1), config).run(body);
+        }
+        Schedule::Pct => {
+            // It insists on threads, but the power may fail before the volume starts any.
+            let body = move || {
+                let _ = shuttle::thread::spawn(|| {}).join();
+                body();
+            };
+            Runner::new(PctScheduler::new_from_seed(seed, 8, 2), config).run(body);
+        }
+    }));
+    sim::end();
+    outcome.map_err(|panic| format!("panic: {}", message(&*panic)))?;
+    let verdict = verdict.lock().unwrap_or_else(PoisonError::into_inner);
+    verdict.clone()
+}
+
+fn message(panic: &(dyn core::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        return (*text).to_string();
+    }
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .unwrap_or_else(|| "something".to_string())
+}
+
+/// What the submitters of a round know together.
+struct Round {
+    /// State of the device before the round.
+    start: Vec<u32>,
+    next_tag: u32,
+    objection: Option<String>,
+    trace: Trace,
+}
+
+type Shared = Arc<Mutex<Round>>;
+
+fn round(shared: &Shared) -> MutexGuard<'_, Round> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Round {
+    fn say(&mut self, text: core::fmt::Arguments<'_>) {
+        self.trace.say(text);
+    }
+
+    fn object(&mut self, text: String) {
+        self.objection.get_or_insert(text);
+    }
+}
+
+const ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+/// The contents of a block with this tag: zeros for 0, else the tag and bytes that compress well, badly,
+/// or not at all.
+pub fn fill(tag: u32, block: &mut [u8]) {
+    block.fill(0);
+    if tag == 0 {
+        return;
+    }
+    let random = match tag % 3 {
+        0 => 64,
+        1 => BLOCK_SIZE / 2,
+        _ => BLOCK_SIZE,
+    };
+    let mut rng = Rng(u64::from(tag) << 20);
+    for chunk in block[..random].chunks_exact_mut(8) {
+        chunk.copy_from_slice(&rng.next_u64().to_le_bytes());
+    }
+    block[..4].copy_from_slice(&tag.to_le_bytes());
+}
+
+/// The tag of a block, or `None` if the block is not what its tag says.
+pub fn tag_of(block: &[u8]) -> Option<u32> {
+    let mut first = [0; 4];
+    first.copy_from_slice(&block[..4]);
+    let tag = u32::from_le_bytes(first);
+    if tag == 0 {
+        return (block == ZEROS).then_some(0);
+    }
+    let mut expected = [0; BLOCK_SIZE];
+    fill(tag, &mut expected);
+    (block == expected).then_some(tag)
+}
+
+fn options(record_size: u32) -> CreateOptions {
+    CreateOptions {
+        size: BLOCKS * BLOCK_SIZE as u64,
+        record_size,
+        segment_size: 256 * 1024,
+        algorithm: Algorithm::Lz4,
+        uuid: *b"a simulated disk",
+    }
+}
+
+fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String> {
+    let mut rng = Rng(plan.seed);
+    let mut file = SimFile::new();
+    if rng.below(2) == 0 {
+        file.keep_punched();
+    }
+    // Memory for large records is what opening an image costs most.
+    let record_size = match rng.below(8) {
+        0..=2 => 4096,
+        3..=5 => 16384,
+        6 => 65536,
+        _ => 131_072,
+    };
+    Volume::<Sim>::create(&file, &options(record_size)).map_err(|e| e.to_string())?;
+    let mut state = std::vec![0; BLOCKS as usize];
+    let mut next_tag = 0;
+    for number in 0..plan.rounds {
+        trace.say(format_args!("round {number}"));
+        if rng.below(2) == 0 {
+            file.crash_after(rng.below(10 + 4 * plan.threads * plan.operations));
+        }
+        file.photograph(plan.photos, Rng(rng.next_u64()));
+        let shared = Arc::new(Mutex::new(Round {
+            start: state.clone(),
+            next_tag,
+            objection: None,
+            trace: trace.clone(),
+        }));
+        operate(plan, number, &file, &shared, &mut rng);
+        let (order, mark) = sim::take_history();
+        trace.say(format_args!("the end: crashed {}", file.crashed()));
+        next_tag = round(&shared).next_tag;
+        if let Some(objection) = round(&shared).objection.take() {
+            return Err(format!("round {number}: {objection}"));
+        }
+        report.changes += order.len() as u64;
+        let history = judge::History {
+            start: &state,
+            order: &order,
+        };
+        for photo in file.take_photos() {
+            let found = photo.develop(sim::Survival::Random(rng.next_u64()));
+            let thorough = rng.below(plan.thorough) == 0;
+            history
+                .judge(found, photo.mark, thorough, &mut rng, report)
+                .map_err(|e| {
+                    let (n, what) = (photo.operation, photo.what);
+                    format!("round {number}, crash at operation {n} of the disk ({what}): {e}")
+                })?;
+            report.photos += 1;
+        }
+        let found = file.after_crash(&mut rng);
+        report.crashes += 1;
+        let recovered = history
+            .judge(found, mark, true, &mut rng, report)
+            .map_err(|e| format!("round {number}, after the crash: {e}"))?;
+        // Whose bytes are wrong does not go on.
+        let Some(recovered) = recovered else { break };
+        (file, state) = recovered;
+    }
+    Ok(())
+}
+
+/// One round: opens the volume, lets the submitters work, and closes it, until something stops that.
+fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut Rng) {
+    if plan.profile == Profile::Pressure {
+        // From hardly enough to open it up to some space to spare.
+        file.limit((10 + rng.below(30)) * 256 * 1024);
+    }
+    let mut opened = Volume::<Sim>::open(file.clone(), false);
+    if let Err(crate::engine::Error::NoSpace) = opened {
+        file.limit(u64::MAX);
+        opened = Volume::<Sim>::open(file.clone(), false);
+    }
+    let volume = match opened {
+        Ok(volume) => Arc::new(volume),
+        Err(error) => {
+            if !file.crashed() {
+                round(shared).object(format!("opening: {error}"));
+            }
+            return;
+        }
+    };
+    cause_trouble(plan, file, rng);
+    let threads: Vec<_> = (0..plan.threads)
+        .map(|t| {
+            let (volume, shared) = (volume.clone(), shared.clone());
+            let rng = Rng(plan.seed ^ ((number * 16 + t + 1) << 40));
+            shuttle::thread::spawn(move || submit::submit(&volume, &shared, plan, t, rng))
+        })
+        .collect();
+    for thread in threads {
+        let _ = thread.join();
+    }
+    sim::fail_allocation(None);
+    if rng.below(2) == 0 {
+        file.repair();
+    }
+    if rng.below(2) == 0 {
+        let completed = sim::mark().completed;
+        let closed = volume.close();
+        round(shared).say(format_args!("close: {closed:?}"));
+        if closed.is_ok() {
+            sim::promised(completed);
+            sim::checkpointed(completed);
+        }
+    }
+}
+
+/// Lets things go wrong in this round.
+fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) {
+    let reach = 5 + plan.threads * plan.operations;
+    for _ in 0..rng.below(4) {
+        file.fail_after(rng.below(reach), Fault::Slow);
+    }
+    let when = rng.below(reach);
+    match plan.trouble {
+        Trouble::None => {}
+        Trouble::Errors => match rng.below(9) {
+            0 => file.fail_after(when, Fault::Error),
+            1 => file.fail_after(when, Fault::Broken),
+            2 => file.fail_after(when, Fault::Dead),
+            3 => file.fail_after(when, Fault::Short),
+            4 => file.fail_after(when, Fault::LostSync),
+            5 => file.limit((2 + rng.below(3)) << 20),
+            6 => file.fail_read_after(when),
+            _ => sim::fail_allocation(Some(when * 8)),
+        },
+        Trouble::Damage => match rng.below(2) {
+            0 => file.fail_after(when, Fault::Misdirected),
+            _ => file.fail_after(when, Fault::Rot),
+        },
+    }
+}

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Short histories, with a crash at every operation of the disk, every outcome of interest, and
+//! every crash of the recovery from it.
+
+use super::judge::{either_superblock, read_all, whole, History};
+use super::submit::Submitter;
+use super::{execute, options, round, Report, Round, Schedule, Shared, Trace, BLOCKS};
+use crate::engine::format::{LogStart, Superblock, SUPERBLOCK_OFFSETS};
+use crate::engine::{Error, Volume, BLOCK_SIZE};
+use crate::platform::sim::{self, Photo, Placed, Rng, Sim, SimFile, Survival};
+use crate::platform::{BackingFile, Sabotage};
+use std::format;
+use std::string::{String, ToString};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::vec::Vec;
+
+/// A step of a script. Ranges are first block and number of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Writes blocks of all kinds, zeros among them.
+    Write(u64, u64),
+    /// Writes blocks that cannot be compressed.
+    Raw(u64, u64),
+    /// Writes blocks of zeros.
+    Zeros(u64, u64),
+    /// Writes one block with forced unit access.
+    Fua(u64),
+    /// Discards.
+    Zero(u64, u64),
+    /// Flushes.
+    Flush,
+    /// Writes a checkpoint.
+    Checkpoint,
+    /// Closes the volume and opens it again.
+    Reopen,
+    /// Closes the volume; nothing follows.
+    Close,
+    /// Limits the space to so many segments more than are taken now.
+    Limit(u64),
+    /// Does the steps before this one again, so many times.
+    Repeat(u32),
+}
+
+/// A short history.
+#[derive(Clone, Copy, Debug)]
+pub struct Script {
+    /// What it is about.
+    pub name: &'static str,
+    /// What happens.
+    pub actions: &'static [Action],
+    /// What the image's counters (generation, epoch, sequence number) start from.
+    pub counters: u64,
+}
+
+use Action::{Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros};
+
+/// A segment holds 63 blocks that cannot be compressed, in records of one block.
+pub const SCRIPTS: &[Script] = &[
+    Script {
+        name: "checkpoint",
+        actions: &[
+            Write(3, 6),
+            Checkpoint,
+            Write(5, 2),
+            Write(600, 2),
+            Flush,
+            Checkpoint,
+            Zero(4, 3),
+            Checkpoint,
+            Checkpoint,
+            Write(3, 2),
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "segment switch",
+        actions: &[
+            Raw(0, 40),
+            Flush,
+            Raw(40, 30),
+            Flush,
+            Raw(70, 50),
+            Raw(120, 20),
+            Flush,
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "counters beyond 32 bits",
+        actions: &[
+            Raw(0, 50),
+            Flush,
+            Checkpoint,
+            Raw(20, 50),
+            Checkpoint,
+            Fua(3),
+        ],
+        counters: (1 << 32) - 3,
+    },
+    Script {
+        name: "detach",
+        actions: &[
+            Write(3, 6),
+            Flush,
+            Write(700, 3),
+            Reopen,
+            Write(4, 2),
+            Close,
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "discard across records",
+        actions: &[
+            Write(10, 40),
+            Flush,
+            Zero(14, 30),
+            Write(20, 4),
+            Zero(21, 2),
+            Flush,
+            Zero(0, BLOCKS),
+            Write(30, 1),
+            Flush,
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "FUA among plain writes",
+        actions: &[
+            Write(1, 2),
+            Fua(5),
+            Write(5, 2),
+            Fua(1),
+            Write(2, 1),
+            Fua(2),
+            Write(5, 1),
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "reuse of dead segments",
+        actions: &[Raw(0, 60), Checkpoint, Raw(0, 60), Flush, Repeat(3)],
+        counters: 0,
+    },
+    Script {
+        name: "zeroing",
+        actions: &[
+            Write(500, 30),
+            Checkpoint,
+            Zeros(505, 10),
+            Flush,
+            Zeros(500, 30),
+            Checkpoint,
+            Write(510, 3),
+            Zero(0, BLOCKS),
+            Flush,
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "full disk",
+        actions: &[
+            Raw(0, 20),
+            Flush,
+            Limit(1),
+            Raw(20, 60),
+            Raw(100, 60),
+            Raw(200, 60),
+            Flush,
+            Raw(0, 4),
+            Fua(7),
+            Close,
+        ],
+        counters: 0,
+    },
+];
+
+/// What running a script gave.
+#[derive(Default)]
+struct Album {
+    photos: Vec<Photo>,
+    order: Vec<Placed>,
+}
+
+/// How much of it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// Runs of each script, each with another scheduler.
+    pub seeds: u64,
+    /// The recovery is crashed everywhere for one of so many crashes.
+    pub recovery: u64,
+    /// The last write is torn at so many places at most.
+    pub tears: usize,
+}
+
+impl Depth {
+    /// Half a minute or so for all scripts.
+    pub const SHORT: Self = Self {
+        seeds: 2,
+        recovery: 8,
+        tears: 32,
+    };
+    /// Everything.
+    pub const FULL: Self = Self {
+        seeds: 4,
+        recovery: 1,
+        tears: usize::MAX,
+    };
+}
+
+impl Script {
+    /// Runs it and judges every crash.
+    ///
+    /// # Errors
+    ///
+    /// What the judge has against it.
+    pub fn exhaust(
+        &'static self,
+        depth: Depth,
+        sabotage: Option<Sabotage>,
+    ) -> Result<Report, String> {
+        let mut report = Report::default();
+        for seed in 0..depth.seeds {
+            let name = self.name;
+            let album = Arc::new(Mutex::new(Album::default()));
+            let inside = album.clone();
+            report += execute(seed, Schedule::Random, sabotage, move || {
+                let taken = self.play(seed)?;
+                *inside.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+                Ok(Report::default())
+            })
+            .map_err(|e| format!("{name}, scheduler {seed}: {e}"))?;
+            let album = core::mem::take(&mut *album.lock().unwrap_or_else(PoisonError::into_inner));
+            let order = Arc::new(album.order);
+            for photo in album.photos {
+                let (n, what, order) = (photo.operation, photo.what, order.clone());
+                let judged = execute(n, Schedule::Random, sabotage, move || {
+                    judge_all(&photo, &order, seed, depth)
+                });
+                report += judged.map_err(|e| {
+                    format!(
+                        "{name}, scheduler {seed}, crash at operation {n} of the disk ({what}): {e}"
+                    )
+                })?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Does what the script says, and photographs every operation of the disk.
+    fn play(&self, seed: u64) -> Result<Album, String> {
+        let file = SimFile::new();
+        let record_size = [4096, 16384, 65536][seed as usize % 3];
+        Volume::<Sim>::create(&file, &options(record_size)).map_err(|e| e.to_string())?;
+        start_from(&file, self.counters)?;
+        file.photograph(1, Rng(0));
+        let shared = Arc::new(Mutex::new(Round {
+            start: std::vec![0; BLOCKS as usize],
+            next_tag: 0,
+            objection: None,
+            trace: Trace::default(),
+        }));
+        let open = || Volume::<Sim>::open(file.clone(), false).map_err(|e| e.to_string());
+        let mut volume = open()?;
+        let mut actions = Vec::new();
+        for &action in self.actions {
+            match action {
+                Repeat(times) => actions = actions.repeat(times as usize),
+                action => actions.push(action),
+            }
+        }
+        for (step, &action) in actions.iter().enumerate() {
+            if matches!(action, Reopen | Close) {
+                let completed = sim::mark().completed;
+                match volume.close() {
+                    Ok(()) => sim::promised(completed),
+                    Err(Error::NoSpace) => {}
+                    Err(error) => return Err(format!("closing: {error}")),
+                }
+                if action == Reopen {
+                    volume = open()?;
+                }
+                continue;
+            }
+            self.act(&file, &volume, &shared, action, Rng(seed ^ step as u64))
+                .map_err(|e| format!("{action:?}: {e}"))?;
+            if let Some(objection) = round(&shared).objection.take() {
+                return Err(objection);
+            }
+        }
+        drop(volume);
+        let (order, _) = sim::take_history();
+        Ok(Album {
+            photos: file.take_photos(),
+            order,
+        })
+    }
+
+    fn act(
+        &self,
+        file: &SimFile,
+        volume: &Volume<Sim>,
+        shared: &Shared,
+        action: Action,
+        rng: Rng,
+    ) -> Result<(), Error> {
+        let mut site = Submitter::new(volume, shared, 0, rng)?;
+        let result = match action {
+            Write(block, count) => site.write(block, count).map(|_| ()),
+            Raw(block, count) => site.write_raw(block, count).map(|_| ()),
+            Zeros(block, count) => site.write_zeros(block, count).map(|_| ()),
+            Fua(block) => site.write_through(block),
+            Zero(block, count) => site.zero(block, count),
+            Flush => site.flush(),
+            Checkpoint => site.checkpoint(),
+            Limit(segments) => {
+                file.limit(file.allocated()? + segments * 256 * 1024);
+                Ok(())
+            }
+            Reopen | Close | Repeat(_) => Ok(()),
+        };
+        match result {
+            Err(Error::NoSpace) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Lets the counters of an empty image start from `counters`.
+fn start_from(file: &SimFile, counters: u64) -> Result<(), String> {
+    if counters == 0 {
+        return Ok(());
+    }
+    let mut page = std::vec![0; BLOCK_SIZE];
+    for (parity, offset) in (0..).zip(SUPERBLOCK_OFFSETS) {
+        file.read_at(&mut page, offset).map_err(|e| e.to_string())?;
+        let mut superblock =
+            Superblock::decode::<Sim>(&mut page, offset).map_err(|e| e.to_string())?;
+        superblock.generation = counters / 2 * 2 + parity;
+        superblock.epoch = counters;
+        superblock.log_start = LogStart {
+            seq: counters,
+            ..superblock.log_start
+        };
+        superblock.encode::<Sim>(&mut page);
+        file.write_at(&page, offset).map_err(|e| e.to_string())?;
+    }
+    file.sync().map_err(|e| e.to_string())
+}
+
+/// Every outcome of interest of a crash at the moment of `photo`.
+fn judge_all(photo: &Photo, order: &[Placed], seed: u64, depth: Depth) -> Result<Report, String> {
+    let start = std::vec![0; BLOCKS as usize];
+    let history = History {
+        start: &start,
+        order,
+    };
+    let mut report = Report::default();
+    let mut outcomes = std::vec![Survival::Nothing, Survival::Everything];
+    outcomes.extend((0..4).map(|n| Survival::Random((photo.operation << 8) | (seed << 4) | n)));
+    // An odd step: the tears lie at all places of a page.
+    let step = (photo.sectors() / depth.tears) | 1;
+    for sectors in (1..photo.sectors()).step_by(step) {
+        outcomes.extend([false, true].map(|others| Survival::Torn { sectors, others }));
+    }
+    for (n, &outcome) in (0..).zip(&outcomes) {
+        let found = photo.develop(outcome);
+        let state = history
+            .prefix(&found, photo.mark)
+            .map_err(|e| format!("{outcome:?}: {e}"))?;
+        report.photos += 1;
+        if n < 6 && (photo.operation + n) % depth.recovery == 0 {
+            exhaust_recovery(&found, &state, &mut report)
+                .map_err(|e| format!("{outcome:?}: {e}"))?;
+        }
+    }
+    Ok(report)
+}
+
+/// Crashes at every operation of the recovery. None of that changes the state; when it is through, the
+/// image is whole.
+fn exhaust_recovery(found: &SimFile, state: &[u32], report: &mut Report) -> Result<(), String> {
+    whole(found, report)?;
+    either_superblock(found, state)?;
+    for crash in 0.. {
+        let file = found.snapshot();
+        file.crash_after(crash);
+        let opened = Volume::<Sim>::open(file.clone(), false).map(|_| ());
+        let what = format!("recovery, crash at operation {crash}");
+        let outcomes: &[Survival] = if file.crashed() {
+            &[
+                Survival::Nothing,
+                Survival::Everything,
+                Survival::Random(crash),
+            ]
+        } else {
+            opened.map_err(|e| format!("recovery: {e}"))?;
+            &[Survival::Nothing]
+        };
+        for &outcome in outcomes {
+            let again = file.after(outcome);
+            let now = read_all(&again).map_err(|e| format!("{what}, {outcome:?}: {e}"))?;
+            if now != state {
+                return Err(format!("{what}, {outcome:?}: it changed the state"));
+            }
+            report.interrupted += 1;
+        }
+        if !file.crashed() {
+            return whole(&file, report).map_err(|e| format!("recovered: {e}"));
+        }
+    }
+    Ok(())
+}
