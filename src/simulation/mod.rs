@@ -190,7 +190,7 @@ fn execute(
     let mut config = Config::new();
     config.stack_size = 256 * 1024;
     config.failure_persistence = FailurePersistence::None;
-    config.max_steps = MaxSteps::FailAfter(20_000_000);
+    config.max_steps = MaxSteps::FailAfter(3_000_000);
     config.silence_warnings = true;
     let verdict = Arc::new(Mutex::new(Ok(Report::default())));
     let inside = verdict.clone();
