@@ -46,6 +46,7 @@ raw() {
 	syncs sync_often 10 "$device"
 	is "$syncs" -eq 0 "syncs of flushes with nothing to flush"
 	is "$disk_flushes" -eq 0 "flushes of the disk with nothing to flush"
+	figure "10 flushes with nothing to flush: $syncs syncs of the image, $disk_flushes flushes of the disk"
 
 	syncs write_blocks 20 conv=fsync
 	is "$syncs" -eq 20 "syncs of 20 writes with fsync"
@@ -110,19 +111,26 @@ filesystem() {
 	umount "$mnt"
 }
 
+# shared FIO-OPTION...: 16 processes, 20 times each, on a disk that takes its time to flush.
 shared() {
-	image disk --size 64M
-	attach "$image"
-	syncs fio --output="$tmp/fio" --filename="$device" --direct=1 --ioengine=psync --rw=randwrite --bs=4k --fsync=1 \
-		--size=4M --io_size=256k --offset_increment=4M --numjobs=8 --name=fsync
-	# 8 x 64 fsyncs of processes that do not wait for each other.
-	is "$syncs" -gt 0 "syncs"
-	is "$syncs" -le 520 "syncs of 512 fsyncs"
-	is "$(get flushes)" -ge 64 "flushes"
+	local below=/dev/mapper/selftest-disk sectors=$((192 * 2048))
+	modprobe dm-delay
+	dmsetup create selftest-disk --table "0 $sectors delay $disk2 0 0 $disk2 0 0 $disk2 0 100"
+	disk1=$disk2
+	cloop create --force --size 160M "$below"
+	attach "$below"
+	syncs fio --output="$tmp/fio" --filename="$device" --direct=1 --ioengine=psync --rw=randwrite --bs=4k \
+		--size=4M --number_ios=20 --offset_increment=4M --numjobs=16 --name=together "$@"
+	figure "320 requests to be durable, 16 at once, $*: $syncs syncs of the image, $disk_flushes flushes of the disk"
+	# Those that the device serves at the same time wait for the same flush, or for the one after it.
+	is "$syncs" -ge 20 "syncs of 320 requests to be durable"
+	is "$syncs" -le 160 "syncs of 320 requests to be durable"
+	is "$disk_flushes" -le 160 "flushes of the disk"
 	detach "$device"
-	intact "$image"
+	intact "$below"
 }
 
 check "one sync for each flush and FUA write of the device, none for nothing" raw
 check "one or more for each fsync of a file" filesystem
-check "concurrent flushes share them" shared
+check "concurrent fsyncs share them" shared --fdatasync=1
+check "concurrent FUA writes share them" shared --sync=dsync

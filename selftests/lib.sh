@@ -7,7 +7,7 @@
 #	check "what it shows" FUNCTION [ARG...]
 #
 # A test runs in a shell of its own that ends with the first command that
-# fails: that is how a test fails. Its output is shown only then. Mounts,
+# fails: that is how a test fails. Its output is shown only then, but for figures. Mounts,
 # devices and files it leaves are cleaned up after it.
 # shellcheck disable=SC2034 # the variables are for the topics
 
@@ -45,6 +45,11 @@ scaled() {
 fail() {
 	printf 'FAILED: %s\n' "$*"
 	return 1
+}
+
+# figure TEXT: a result that is shown even if the test is good.
+figure() {
+	printf 'figure: %s\n' "$*"
 }
 
 # is ACTUAL OPERATOR EXPECTED WHAT: compare numbers (-eq, -lt ...) or strings (=, !=).
