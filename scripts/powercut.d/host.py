@@ -18,20 +18,24 @@ SOURCE = HERE.parent.parent
 CACHE = pathlib.Path(os.environ["CLOOP_CACHE"])
 DISK_SIZE = 1 << 30
 CHAIN = 25  # cuts until there are new disks, and the images lie elsewhere
-PATIENCE = 240  # seconds without a word from the guest
+PATIENCE = 600  # seconds from power on until the work begins
 WORK = 8  # seconds until the power goes at the latest
 COMPLAINTS = re.compile(r"WARNING: |BUG: |BUG |Oops|general protection|[Ll]ockup|blocked for more than|"
                         r"refcount_t:|rcu.*stall|Call Trace|panicked at|page allocation failure")
 
 
 class Failed(Exception):
-    """The guest has found something wrong, or has stopped without being told to."""
+    """It did not go as it should, with the exit status."""
+
+    def __init__(self, status, what):
+        super().__init__(what)
+        self.status = status
 
 
 class Device:
     """A file system on cloop on a disk, from cut to cut."""
 
-    def __init__(self, run, filesystem, place, power, lying):
+    def __init__(self, run, filesystem, place, lying):
         self.filesystem, self.place = filesystem, place
         self.file, self.socket = run / f"{filesystem}.disk", run / f"{filesystem}.socket"
         self.file.unlink(missing_ok=True)
@@ -39,7 +43,8 @@ class Device:
             file.truncate(DISK_SIZE)
         if place == "file":
             subprocess.run(["mkfs.ext4", "-q", self.file], check=True)
-        self.power, self.lying = power, lying
+        self.lying = lying
+        self.power = None
         self.promised = {}  # (directory, writer): operation
         self.heard = 0
         self.state = "new"
@@ -108,15 +113,15 @@ class Machine:
         while True:
             with self.news:
                 if self.count("FAILED"):
-                    raise Failed("something is wrong after the cut, or in the work")
+                    raise Failed(1, "something is wrong after the cut, or in the work")
                 if self.count(phase) >= (1 if phase == "ended" else len(self.devices)):
                     return True
                 if self.devices[0].power.out.is_set():
                     return False
                 if self.count("ended"):
-                    raise Failed("the machine stopped by itself")
+                    raise Failed(2, "the machine stopped by itself")
                 if time.monotonic() > end:
-                    raise Failed(f"not '{phase}' within {PATIENCE} s")
+                    raise Failed(2, f"not '{phase}' within {PATIENCE} s")
                 self.news.wait(0.05)
 
     def console(self):
@@ -140,7 +145,7 @@ class Machine:
         self.reader.join()
         found = COMPLAINTS.search(said)
         if found:
-            raise Failed(f"the kernel complained: {found.group()}")
+            raise Failed(1, f"the kernel complained: {found.group()}")
 
     def evidence(self):
         self.errors.seek(0)
@@ -178,7 +183,7 @@ def cut(run, number, devices, chance, options):
             power.cut()
             with machine.news:
                 if machine.count("FAILED"):
-                    raise Failed("the work failed")
+                    raise Failed(1, "the work failed")
             when = "in the work"
         machine.kill()
         for device in devices:
@@ -194,7 +199,7 @@ def cut(run, number, devices, chance, options):
             machine.kill()
         except Failed:
             pass
-        raise Failed(f"{failure}\n{said}") from None
+        raise Failed(failure.status, f"{failure}\n{said}") from None
 
 
 def finish(run, number, devices):
@@ -207,12 +212,12 @@ def finish(run, number, devices):
         machine.wait("ended")
         machine.process.wait()
         if machine.process.returncode != 0 or machine.count("verified") < len(devices):
-            raise Failed("something is wrong after the last cut")
+            raise Failed(2, "not all was looked at after the last cut")
     except Failed as failure:
         said = machine.evidence()
         power.cut()
         machine.kill()
-        raise Failed(f"{failure}\n{said}") from None
+        raise Failed(failure.status, f"{failure}\n{said}") from None
     for device in devices:
         device.disk.close()
 
@@ -230,7 +235,11 @@ def main():
         elif word in ("ext4", "xfs", "btrfs"):
             filesystems.append(word)
         else:
-            sys.exit("usage: powercut [--count N] [--seed N] [--early] [--lying-disk] ext4|xfs|btrfs...")
+            filesystems.clear()
+            break
+    if not filesystems:
+        print("usage: powercut [--count N] [--seed N] [--early] [--lying-disk] ext4|xfs|btrfs...", file=sys.stderr)
+        sys.exit(2)
     run = CACHE / "run" / str(os.getpid())
     run.mkdir(parents=True)
     chance = random.Random(options["seed"])
@@ -238,7 +247,7 @@ def main():
     done = promises = status = 0
     try:
         for chain in range(-(-options["count"] // CHAIN)):
-            devices = [Device(run, filesystem, ("file", "disk")[(chain + i + options["seed"]) % 2], None,
+            devices = [Device(run, filesystem, ("file", "disk")[(chain + i + options["seed"]) % 2],
                               options["lying-disk"]) for i, filesystem in enumerate(filesystems)]
             print("# new disks: " + ", ".join(f"{d.filesystem} on cloop on "
                   + {"file": "a file on ext4", "disk": "the disk"}[d.place] for d in devices), flush=True)
@@ -252,7 +261,7 @@ def main():
         print(f"{done} power cuts, {promises} promises, nothing lost")
     except Failed as failure:
         print(f"FAILED after cut {done}, seed {options['seed']}: {failure}")
-        status = 1
+        status = failure.status
     subprocess.run(["rm", "-rf", run], check=True)
     sys.exit(status)
 
