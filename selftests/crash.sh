@@ -37,39 +37,6 @@ copied() {
 }
 check "a copy of the image in use is recovered" copied
 
-# writer DIRECTORY: files, each made durable and then announced in $tmp/done, until $tmp/stop exists.
-writer() {
-	local i path
-	for ((i = 0; ; i++)); do
-		[[ ! -e $tmp/stop ]] || return 0
-		path=$1/$((i % 40))
-		head -c $((i * 7919 % 400000 + 1)) "$tmp/data" | tail -c 300000 >"$path.new" || return 0
-		sync "$path.new" || return 0
-		mv "$path.new" "$path" || return 0
-		sync "$1" || return 0
-		printf '%d %d\n' $((i % 40)) "$i" >>"$tmp/done"
-		if ((i % 10 == 9)); then
-			rm -f "$1/$((i * 31 % 40)).new" "$1/scratch"
-			head -c 2M "$tmp/data" >"$1/scratch" || return 0
-		fi
-	done
-}
-
-# promises DIRECTORY LIST: each file announced in LIST is there, as announced or newer.
-promises() {
-	local number i at good
-	while read -r number i; do
-		good=
-		for ((at = i; at <= i + 400; at += 40)); do
-			if cmp -s "$1/$number" <(head -c $((at * 7919 % 400000 + 1)) "$tmp/data" | tail -c 300000); then
-				good=1
-				break
-			fi
-		done
-		[[ -n $good ]] || fail "file $number of round $i is lost"
-	done < <(awk '{ last[$1] = $2 } END { for (n in last) print n, last[n] }' "$2")
-}
-
 snapshots() {
 	local round origin=/dev/mapper/selftest-origin sectors=$((192 * 2048)) writers
 	modprobe dm-snapshot
@@ -79,8 +46,9 @@ snapshots() {
 	attach "$origin"
 	mkfs.ext4 -q "$device"
 	mount "$device" "$mnt"
-	data "$tmp/data" 4
-	writer "$mnt" &
+	mkdir "$mnt/work"
+	sync "$mnt"
+	"$here/promises.py" work "$mnt/work" >"$tmp/done" &
 	writers=$!
 	for ((round = 0; round < $(scaled 3); round++)); do
 		sleep "2.$((RANDOM % 10))"
@@ -95,11 +63,12 @@ snapshots() {
 			"0 $sectors snapshot /dev/mapper/selftest-real /dev/mapper/selftest-cow$round N 16"
 		dmsetup resume selftest-snapshot$round
 		dmsetup resume selftest-origin
+		cp "$tmp/done" "$tmp/newest"
 		check_snapshot "$round"
 	done
-	touch "$tmp/stop"
-	wait "$writers"
-	is "$(wc -l <"$tmp/done")" -ge 20 "files written in the meantime"
+	kill "$writers"
+	wait "$writers" || :
+	is "$(wc -l <"$tmp/done")" -ge 20 "promises in the meantime"
 	umount "$mnt"
 	detach "/dev/$live"
 	intact "$origin"
@@ -112,9 +81,9 @@ check_snapshot() {
 	live=cloop0
 	intact "$snapshot"
 	attach "$snapshot"
-	printf 'snapshot %d: %d files promised, %d records replayed\n' "$1" "$(wc -l <"$tmp/done.$1")" "$(get replayed_records)"
+	printf 'snapshot %d: %d promises, %d records replayed\n' "$1" "$(wc -l <"$tmp/done.$1")" "$(get replayed_records)"
 	mount "$device" "$mnt2"
-	promises "$mnt2" "$tmp/done.$1"
+	"$here/promises.py" verify --newest "$tmp/newest" "$tmp/done.$1" "$mnt2/work"
 	umount "$mnt2"
 	e2fsck -fn "$device"
 	detach "$device"
@@ -131,13 +100,14 @@ disk_fails() {
 	attach "$below"
 	mkfs.ext4 -q "$device"
 	mount "$device" "$mnt"
-	data "$tmp/data" 4
-	writer "$mnt" 2>/dev/null &
+	noise "$tmp/data" 4
+	mkdir "$mnt/work"
+	sync "$mnt"
+	"$here/promises.py" work "$mnt/work" >"$tmp/done" 2>/dev/null &
 	writers=$!
 	sleep 4
 	# From one moment to the next every access to the disk is an error.
 	dmsetup suspend --noflush --nolockfs selftest-disk
-	cp "$tmp/done" "$tmp/promised"
 	dmsetup load selftest-disk --table "0 $sectors error"
 	dmsetup resume selftest-disk
 	sleep 1
@@ -146,7 +116,6 @@ disk_fails() {
 	fails 1 "Input/output error|Read-only file system" dd if="$tmp/data" of="$device" bs=4K count=1 conv=fsync status=none
 	is $(($(get flags) & 8)) -eq 8 "the flag of failure"
 	is "$(get errors)" -ge 1 "errors"
-	touch "$tmp/stop"
 	wait "$writers" || :
 	umount "$mnt"
 	fails 1 "detached, but its image could not be closed cleanly" cloop detach "$device"
@@ -159,7 +128,7 @@ disk_fails() {
 	intact "$below"
 	attach "$below"
 	mount "$device" "$mnt"
-	promises "$mnt" "$tmp/promised"
+	"$here/promises.py" verify "$tmp/done" "$mnt/work"
 	umount "$mnt"
 	e2fsck -fn "$device"
 	reattach "$below"

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Files that programs rely on: made durable, promised, and looked for after a crash.
 
-    promises.py work [--writers N] [--seconds N] [--early] [--mark DM-DEVICE] [--prefix TEXT] DIRECTORY
+    promises.py work [--writers N] [--seconds N] [--operations N] [--early] [--mark DM-DEVICE]
+                     [--prefix TEXT] DIRECTORY
     promises.py verify [--newest LIST] LIST DIRECTORY...
 
 Each of the writers performs operations 0, 1, 2 ... in a directory of its own and prints "PREFIX
@@ -10,7 +11,7 @@ DIRECTORY WRITER OPERATION" when what makes the operation durable has returned: 
 its directory, or the write itself with O_DIRECT|O_DSYNC. --early prints it before the operation, which
 is a lie. --mark also writes "DIRECTORY/WRITER/OPERATION" into the log of a log-writes target.
 
-Without --seconds it goes on until it gets a SIGTERM, or a writer an error.
+Without --seconds and --operations it goes on until it gets a SIGTERM, or a writer an error.
 Beside them a process writes files that nobody promises anything about, so that there is more in the
 caches than what is being made durable.
 
@@ -150,7 +151,7 @@ def writer(directory, number, options):
     name = os.path.basename(directory)
     end = time.monotonic() + float(options.get("--seconds", 1e9))
     operation = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end and operation < int(options.get("--operations", 1e9)):
         line = f"{name} {number} {operation}"
         if "--early" in options:
             os.write(1, f"{options['--prefix']} {line}\n".encode())
@@ -164,12 +165,11 @@ def writer(directory, number, options):
         operation += 1
 
 
-def bystander(directory, options):
-    end = time.monotonic() + float(options.get("--seconds", 1e9))
+def bystander(directory):
     data = b"".join(Operation(directory, "bystander", 1).block(i) for i in range(64))
     os.mkdir(f"{directory}/bystander")
     chance, number = Chance(directory.encode()), 0
-    while time.monotonic() < end:
+    while True:
         path = f"{directory}/bystander/{number % 6}"
         with open(path, "wb") as file:
             for _ in range(1 + chance.below(8)):
@@ -178,24 +178,26 @@ def bystander(directory, options):
         number += 1
 
 
+def start(function, *arguments):
+    child = os.fork()
+    if child == 0:
+        try:
+            function(*arguments)
+        except OSError as error:
+            sys.stderr.write(f"{function.__name__}: {error}\n")
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
 def work(directory, options):
-    children = []
-    writers = int(options.get("--writers", 3))
-    for number in range(writers + 1):
-        child = os.fork()
-        if child == 0:
-            try:
-                if number < writers:
-                    writer(directory, number, options)
-                else:
-                    bystander(directory, options)
-            except OSError as error:
-                sys.stderr.write(f"writer {number} of {directory}: {error}\n")
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    _signal.signal(_signal.SIGTERM, lambda *_: [os.kill(child, _signal.SIGKILL) for child in children])
-    return max(os.waitpid(child, 0)[1] for child in children) != 0
+    writers = [start(writer, directory, number, options) for number in range(int(options.get("--writers", 3)))]
+    beside = start(bystander, directory)
+    _signal.signal(_signal.SIGTERM, lambda *_: [os.kill(child, _signal.SIGKILL) for child in writers])
+    failed = [child for child in writers if os.waitpid(child, 0)[1] != 0]
+    os.kill(beside, _signal.SIGKILL)
+    os.waitpid(beside, 0)
+    return len(failed) > 0
 
 
 def read(path):
