@@ -150,8 +150,8 @@ impl<P: Platform> Check<'_, P> {
         for &(index, seed) in used.iter() {
             let offset = geo.segment_offset(index);
             self.shared.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
-            let header = SegmentHeader::decode::<P>(&page, &geo.uuid);
-            if header.is_none_or(|h| h.index != index || h.seed::<P>(&geo.uuid) != seed) {
+            let header = SegmentHeader::of_segment::<P>(&page, &geo, index);
+            if header.is_none_or(|h| h.seed::<P>() != seed) {
                 self.damaged("segment header", offset, None);
             }
         }

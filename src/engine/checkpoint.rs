@@ -7,7 +7,8 @@
 //! 2. Append every leaf that was dirty at *start*, then the inner nodes that changed by it, level by
 //!    level up to the root. A leaf may contain changes made after *start*; they will be replayed
 //!    onto it, which changes nothing.
-//! 3. Append the pages of the segment usage as this table sees it, and their index.
+//! 3. Append a copy of the superblock to come, then the pages of the segment usage as this table sees it,
+//!    and their index.
 //! 4. Make the log durable. Now every change a stored leaf may contain is durable as well.
 //! 5. Write the superblock of the next generation into its slot, and make it durable.
 //! 6. Segments that this and the previous checkpoint found dead are free: each of the two superblocks
@@ -16,7 +17,7 @@
 use super::codec;
 use super::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
-    BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+    BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, SUPERBLOCK_RECORD, UNIT,
 };
 use super::log::{Prepared, Step, Tail};
 use super::map::Map;
@@ -123,6 +124,20 @@ impl<P: Platform> Shared<P> {
         for level in 0..height {
             self.write_level(state, level)?;
         }
+        let mut next = state.superblock;
+        next.generation += 1;
+        next.log_start = log_start;
+        next.geometry.size = self.blocks() << BLOCK_SHIFT;
+        next.geometry.blocks = self.blocks();
+        next.height = height;
+        {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            next.segments = extent(&tail, &map);
+            next.map_root = map.table.root_entry();
+            next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
+        }
+        self.append_superblock(state, &next)?;
         if P::sabotaged(Sabotage::EarlyPunch) {
             self.punch_dead()?;
         }
@@ -135,21 +150,7 @@ impl<P: Platform> Shared<P> {
         } else {
             self.log.sync(&self.file)?
         };
-        let mut next = state.superblock;
-        {
-            let tail = self.log.lock();
-            let map = self.map.lock();
-            next.segments = extent(&tail, &map).max(usage_segments);
-            next.map_root = map.table.root_entry();
-            next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
-            next.length = self.image_length(&tail, &map, clean, log_end);
-        }
-        next.geometry.size = self.blocks() << BLOCK_SHIFT;
-        next.geometry.blocks = self.blocks();
-        next.height = height;
         next.clean = clean;
-        next.generation += 1;
-        next.log_start = log_start;
         next.log_end = log_end;
         next.usage_root = Entry(
             state
@@ -159,6 +160,12 @@ impl<P: Platform> Shared<P> {
                 .map_or(0, |&word| word),
         );
         next.usage_segments = usage_segments;
+        {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            next.segments = extent(&tail, &map).max(usage_segments);
+            next.length = self.image_length(&tail, &map, clean, log_end);
+        }
         if clean && self.file.len()? < next.length {
             // A segment that an earlier close had cut short is whole again; durably so before the
             // superblock says it.
@@ -171,6 +178,32 @@ impl<P: Platform> Shared<P> {
             return Err(error);
         }
         state.superblock = next;
+        Ok(())
+    }
+
+    /// Appends a copy of the superblock to come, for the day when both slots are lost. It is all that leads
+    /// to the table and to the log behind it. The segment usage follows it, and says that its segment is in use.
+    fn append_superblock(&self, state: &mut Checkpoint<P>, next: &Superblock) -> Result {
+        let copy = Superblock {
+            clean: false,
+            log_end: 0,
+            usage_root: Entry::HOLE,
+            usage_segments: 0,
+            length: 0,
+            ..*next
+        };
+        copy.encode::<P>(&mut state.page[..BLOCK_SIZE]);
+        let parts: [&[u8]; 1] = [&state.page[..SUPERBLOCK_RECORD]];
+        let header = RecordHeader::plain(Kind::Checkpoint, 0);
+        let record = Prepared::new::<P>(header, &parts);
+        let file = &self.file;
+        let enter = &mut |step, placed: &_| {
+            if step == Step::Prepare {
+                self.map.lock().enter(placed)?;
+            }
+            Ok(true)
+        };
+        self.log.append(file, &record, Writer::Checkpoint, enter)?;
         Ok(())
     }
 

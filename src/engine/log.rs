@@ -15,7 +15,8 @@
 //! with it, which makes the order of the log the order of the table. It is never held during I/O.
 
 use super::format::{
-    Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
+    self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
+    UNIT,
 };
 use super::space::{Allocator, Demand, Space, Writer};
 use super::{Error, Result};
@@ -110,6 +111,8 @@ pub(crate) struct Tail {
     /// End of the last record placed.
     appended: u64,
     durable: u64,
+    /// Sequence number with which the epoch began.
+    first_seq: u64,
     syncing: bool,
     /// First error that made the log unsafe to continue.
     pub(crate) error: Option<Error>,
@@ -189,6 +192,7 @@ impl<P: Platform> Log<P> {
             space: Space::new(allocator, &geo),
             appended: 0,
             durable: 0,
+            first_seq: 0,
             syncing: false,
             error: (!writable).then_some(Error::ReadOnly),
             closing: false,
@@ -219,6 +223,7 @@ impl<P: Platform> Log<P> {
         let index = self.reserve(file, Writer::Checkpoint)?;
         let next = self.reserve(file, Writer::Checkpoint)?;
         let mut tail = self.lock();
+        tail.first_seq = seq;
         self.begin(&mut tail, index, seq, next, None);
         tail.appended = self.lsn(seq, SEGMENT_HEADER as u32);
         tail.durable = tail.appended;
@@ -227,8 +232,7 @@ impl<P: Platform> Log<P> {
     }
 
     fn begin(&self, tail: &mut Tail, index: u64, seq: u64, next: u64, before: Option<(u64, u8)>) {
-        let header = self.header(index, seq);
-        let seed = header.seed::<P>(&self.geo.uuid);
+        let seed = format::seed::<P>(&self.geo.uuid, self.salt, seq, index);
         tail.current = Some(Current {
             index,
             seq,
@@ -240,12 +244,17 @@ impl<P: Platform> Log<P> {
         });
     }
 
-    fn header(&self, index: u64, seq: u64) -> SegmentHeader {
+    fn header(&self, tail: &Tail, current: &Current) -> SegmentHeader {
         SegmentHeader {
-            index,
-            seq,
+            segment_shift: self.geo.segment_shift() as u8,
+            index: current.index,
+            seq: current.seq,
             epoch: self.epoch,
             salt: self.salt,
+            uuid: self.geo.uuid,
+            next: current.next,
+            durable: tail.durable,
+            first: tail.first_seq,
         }
     }
 
@@ -421,8 +430,8 @@ impl<P: Platform> Log<P> {
         let Some(current) = tail.current else { return };
         let mut start = current.offset;
         if start == SEGMENT_HEADER as u32 {
-            let header = self.header(current.index, current.seq);
-            buf[..SEGMENT_HEADER].copy_from_slice(&header.encode::<P>(&self.geo.uuid));
+            let header = self.header(tail, &current);
+            buf[..SEGMENT_HEADER].copy_from_slice(&header.encode::<P>());
             start = 0;
         }
         tail.open = Some(Open { start, buf });
@@ -480,11 +489,13 @@ impl<P: Platform> Log<P> {
             tail.open = Some(open);
             return Ok(());
         }
+        let (lsn, durable) = (self.lsn(current.seq, current.offset), tail.durable);
+        let ending = |kind| RecordHeader::ending(kind, lsn, durable);
         let aligned = current.offset.next_multiple_of(BLOCK_SIZE as u32);
         if full || aligned == self.geo.segment_size {
             let next = current.next.to_le_bytes();
             let parts: [&[u8]; 1] = [&next];
-            let link = Prepared::new::<P>(RecordHeader::plain(Kind::Link, 0), &parts);
+            let link = Prepared::new::<P>(ending(Kind::Link), &parts);
             place(&mut open, &mut current, &link);
             let end = current.offset.next_multiple_of(BLOCK_SIZE as u32);
             zero(&mut open, current.offset, end);
@@ -493,7 +504,7 @@ impl<P: Platform> Log<P> {
             let len = aligned - current.offset;
             let header = RecordHeader {
                 payload: len as usize - RECORD_HEADER,
-                ..RecordHeader::plain(Kind::Pad, 0)
+                ..ending(Kind::Pad)
             };
             let mut encoded = header.encode::<P>(&[]);
             RecordHeader::stamp(&mut encoded, current.seed);

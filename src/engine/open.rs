@@ -5,11 +5,11 @@ use super::cache::RecordCache;
 use super::checkpoint::Checkpoint;
 use super::format::Algorithm;
 use super::format::{
-    corrupt, height_for, le64, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
+    corrupt, height_for, le64, seed, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
     Superblock, BLOCK_SHIFT, BLOCK_SIZE, DATA_START, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES,
     SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
-use super::log::{Log, Placed};
+use super::log::{Log, Placed, Position};
 use super::map::Map;
 use super::shared::{Counters, Shared};
 use super::space::Allocator;
@@ -307,7 +307,7 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Loads the segment usage; returns where its nodes are.
-    fn load_usage(
+    pub(crate) fn load_usage(
         &self,
         ws: &mut Workspace<P>,
         superblock: &Superblock,
@@ -394,9 +394,9 @@ impl<P: Platform> Shared<P> {
         let index = self.geo.segment_of(entry.address()).unwrap_or(0);
         let offset = self.geo.segment_offset(index);
         self.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
-        match SegmentHeader::decode::<P>(page, &self.geo.uuid) {
-            Some(header) if header.index == index => Ok(header.seed::<P>(&self.geo.uuid)),
-            _ => corrupt("segment header", offset),
+        match SegmentHeader::of_segment::<P>(page, &self.geo, index) {
+            Some(header) => Ok(header.seed::<P>()),
+            None => corrupt("segment header", offset),
         }
     }
 
@@ -429,18 +429,16 @@ impl<P: Platform> Shared<P> {
         loop {
             let base = geo.segment_offset(segment);
             self.file.read_at(&mut segment_bytes, base)?;
-            let header = SegmentHeader::decode::<P>(&segment_bytes, &geo.uuid);
-            let expected = SegmentHeader {
-                index: segment,
-                seq,
-                epoch: superblock.epoch,
-                salt: superblock.salt,
-            };
+            let header = SegmentHeader::of_segment::<P>(&segment_bytes, geo, segment);
             let mut end = offset;
             let mut next = None;
-            let stale = P::sabotaged(Sabotage::StaleSegment) && header.is_some();
-            if header == Some(expected) || stale {
-                let seed = header.unwrap_or(expected).seed::<P>(&geo.uuid);
+            let header = header.filter(|header| {
+                let life = (header.seq, header.epoch, header.salt);
+                life == (seq, superblock.epoch, superblock.salt)
+                    || P::sabotaged(Sabotage::StaleSegment)
+            });
+            if let Some(header) = header {
+                let seed = header.seed::<P>();
                 let mut map = self.map.lock();
                 // The checkpoint may not have known the segment yet.
                 map.usage.grow(segment)?;
@@ -467,7 +465,7 @@ impl<P: Platform> Shared<P> {
                             self.apply(ws, &header, payload, address)?;
                             replayed.records += 1;
                         }
-                        Kind::Pad | Kind::MapNode | Kind::UsageNode => {}
+                        Kind::Pad | Kind::MapNode | Kind::UsageNode | Kind::Checkpoint => {}
                     }
                     if end >= size {
                         break;
@@ -483,14 +481,66 @@ impl<P: Platform> Shared<P> {
                     tail.space.allocator.count = tail.space.allocator.count.max(index + 1);
                 }
                 _ => {
-                    let reached = (seq << geo.segment_shift()) + u64::from(end);
-                    if reached < log_end {
+                    let after = Position {
+                        segment,
+                        offset: end,
+                        seq,
+                    };
+                    let durable = self.durable_after(&mut segment_bytes, superblock, after)?;
+                    if self.log.lsn_of(after) < durable.max(log_end) {
                         return corrupt("log", base + u64::from(end));
                     }
                     return Ok(replayed);
                 }
             }
         }
+    }
+
+    /// How far the log was durable, as far as what lies behind its apparent end `after` tells: a log position,
+    /// 0 if nothing does.
+    ///
+    /// What was not durable yet may be lost in any order, so something valid behind a gap is no sign of
+    /// damage. But headers, pads and links say what was durable when they were written.
+    /// `segment_bytes` holds the segment of `after`.
+    fn durable_after(
+        &self,
+        segment_bytes: &mut Buf,
+        superblock: &Superblock,
+        after: Position,
+    ) -> Result<u64> {
+        let geo = &self.geo;
+        let limit = self.segment_limit()?;
+        let (mut at, mut durable) = (after, 0);
+        // A segment has one life at a time, so an honest chain ends before that.
+        for _ in 0..limit {
+            let (salt, epoch) = (superblock.salt, superblock.epoch);
+            let seed = seed::<P>(&geo.uuid, salt, at.seq, at.segment);
+            let header = SegmentHeader::of_segment::<P>(segment_bytes, geo, at.segment)
+                .filter(|header| (header.seq, header.epoch, header.salt) == (at.seq, epoch, salt));
+            let mut next = header.map(|header| header.next);
+            durable = durable.max(header.map_or(0, |header| header.durable));
+            for offset in (at.offset..geo.segment_size).step_by(UNIT) {
+                let bytes = &segment_bytes[offset as usize..];
+                if let Some((header, payload)) = RecordHeader::decode_ending::<P>(bytes, seed) {
+                    let lsn = self.log.lsn_of(Position { offset, ..at });
+                    durable = durable.max(header.durable(lsn).unwrap_or(0));
+                    if header.kind == Kind::Link {
+                        next = Some(le64(payload, 0));
+                    }
+                }
+            }
+            let Some(segment) = next.filter(|&next| next < limit) else {
+                break;
+            };
+            at = Position {
+                segment,
+                offset: SEGMENT_HEADER as u32,
+                seq: at.seq + 1,
+            };
+            self.file
+                .read_at(segment_bytes, geo.segment_offset(segment))?;
+        }
+        Ok(durable)
     }
 
     /// Makes the change of one record again.
@@ -505,7 +555,10 @@ impl<P: Platform> Shared<P> {
         let (block, damaged) = (header.number, corrupt("log record", address));
         if header.kind == Kind::Zero {
             let count = le64(payload, 0);
-            if block.checked_add(count).is_none_or(|end| end > self.blocks()) {
+            if block
+                .checked_add(count)
+                .is_none_or(|end| end > self.blocks())
+            {
                 return damaged;
             }
             loop {

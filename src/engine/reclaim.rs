@@ -197,8 +197,8 @@ impl<P: Platform> Shared<P> {
             None => Buf::zeroed(geo.segment_size as usize)?,
         };
         let moved = self.file.read_at(&mut bytes, base).and_then(|()| {
-            match SegmentHeader::decode::<P>(&bytes, &geo.uuid) {
-                Some(header) if header.index == index && header.seed::<P>(&geo.uuid) == seed => {
+            match SegmentHeader::of_segment::<P>(&bytes, &geo, index) {
+                Some(header) if header.seed::<P>() == seed => {
                     self.move_records(state, &bytes, base, seed)
                 }
                 _ => Ok(()),
@@ -213,7 +213,8 @@ impl<P: Platform> Shared<P> {
         Ok(())
     }
 
-    fn move_records(
+    /// Writes again what the table has in a segment, given its bytes.
+    pub(crate) fn move_records(
         &self,
         state: &mut Checkpoint<P>,
         bytes: &[u8],
@@ -234,7 +235,7 @@ impl<P: Platform> Shared<P> {
                 Kind::MapNode => self.move_node(&mut state.ws, &header, payload, address)?,
                 Kind::UsageNode => self.renew_usage(state, &header, address),
                 Kind::Link => return Ok(()),
-                Kind::Zero | Kind::Pad => {}
+                Kind::Zero | Kind::Pad | Kind::Checkpoint => {}
             }
             at += header.units() as usize * UNIT;
         }
@@ -303,7 +304,9 @@ impl<P: Platform> Shared<P> {
                     return Ok(());
                 }
                 let mut kept = 0;
-                for (place, bit) in (0..u32::BITS).filter(|bit| (mask >> bit) & 1 == 1).enumerate()
+                for (place, bit) in (0..u32::BITS)
+                    .filter(|bit| (mask >> bit) & 1 == 1)
+                    .enumerate()
                 {
                     if bit >= from && (piece >> (bit - from)) & 1 == 1 {
                         let old = &ws.blocks[place * BLOCK_SIZE..(place + 1) * BLOCK_SIZE];

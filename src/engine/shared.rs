@@ -180,7 +180,7 @@ impl<P: Platform> Shared<P> {
         self.map.lock().table.evict(target);
     }
 
-    fn map_node(
+    pub(crate) fn map_node(
         &self,
         ws: &mut Workspace<P>,
         id: NodeId,

@@ -162,32 +162,39 @@ fn superblocks_that_make_no_sense_are_refused() {
 #[test]
 fn a_segment_header_has_its_bytes_where_the_format_says() {
     let header = SegmentHeader {
+        segment_shift: 20,
         index: 7,
         seq: 0x0102_0304,
         epoch: 5,
         salt: 0x1122_3344_5566_7788,
+        uuid: UUID,
+        next: 8,
+        durable: 0x0102_0303_0004_5000,
+        first: 0x0102_0300,
     };
-    let bytes = header.encode::<Home>(&UUID);
+    let bytes = header.encode::<Home>();
+    assert_eq!(bytes.len(), 96);
     assert_eq!(&bytes[..8], b"cloopSEG");
     // Computed by another implementation of CRC-32C.
-    assert_eq!(bytes[8..12], 0x05e0_d820u32.to_le_bytes());
+    assert_eq!(bytes[8..12], 0x1113_1d97u32.to_le_bytes());
+    assert_eq!(bytes[12..16], [20, 0, 0, 0]);
     assert_eq!(bytes[16], 7);
     assert_eq!(bytes[24..28], [4, 3, 2, 1]);
     assert_eq!(bytes[32], 5);
     assert_eq!(bytes[40..48], 0x1122_3344_5566_7788u64.to_le_bytes());
-    assert_eq!(SegmentHeader::decode::<Home>(&bytes, &UUID), Some(header));
-    assert_eq!(SegmentHeader::decode::<Home>(&bytes, &[0; 16]), None);
+    assert_eq!(bytes[48..64], UUID);
+    assert_eq!(bytes[64], 8);
+    assert_eq!(bytes[72..80], 0x0102_0303_0004_5000u64.to_le_bytes());
+    assert_eq!(bytes[80..84], [0, 3, 2, 1]);
+    assert_eq!(bytes[88..], [0; 8]);
+    assert_eq!(SegmentHeader::decode::<Home>(&bytes), Some(header));
     for at in 0..bytes.len() {
         let mut hurt = bytes;
         hurt[at] ^= 1;
-        assert_eq!(
-            SegmentHeader::decode::<Home>(&hurt, &UUID),
-            None,
-            "byte {at}"
-        );
+        assert_eq!(SegmentHeader::decode::<Home>(&hurt), None, "byte {at}");
     }
     assert_eq!(
-        header.seed::<Home>(&UUID),
+        header.seed::<Home>(),
         seed::<Home>(&UUID, header.salt, header.seq, 7)
     );
 }

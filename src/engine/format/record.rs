@@ -20,24 +20,28 @@ pub enum Kind {
     Data,
     /// A range of blocks that became zero; the payload is the number of blocks, 64 bits.
     Zero,
-    /// Filler up to the next multiple of 4 KiB; its payload means nothing and is not checked.
+    /// Filler up to the next multiple of 4 KiB; its payload means nothing and is not checked. `number`
+    /// says how far the log was durable, see [`RecordHeader::durable`].
     Pad,
-    /// End of the segment; the payload is the index of the next one, 64 bits.
+    /// End of the segment; the payload is the index of the next one, 64 bits. `number` as for `Pad`.
     Link,
     /// A node of the sector table; `count` is its level, `number` its index in the level.
     MapNode,
     /// A node of the segment usage; as `MapNode`.
     UsageNode,
+    /// A copy of the superblock that the checkpoint ending here is about to write: its first 512 bytes.
+    Checkpoint,
 }
 
 impl Kind {
-    const ALL: [(Self, u8); 6] = [
+    const ALL: [(Self, u8); 7] = [
         (Self::Data, 1),
         (Self::Zero, 2),
         (Self::Pad, 3),
         (Self::Link, 4),
         (Self::MapNode, 5),
         (Self::UsageNode, 6),
+        (Self::Checkpoint, 7),
     ];
 
     fn tag(self) -> u8 {
@@ -57,7 +61,8 @@ impl Kind {
 /// 5  u8   algorithm of the payload
 /// 6  u8   span: blocks covered (Data), else 0
 /// 7  u8   count: blocks stored (Data), level (nodes), else 0
-/// 8  u64  bits 0..44: number (first block, or node index); bits 44..64: payload bytes
+/// 8  u64  bits 0..44: number (first block, node index, or distance to what is durable);
+///         bits 44..64: payload bytes
 /// ```
 ///
 /// The seed differs for every life of a segment, so a record left over from an earlier one never
@@ -72,7 +77,7 @@ pub struct RecordHeader {
     pub span: u8,
     /// Blocks stored, or level.
     pub count: u8,
-    /// First block, or node index.
+    /// First block, node index, or distance to what is durable.
     pub number: u64,
     /// Bytes of the payload.
     pub payload: usize,
@@ -89,6 +94,23 @@ impl RecordHeader {
             number,
             payload: 0,
         }
+    }
+
+    /// The header of a pad or link at log position `lsn`, which says that the log is durable up to `durable`.
+    pub fn ending(kind: Kind, lsn: u64, durable: u64) -> Self {
+        let distance = lsn.saturating_sub(durable).div_ceil(UNIT as u64);
+        // 0 says nothing.
+        let number = Some(distance + 1).filter(|n| n >> NUMBER_BITS == 0);
+        Self::plain(kind, number.unwrap_or(0))
+    }
+
+    /// How far the log was durable when this record was placed at log position `lsn`, if it says so.
+    pub fn durable(&self, lsn: u64) -> Option<u64> {
+        let distance = match self.kind {
+            Kind::Pad | Kind::Link => self.number.checked_sub(1)? * UNIT as u64,
+            _ => return None,
+        };
+        lsn.checked_sub(distance)
     }
 
     /// Space the record takes in the log, in units of 16 bytes; at least one for each block stored.
@@ -129,6 +151,19 @@ impl RecordHeader {
     /// Reads and verifies the record at the start of `bytes` (header, payload and what follows), which
     /// lies in a segment with this seed. `None` when it is not a whole, undamaged, sensible record.
     pub fn decode<P: Platform>(bytes: &[u8], seed: u32) -> Option<(Self, &[u8])> {
+        let (header, found) = Self::measure::<P>(bytes)?;
+        let right = found == seed || P::sabotaged(Sabotage::IgnoreChecksum);
+        right.then(|| {
+            (
+                header,
+                &bytes[RECORD_HEADER..RECORD_HEADER + header.payload],
+            )
+        })
+    }
+
+    /// As [`decode`](Self::decode) for a seed that is not known: the one with which the checksum holds. Two
+    /// records in a row that have the same are whole.
+    pub fn measure<P: Platform>(bytes: &[u8]) -> Option<(Self, u32)> {
         if bytes.len() < RECORD_HEADER {
             return None;
         }
@@ -150,9 +185,15 @@ impl RecordHeader {
         } else {
             end
         };
-        let crc = P::crc32c(0, &bytes[4..checked]) ^ seed;
-        let right = crc == le32(bytes, 0) || P::sabotaged(Sabotage::IgnoreChecksum);
-        right.then_some((header, &bytes[RECORD_HEADER..end]))
+        Some((header, P::crc32c(0, &bytes[4..checked]) ^ le32(bytes, 0)))
+    }
+
+    /// As [`decode`](Self::decode), for pads and links alone: cheap enough to be tried at every unit.
+    pub fn decode_ending<P: Platform>(bytes: &[u8], seed: u32) -> Option<(Self, &[u8])> {
+        match Kind::from_tag(*bytes.get(4)?)? {
+            Kind::Pad | Kind::Link => Self::decode::<P>(bytes, seed),
+            _ => None,
+        }
     }
 
     /// Which blocks of the span are stored: bit `i` for block `number + i`. `None` when the mask
@@ -188,6 +229,7 @@ impl RecordHeader {
             Kind::Zero | Kind::Link => self.payload == 8,
             Kind::Pad => self.payload < BLOCK_SIZE,
             Kind::MapNode | Kind::UsageNode => self.payload <= super::NODE_BYTES,
+            Kind::Checkpoint => self.payload == super::SUPERBLOCK_RECORD,
         }
     }
 }

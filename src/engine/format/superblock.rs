@@ -2,14 +2,16 @@
 //! [`Superblock`]: one committed checkpoint and everything fixed about the image.
 
 use super::{
-    corrupt, height_for, le32, le64, put, Algorithm, Entry, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE,
-    RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
+    corrupt, height_for, le32, le64, put, Algorithm, Entry, Geometry, BLOCK_SHIFT, BLOCK_SIZE,
+    MAX_SIZE, RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
 
 /// The version this software writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
+/// Bytes of a superblock that are not zero by definition; what a checkpoint record in the log holds of it.
+pub const SUPERBLOCK_RECORD: usize = 512;
 
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
@@ -122,6 +124,18 @@ impl Superblock {
         put(bytes, 168, &self.length.to_le_bytes());
         let crc = P::crc32c(0, bytes);
         put(bytes, 12, &crc.to_le_bytes());
+    }
+
+    /// Reads and checks the copy of a superblock in a checkpoint record, by way of `page` (4096 bytes).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`decode`](Self::decode).
+    pub fn from_record<P: Platform>(payload: &[u8], page: &mut [u8]) -> Result<Self> {
+        page.fill(0);
+        put(page, 0, &payload[..SUPERBLOCK_RECORD]);
+        let slot = (le64(page, 72) & 1) as usize;
+        Self::decode::<P>(page, SUPERBLOCK_OFFSETS[slot])
     }
 
     /// Reads and checks the superblock in `bytes` (4096 of them), which came from byte `offset` of the image.
