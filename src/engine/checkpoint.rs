@@ -104,8 +104,15 @@ impl<P: Platform> Shared<P> {
             map.end_checkpoint();
             self.log.demand.set(map.due());
         }
+        {
+            let mut tail = self.log.lock();
+            tail.attempts += 1;
+            if written.is_ok() {
+                tail.checkpoint = self.log.lsn_of(start);
+            }
+            tail.notify_all();
+        }
         written?;
-        self.log.lock().checkpoint = self.log.lsn_of(start);
         let dead = dead?;
         self.release(&dead)?;
         count(&self.counters.checkpoints, 1);
@@ -415,10 +422,13 @@ impl<P: Platform> Shared<P> {
         Ok(dead)
     }
 
-    /// Gives the space of free segments back and lets the log use them again.
+    /// Lets the log use free segments again, and gives the space of those back that it need not keep.
     fn release(&self, segments: &[u64]) -> Result {
         let size = u64::from(self.geo.segment_size);
         for &index in segments {
+            if self.log.keep(index)? {
+                continue;
+            }
             // A segment whose space cannot be given back is still good to be used again.
             let punched = self.file.punch(self.geo.segment_offset(index), size);
             // Lowest first: the end of the file becomes free and can be cut off.
@@ -469,6 +479,28 @@ impl<P: Platform> Shared<P> {
             if dead {
                 let size = u64::from(self.geo.segment_size);
                 self.file.punch(self.geo.segment_offset(index), size)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what the newest checkpoint does not need, although the one before it may: on a full file system an
+    /// image that was not closed could not be opened otherwise. The reserve it had is among it. Only while
+    /// opening.
+    pub(crate) fn free_at_once(&self) -> Result {
+        let mut tail = self.log.lock();
+        let mut map = self.map.lock();
+        for index in 0..tail.space.allocator.count {
+            if map
+                .usage
+                .get(index)
+                .is_some_and(|s| !s.free && s.dead() && s.seq == 0)
+            {
+                if let Some(segment) = map.usage.get_mut(index) {
+                    segment.free = true;
+                    segment.dead_since = 0;
+                }
+                tail.space.allocator.release(index)?;
             }
         }
         Ok(())

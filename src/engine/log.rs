@@ -122,6 +122,8 @@ pub(crate) struct Tail {
     pub(crate) checkpoint: u64,
     /// What users had appended when it began, see [`LogStats::user_bytes`].
     pub(crate) settled: u64,
+    /// Checkpoints that were tried.
+    pub(crate) attempts: u64,
     /// Background threads must end.
     pub(crate) stop: bool,
     pub(crate) stats: LogStats,
@@ -198,6 +200,7 @@ impl<P: Platform> Log<P> {
             closing: false,
             checkpoint: 0,
             settled: 0,
+            attempts: 0,
             stop: false,
             stats: LogStats::default(),
         };
@@ -221,7 +224,13 @@ impl<P: Platform> Log<P> {
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result<()> {
         let index = self.reserve(file, Writer::Checkpoint)?;
-        let next = self.reserve(file, Writer::Checkpoint)?;
+        let next = match self.reserve(file, Writer::Checkpoint) {
+            Ok(next) => next,
+            Err(error) => {
+                self.lock().space.allocator.release(index)?;
+                return Err(error);
+            }
+        };
         let mut tail = self.lock();
         tail.first_seq = seq;
         self.begin(&mut tail, index, seq, next, None);
@@ -326,6 +335,70 @@ impl<P: Platform> Log<P> {
         tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
     }
 
+    /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system
+    /// what was given back might go to others.
+    pub(crate) fn keep(&self, index: u64) -> Result<bool> {
+        let mut tail = self.lock();
+        let kept = tail.space.available() <= self.floor(Writer::User);
+        if kept {
+            tail.space.ready.push(index)?;
+            tail.notify_all();
+        }
+        Ok(kept)
+    }
+
+    /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
+    fn move_reserve(&self, file: &P::File) -> Result {
+        loop {
+            let mut tail = self.lock();
+            let last = tail.space.ready.iter().copied().max();
+            let near = tail
+                .space
+                .allocator
+                .lowest()
+                .filter(|&near| Some(near) < last);
+            if near.is_none() || tail.space.reserving {
+                return Ok(());
+            }
+            let near = tail.space.allocator.take(0).ok_or(Error::NoSpace)?;
+            drop(tail);
+            let size = u64::from(self.geo.segment_size);
+            let allocated = file.allocate(self.geo.segment_offset(near), size);
+            let mut tail = self.lock();
+            if allocated.is_err() {
+                return tail.space.allocator.release(near);
+            }
+            tail.space.ready.push(near)?;
+            let far = tail.space.last();
+            drop(tail);
+            if let Some(far) = far {
+                let punched = file.punch(self.geo.segment_offset(far), size);
+                let mut tail = self.lock();
+                tail.stats.errors += u64::from(punched.is_err());
+                tail.space.allocator.release(far)?;
+            }
+        }
+    }
+
+    /// Goes on with a segment of which nothing is used yet, near the beginning of the image.
+    pub(crate) fn leave_segment(&self, file: &P::File) -> Result {
+        self.move_reserve(file)?;
+        let whole = self.geo.segment_size - SEGMENT_HEADER as u32 - LINK_BYTES;
+        drop(self.make_room(file, whole, Writer::Mover)?);
+        // Also written, so that what is live in it can be moved.
+        loop {
+            if self.write_one(file) {
+                continue;
+            }
+            let mut tail = self.lock();
+            match tail.error {
+                Some(error) => return Err(error),
+                None if tail.chunks.is_empty() => return Ok(()),
+                None => tail.wait(),
+            }
+        }
+    }
+
     /// Reserved segments that must be left once `writer` has appended.
     fn floor(&self, writer: Writer) -> u64 {
         if P::sabotaged(Sabotage::SpentReserve) {
@@ -425,6 +498,16 @@ impl<P: Platform> Log<P> {
         Ok(())
     }
 
+    /// Waits until one more checkpoint was written, or could not be.
+    fn wait_for_checkpoint(&self) {
+        let mut tail = self.lock();
+        let attempts = tail.attempts;
+        while tail.attempts == attempts && tail.error.is_none() && !tail.closing && !tail.stop {
+            tail.notify_all();
+            tail.wait();
+        }
+    }
+
     /// Opens a chunk at the present offset.
     fn open(&self, tail: &mut Tail, mut buf: Unique<Buf>) {
         let Some(current) = tail.current else { return };
@@ -448,6 +531,9 @@ impl<P: Platform> Log<P> {
         writer: Writer,
         apply: &mut dyn FnMut(Step, &Placed) -> Result<bool>,
     ) -> Result<bool> {
+        if writer == Writer::User && self.demand.too_much() {
+            self.wait_for_checkpoint();
+        }
         let mut tail = self.make_room(file, record.bytes(), writer)?;
         let tail = &mut *tail;
         let (Some(current), Some(open)) = (tail.current.as_mut(), tail.open.as_mut()) else {

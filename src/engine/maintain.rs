@@ -39,7 +39,11 @@ pub(crate) fn write_behind<P: Platform>(shared: &Shared<P>) {
         };
         shared.log.write_one(&shared.file);
         if refused != Some(state) {
-            refused = shared.log.reserve_if_wanted(&shared.file).err().map(|_| state);
+            refused = shared
+                .log
+                .reserve_if_wanted(&shared.file)
+                .err()
+                .map(|_| state);
         }
     }
 }

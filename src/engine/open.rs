@@ -242,12 +242,13 @@ fn attempt<P: Platform>(
         log,
         map,
         cache,
-        table_limit: AtomicU64::new(DEFAULT_TABLE_LIMIT),
+        table_limit: AtomicU64::new(0),
         // What is replayed may have happened on a larger device.
         blocks: AtomicU64::new(newest.geometry.blocks.max(found.geometry.blocks)),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
+    shared.limit_table(DEFAULT_TABLE_LIMIT);
     let mut page = page;
     let loaded = (|| {
         let limit = shared.segment_limit()?;

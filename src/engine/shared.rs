@@ -167,6 +167,12 @@ impl<P: Platform> Shared<P> {
         }
     }
 
+    /// Bounds the memory of the sector table.
+    pub(crate) fn limit_table(&self, bytes: u64) {
+        self.table_limit.store(bytes, Ordering::Relaxed);
+        self.log.demand.bound(bytes);
+    }
+
     /// Takes parts of the sector table out of memory that need not be there.
     pub(crate) fn evict(&self) {
         let limit = self.table_limit.load(Ordering::Relaxed);

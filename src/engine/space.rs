@@ -11,16 +11,19 @@ use super::Result;
 use crate::platform::mem::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Segments that users' writes leave, apart from those of the next checkpoint.
-const RESERVE: u64 = 4;
-/// Segments that the moving of live records leaves in the same way.
-const MOVER_LEAVES: u64 = 1;
+/// Segments that discards leave to reclaim, apart from those of the next checkpoints.
+const FOR_RECLAIM: u64 = 2;
+/// Segments that users' writes leave to discards.
+const FOR_DISCARDS: u64 = 2;
+
+/// Segments that discards, reclaim and checkpoints may take beyond what is reserved for them.
+const FOR_OTHERS: u64 = 3;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
-/// Nodes that one more record can make due, and that a checkpoint stores in any case: the nodes above a
+/// Nodes that one more record can make due, and that two checkpoints store in any case: the nodes above a
 /// leaf, pages of the segment usage and the index above them.
-const NODES_BESIDES: u64 = 24;
+const NODES_BESIDES: u64 = 48;
 
 /// Whose append it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,30 +39,44 @@ pub(crate) enum Writer {
 }
 
 impl Writer {
-    /// Reserved segments to be left when the next checkpoint needs `checkpoint`.
-    pub(crate) fn leaves(self, checkpoint: u64) -> u64 {
+    /// Reserved segments to be left when two checkpoints, after which what is dead is free, need
+    /// `checkpoints`.
+    pub(crate) fn leaves(self, checkpoints: u64) -> u64 {
         match self {
-            Self::User => RESERVE + checkpoint,
-            Self::Mover => MOVER_LEAVES + checkpoint,
-            Self::Discard => checkpoint,
+            Self::User => checkpoints + FOR_RECLAIM + FOR_DISCARDS,
+            Self::Discard => checkpoints + FOR_RECLAIM,
+            Self::Mover => checkpoints,
             Self::Checkpoint => 0,
         }
     }
 }
 
-/// Space in the log that the next checkpoint may need, kept up to date by those who change the table.
+/// What the next checkpoint has to store, kept up to date by those who change the table.
 #[derive(Default)]
-pub(crate) struct Demand(AtomicU64);
+pub(crate) struct Demand {
+    nodes: AtomicU64,
+    most: AtomicU64,
+}
 
 impl Demand {
     /// `nodes` of the sector table and the segment usage are due.
     pub(crate) fn set(&self, nodes: u64) {
-        self.0.store(nodes, Ordering::Relaxed);
+        self.nodes.store(nodes, Ordering::Relaxed);
+    }
+
+    /// From `bytes` of due nodes on, writers wait for a checkpoint: the nodes must stay in memory until then.
+    pub(crate) fn bound(&self, bytes: u64) {
+        self.most.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether writers are to wait for a checkpoint.
+    pub(crate) fn too_much(&self) -> bool {
+        self.bytes() >= self.most.load(Ordering::Relaxed)
     }
 
     /// Bytes of the stored nodes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed) * NODE_SPACE
+        self.nodes.load(Ordering::Relaxed) * NODE_SPACE
     }
 
     /// Segments for them. What is left of a segment that the next node does not fit into is lost.
@@ -102,10 +119,20 @@ impl Allocator {
         lowest
     }
 
+    /// The free segment nearest to the beginning of the image.
+    pub(crate) fn lowest(&self) -> Option<u64> {
+        self.free.last().copied()
+    }
+
     /// Forgets the free segments at the end; what is left ends with one in use.
     pub(crate) fn shrink(&mut self) {
         let last = (1..).map(|back| self.count.wrapping_sub(back));
-        let n = self.free.iter().zip(last).take_while(|(&i, last)| i == *last).count();
+        let n = self
+            .free
+            .iter()
+            .zip(last)
+            .take_while(|(&i, last)| i == *last)
+            .count();
         self.free.rotate_left(n);
         for _ in 0..n {
             self.free.pop();
@@ -124,6 +151,13 @@ impl Allocator {
     }
 }
 
+/// Bytes the image of a device may take for users' writes: the bound on its size less what others may take
+/// at that moment.
+pub(crate) fn user_bound(geo: &Geometry) -> u64 {
+    geo.size_bound()
+        .saturating_sub(FOR_OTHERS * u64::from(geo.segment_size))
+}
+
 /// The log's part of the space, under [`Rank::Log`](crate::platform::Rank::Log).
 pub(crate) struct Space {
     pub(crate) allocator: Allocator,
@@ -140,7 +174,7 @@ pub(crate) struct Space {
     pub(crate) full: bool,
     /// Rounds of reclaim that were made for those who wait.
     pub(crate) rounds: u64,
-    /// Bytes the image takes at most, see [`Geometry::size_bound`].
+    /// Bytes the image may take for users' writes.
     pub(crate) bound: u64,
 }
 
@@ -154,7 +188,7 @@ impl Space {
             hopeless: false,
             full: false,
             rounds: 0,
-            bound: geo.size_bound(),
+            bound: user_bound(geo),
         }
     }
 
@@ -163,9 +197,23 @@ impl Space {
         self.ready.len() as u64
     }
 
-    /// The ready segment nearest to the beginning of the image.
+    /// Takes the ready segment nearest to the beginning of the image.
     pub(crate) fn next(&mut self) -> Option<u64> {
-        let (at, _) = self.ready.iter().enumerate().min_by_key(|(_, &index)| index)?;
+        let (at, _) = self
+            .ready
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, &index)| index)?;
+        self.ready.remove(at)
+    }
+
+    /// Takes the ready segment farthest from the beginning of the image.
+    pub(crate) fn last(&mut self) -> Option<u64> {
+        let (at, _) = self
+            .ready
+            .iter()
+            .enumerate()
+            .max_by_key(|(_, &index)| index)?;
         self.ready.remove(at)
     }
 }
@@ -192,8 +240,8 @@ mod tests {
     fn writers_leave_what_others_need() {
         let order = [
             Writer::User,
-            Writer::Mover,
             Writer::Discard,
+            Writer::Mover,
             Writer::Checkpoint,
         ];
         for pair in order.windows(2) {

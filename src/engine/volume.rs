@@ -7,6 +7,7 @@ use super::maintain::{maintain, write_behind};
 use super::open::{self, CreateOptions, Opened};
 use super::reclaim::Effort;
 use super::shared::{count, Shared};
+use super::space::user_bound;
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{arc, Arc, Vec};
@@ -63,7 +64,7 @@ pub struct Stats {
 }
 
 /// Rounds of compaction without gain before it is over.
-const PATIENCE: u32 = 3;
+const PATIENCE: u32 = 6;
 
 /// How a volume is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +117,13 @@ impl<P: Platform> Volume<P> {
             if !clean {
                 shared.give_back()?;
             }
-            shared.log.start(&shared.file, replayed.next_seq())?;
+            let started = shared.log.start(&shared.file, replayed.next_seq());
+            if started == Err(Error::NoSpace) {
+                shared.free_at_once()?;
+                shared.log.start(&shared.file, replayed.next_seq())?;
+            } else {
+                started?;
+            }
             // Twice: from here on neither slot holds the state before this opening, to which
             // everything written from now on would be lost.
             shared.checkpoint(&mut checkpoint, false)?;
@@ -283,7 +290,17 @@ impl<P: Platform> Volume<P> {
                 return Err(Error::Closed);
             }
             let mut going = || !shared.log.lock().closing;
-            let emptied = shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
+            let emptied =
+                shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
+            // The log itself may lie behind everything else, and can be moved once it has gone on.
+            let far = {
+                let tail = shared.log.lock();
+                let allocator = &tail.space.allocator;
+                (allocator.in_use()..allocator.count).any(|i| tail.uses(i))
+            };
+            if emptied == 0 && far {
+                shared.log.leave_segment(&shared.file)?;
+            }
             shared.free_dead(&mut state)?;
             drop(state);
             let (size, garbage) = {
@@ -294,10 +311,21 @@ impl<P: Platform> Volume<P> {
             };
             patience = if size < best { PATIENCE } else { patience - 1 };
             best = best.min(size);
-            if emptied == 0 || patience == 0 || !go_on(garbage) {
-                return Ok(());
+            if (emptied == 0 && !far) || patience == 0 || !go_on(garbage) {
+                break;
             }
         }
+        // What the log has left last dies with the next checkpoints. And once nothing dead is left, two more
+        // are needed before no superblock says that the image is longer.
+        let mut state = self.checkpoint.lock();
+        for _ in 0..PATIENCE {
+            shared.free_dead(&mut state)?;
+            let tail = shared.log.lock();
+            if shared.total(&tail, &shared.map.lock()).dead == 0 {
+                break;
+            }
+        }
+        shared.free_dead(&mut state)
     }
 
     /// Changes the size of the device to `size` bytes. What lies beyond a smaller one is discarded.
@@ -330,7 +358,7 @@ impl<P: Platform> Volume<P> {
         {
             let mut tail = shared.log.lock();
             shared.blocks.store(new, Ordering::Relaxed);
-            tail.space.bound = self.geometry().size_bound();
+            tail.space.bound = user_bound(&self.geometry());
         }
         // Both superblocks are to have it.
         let resized = shared.free_dead(&mut state);
@@ -343,13 +371,14 @@ impl<P: Platform> Volume<P> {
     /// Bounds the memory of the sector table, in bytes; at least 1 MiB.
     pub fn set_table_limit(&self, bytes: u64) {
         let bytes = bytes.max(1 << 20);
-        self.shared.table_limit.store(bytes, Ordering::Relaxed);
+        self.shared.limit_table(bytes);
         self.shared.evict();
     }
 
     /// Takes what need not be there of the sector table out of memory, for a system that is short of it.
     pub fn shed_table(&self, bytes: u64) {
-        self.shared.evict_to(self.table_memory().saturating_sub(bytes));
+        self.shared
+            .evict_to(self.table_memory().saturating_sub(bytes));
     }
 
     /// Bytes of memory of the loaded part of the sector table.
@@ -389,9 +418,13 @@ impl<P: Platform> Volume<P> {
         // What was acknowledged is safe first: on a full file system the checkpoint may fail.
         self.shared.log.sync(&self.shared.file)?;
         let mut checkpoint = self.checkpoint.lock();
-        let before = checkpoint.superblock.length;
+        let mut before = checkpoint.superblock.length;
         self.shared.checkpoint(&mut checkpoint, true)?;
-        // Either superblock alone must do, the older one included.
+        if checkpoint.superblock.length < before {
+            // Either superblock alone must do, and the older one says that the image is longer.
+            before = checkpoint.superblock.length;
+            self.shared.checkpoint(&mut checkpoint, true)?;
+        }
         self.shared.trim(before.max(checkpoint.superblock.length))
     }
 

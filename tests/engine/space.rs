@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Promises P2 (space before acknowledgement), P3 (bounded size), P4 (zero is free) and P6 (bounded memory).
+
+use crate::model::{assert_checked, fill, options, tag_of, Home, Vol};
+use cloop::engine::{check, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
+use cloop::platform::sim::{Rng, SimFile};
+use cloop::platform::std::{Std, StdFile};
+use cloop::platform::{BackingFile, Platform};
+use std::time::{Duration, Instant};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+const MIB: u64 = 1 << 20;
+
+/// An image in a real file that nobody else sees.
+fn on_disk(size: u64, record_size: u32) -> Volume<Std> {
+    let file = tempfile::tempfile().expect("a temporary file");
+    let file = StdFile::from_file(file).expect("a backing file");
+    let create = CreateOptions {
+        size,
+        record_size,
+        segment_size: 1 << 20,
+        algorithm: Algorithm::Lz4,
+        uuid: *b"an image on disk",
+    };
+    Volume::<Std>::create(&file, &create).unwrap();
+    Volume::open(file, false).unwrap()
+}
+
+/// Contents that do not compress.
+fn noise(n: u32, out: &mut [u8]) {
+    for (i, block) in (0..).zip(out.chunks_exact_mut(BLOCK_SIZE)) {
+        fill(2 + 3 * (n + i), block);
+    }
+}
+
+fn write_noise<P: Platform>(
+    volume: &Volume<P>,
+    ws: &mut Workspace<P>,
+    block: u64,
+    n: u32,
+    count: u64,
+) {
+    let mut data = vec![0; (count * BLOCK) as usize];
+    noise(n, &mut data);
+    volume.write(ws, block, &data).unwrap();
+}
+
+/// P3: what does not compress takes at most 1.01 times the device and 16 MiB, also while it is overwritten.
+#[test]
+fn the_worst_case_stays_within_its_bound() {
+    const SIZE: u64 = 160 * MIB;
+    let bound = SIZE / 100 * 101 + 16 * MIB;
+    for record_size in [4096, 65536, 131_072] {
+        let volume = on_disk(SIZE, record_size);
+        let mut ws = volume.workspace().unwrap();
+        let mut model = vec![0; (SIZE / BLOCK) as usize];
+        let within = |when: &str| {
+            let allocated = volume.stats().unwrap().allocated_bytes;
+            assert!(
+                allocated <= bound,
+                "{record_size}: {allocated} > {bound} {when}: {:?}",
+                volume.stats()
+            );
+        };
+        for at in (0..model.len() as u64).step_by(32) {
+            write_noise(&volume, &mut ws, at, at as u32, 32);
+            (0..32).for_each(|i| model[(at + i) as usize] = at as u32 + i as u32);
+        }
+        within("when full");
+        let mut rng = Rng(u64::from(record_size));
+        // Once around in blocks, and with a flush after some.
+        for round in 0..model.len() as u32 / 2 {
+            let at = rng.below(model.len() as u64);
+            let n = 1_000_000 + round;
+            write_noise(&volume, &mut ws, at, n, 1);
+            model[at as usize] = n;
+            if rng.below(64) == 0 {
+                volume.flush().unwrap();
+            }
+            if round % 2048 == 0 {
+                within("while overwriting");
+            }
+        }
+        within("afterwards");
+        let mut block = vec![0; BLOCK_SIZE];
+        for (at, &n) in (0..).zip(&model) {
+            volume.read(&mut ws, at, &mut block).unwrap();
+            assert_eq!(tag_of(&block), 2 + 3 * n, "block {at}");
+        }
+        let stats = volume.stats().unwrap();
+        assert!(stats.moved_bytes > 0 || record_size != 4096, "{stats:?}");
+        volume.close().unwrap();
+        within("when closed");
+    }
+}
+
+/// P3: nobody writes, and what is dead goes by itself.
+#[test]
+fn an_idle_volume_gives_back_what_is_dead() {
+    let volume = on_disk(256 * MIB, 65536);
+    let mut ws = volume.workspace().unwrap();
+    for at in (0..96 * MIB / BLOCK).step_by(16) {
+        write_noise(&volume, &mut ws, at, at as u32, 16);
+    }
+    for at in (0..96 * MIB / BLOCK).filter(|at| at % 8 != 3) {
+        volume.zero(&mut ws, at, 1).unwrap();
+    }
+    let began = Instant::now();
+    loop {
+        let stats = volume.stats().unwrap();
+        if stats.allocated_bytes <= stats.live_bytes * 105 / 100 + 16 * MIB {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{stats:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let mut block = vec![0; BLOCK_SIZE];
+    for at in 0..96 * MIB / BLOCK {
+        volume.read(&mut ws, at, &mut block).unwrap();
+        let expected = if at % 8 == 3 { 2 + 3 * at as u32 } else { 0 };
+        assert_eq!(tag_of(&block), expected, "block {at}");
+    }
+    volume.close().unwrap();
+}
+
+/// P2, trap 10: a full file system is emptied through the device, again and again.
+#[test]
+fn a_full_file_is_emptied_and_filled_again() {
+    const BLOCKS: u64 = 6000;
+    let file = SimFile::new();
+    let create = CreateOptions {
+        size: BLOCKS * BLOCK,
+        ..options(16384, Algorithm::Lz4)
+    };
+    Vol::create(&file, &create).unwrap();
+    file.limit(12 * MIB);
+    let mut volume = Vol::open(file.clone(), false).unwrap();
+    let mut model = vec![0u32; BLOCKS as usize];
+    let mut rng = Rng(99);
+    let mut n = 0;
+    for cycle in 0..10 {
+        let mut ws = volume.workspace().unwrap();
+        let mut written = 0;
+        let error = loop {
+            let at = rng.below(BLOCKS / 4) * 4;
+            let mut data = vec![0; 4 * BLOCK_SIZE];
+            n += 4;
+            noise(n, &mut data);
+            match volume.write(&mut ws, at, &data) {
+                Ok(()) => {
+                    (0..4).for_each(|i| model[(at + i) as usize] = 2 + 3 * (n + i as u32));
+                    written += 1;
+                }
+                Err(error) => {
+                    // A part of it may have been written.
+                    volume.zero(&mut ws, at, 4).unwrap();
+                    model[at as usize..at as usize + 4].fill(0);
+                    break error;
+                }
+            }
+        };
+        assert_eq!(error, Error::NoSpace, "cycle {cycle}");
+        assert!(written >= 100, "cycle {cycle}: only {written} writes");
+        assert_eq!(volume.stats().unwrap().full, 1);
+        volume.flush().unwrap();
+        volume.checkpoint().unwrap();
+        let live = model.iter().filter(|&&tag| tag != 0).count() as u64 * BLOCK;
+        assert!(live > 8 * MIB, "cycle {cycle}: full at {live} live bytes");
+        // Half of it, in small and in large pieces, each discard made durable.
+        for piece in 0..BLOCKS / 8 {
+            let at = piece * 8 + rng.below(2) * 4;
+            volume.zero(&mut ws, at, 4).unwrap();
+            model[at as usize..at as usize + 4].fill(0);
+            volume.flush().unwrap();
+        }
+        if cycle % 3 == 2 {
+            volume.close().unwrap();
+            assert_checked(&file, &format!("cycle {cycle}"));
+            volume = Vol::open(file.clone(), false).unwrap();
+        } else if cycle % 3 == 1 {
+            // Power fails on the full file.
+            drop(volume);
+            volume = Vol::open(file.clone(), false).unwrap();
+        }
+        let mut ws = volume.workspace().unwrap();
+        let mut block = vec![0; BLOCK_SIZE];
+        for (at, &tag) in (0..).zip(&model) {
+            volume.read(&mut ws, at, &mut block).unwrap();
+            assert_eq!(tag_of(&block), tag, "cycle {cycle} block {at}");
+        }
+    }
+    volume.close().unwrap();
+    assert_checked(&file, "at the end");
+}
+
+#[test]
+fn compaction_leaves_a_small_image() {
+    let file = SimFile::new();
+    let create = CreateOptions {
+        size: 32 * MIB,
+        ..options(65536, Algorithm::Lz4)
+    };
+    Vol::create(&file, &create).unwrap();
+    let volume = Vol::open(file.clone(), false).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    for at in (0..24 * MIB / BLOCK).step_by(16) {
+        write_noise(&volume, &mut ws, at, at as u32, 16);
+    }
+    let keep = |at: u64| at % 16 == 5 || at % 64 == 6;
+    for at in (0..24 * MIB / BLOCK).filter(|&at| !keep(at)) {
+        volume.zero(&mut ws, at, 1).unwrap();
+    }
+    volume.compact(&mut |_| true).unwrap();
+    volume.close().unwrap();
+    let live = (0..24 * MIB / BLOCK).filter(|&at| keep(at)).count() as u64 * BLOCK;
+    let (len, allocated) = (file.len().unwrap(), file.allocated().unwrap());
+    // The superblocks' MiB, 3 % and three segments.
+    let limit = MIB + live + live / 32 + 3 * 256 * 1024;
+    assert!(len <= limit, "{len} bytes long for {live} live bytes");
+    assert!(
+        allocated <= limit,
+        "{allocated} bytes for {live} live bytes"
+    );
+    assert_checked(&file, "compacted");
+    let volume = Vol::open(file, true).unwrap();
+    let mut block = vec![0; BLOCK_SIZE];
+    for at in 0..24 * MIB / BLOCK {
+        volume.read(&mut ws, at, &mut block).unwrap();
+        let expected = if keep(at) { 2 + 3 * at as u32 } else { 0 };
+        assert_eq!(tag_of(&block), expected, "block {at}");
+    }
+}
+
+/// P6: the table of a large device with a block here and there.
+#[test]
+fn the_table_stays_within_its_limit() {
+    const LEAVES: u64 = 3000;
+    const LIMIT: u64 = 2 * MIB;
+    let file = SimFile::new();
+    let create = CreateOptions {
+        size: LEAVES * 512 * BLOCK,
+        ..options(4096, Algorithm::Lz4)
+    };
+    Vol::create(&file, &create).unwrap();
+    let volume = Vol::open(file.clone(), false).unwrap();
+    volume.set_table_limit(LIMIT);
+    let mut ws = volume.workspace().unwrap();
+    let place = |i: u64| (i * 1777 % LEAVES) * 512 + i % 512;
+    let mut most = 0;
+    for i in 0..LEAVES {
+        write_noise(&volume, &mut ws, place(i), i as u32, 1);
+        most = most.max(volume.table_memory());
+    }
+    let mut block = vec![0; BLOCK_SIZE];
+    for i in (0..LEAVES).rev() {
+        volume.read(&mut ws, place(i), &mut block).unwrap();
+        assert_eq!(tag_of(&block), 2 + 3 * i as u32, "block {}", place(i));
+        most = most.max(volume.table_memory());
+    }
+    assert!(most <= LIMIT + LIMIT / 4, "{most} bytes of table");
+    volume.close().unwrap();
+    assert_checked(&file, "a large table");
+    let volume = Vol::open(file, false).unwrap();
+    assert!(volume.table_memory() < 64 * 1024, "nothing was loaded yet");
+    volume.shed_table(u64::MAX);
+    assert_eq!(volume.stats().unwrap().mapped_blocks, LEAVES);
+}
+
+#[test]
+fn a_device_grows_and_shrinks() {
+    let file = SimFile::new();
+    Vol::create(&file, &options(16384, Algorithm::Lz4)).unwrap();
+    let volume = Vol::open(file.clone(), false).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    let old = volume.geometry().blocks;
+    write_noise(&volume, &mut ws, 7, 7, 4);
+    let size = 600 << 30;
+    let mut block = vec![0; BLOCK_SIZE];
+    let beyond = volume.read(&mut ws, old, &mut block);
+    assert!(matches!(beyond, Err(Error::Invalid(_))));
+    volume.resize(&mut ws, size, false).unwrap();
+    assert_eq!(volume.geometry().size, size);
+    let last = size / BLOCK - 1;
+    write_noise(&volume, &mut ws, last, 99, 1);
+    let expect = |volume: &Vol, at: u64, tag: u32| {
+        let mut ws = volume.workspace().unwrap();
+        let mut block = vec![0; BLOCK_SIZE];
+        volume.read(&mut ws, at, &mut block).unwrap();
+        assert_eq!(tag_of(&block), tag, "block {at}");
+    };
+    // After a crash and after a clean close it is the new size.
+    volume.flush().unwrap();
+    let crashed = Vol::open(file.after_crash(&mut Rng(1)), true).unwrap();
+    assert_eq!(crashed.geometry().size, size);
+    expect(&crashed, last, 2 + 3 * 99);
+    volume.close().unwrap();
+    assert_checked(&file, "grown");
+    let volume = Vol::open(file.clone(), false).unwrap();
+    expect(&volume, last, 2 + 3 * 99);
+    expect(&volume, 7, 2 + 3 * 7);
+    let shrink = |force| volume.resize(&mut volume.workspace().unwrap(), 8 * BLOCK, force);
+    assert_eq!(shrink(false), Err(Error::InUse));
+    assert_eq!(volume.geometry().size, size);
+    shrink(true).unwrap();
+    expect(&volume, 7, 2 + 3 * 7);
+    assert!(matches!(
+        volume.read(&mut ws, 8, &mut block),
+        Err(Error::Invalid(_))
+    ));
+    volume.close().unwrap();
+    assert_checked(&file, "shrunk");
+    let volume = Vol::open(file.clone(), false).unwrap();
+    volume
+        .resize(&mut volume.workspace().unwrap(), size, false)
+        .unwrap();
+    // What was there before does not come back.
+    expect(&volume, 8, 0);
+    expect(&volume, last, 0);
+    volume.close().unwrap();
+    assert_checked(&file, "grown again");
+    let summary = check::check::<Home>(file, &mut |_| {}, &mut |_, _| {}).unwrap();
+    assert_eq!(summary.mapped_blocks, 1);
+}
