@@ -426,7 +426,7 @@ impl<P: Platform> Shared<P> {
     fn release(&self, segments: &[u64]) -> Result {
         let size = u64::from(self.geo.segment_size);
         for &index in segments {
-            if self.log.keep(index)? {
+            if self.log.keep(&self.file, index)? {
                 continue;
             }
             // A segment whose space cannot be given back is still good to be used again.

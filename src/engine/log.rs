@@ -336,15 +336,20 @@ impl<P: Platform> Log<P> {
     }
 
     /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system
-    /// what was given back might go to others.
-    pub(crate) fn keep(&self, index: u64) -> Result<bool> {
-        let mut tail = self.lock();
-        let kept = tail.space.available() <= self.floor(Writer::User);
-        if kept {
-            tail.space.ready.push(index)?;
-            tail.notify_all();
+    /// what was given back might go to others. False when it is not needed, or not to be had.
+    pub(crate) fn keep(&self, file: &P::File, index: u64) -> Result<bool> {
+        if self.lock().space.available() > self.floor(Writer::User) {
+            return Ok(false);
         }
-        Ok(kept)
+        // Its end was given back when the log had left it.
+        let size = u64::from(self.geo.segment_size);
+        if file.allocate(self.geo.segment_offset(index), size).is_err() {
+            return Ok(false);
+        }
+        let mut tail = self.lock();
+        tail.space.ready.push(index)?;
+        tail.notify_all();
+        Ok(true)
     }
 
     /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.

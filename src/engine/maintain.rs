@@ -153,10 +153,9 @@ impl Plan {
                 None if untidy => IDLE_MS,
                 None => 0,
             };
-            if tail.wait_idle(timeout) {
-                if self.failed.take().is_none() && tail.stats.user_bytes == moment {
-                    self.quiet = Some(moment);
-                }
+            let passed = tail.wait_idle(timeout);
+            if passed && self.failed.take().is_none() && tail.stats.user_bytes == moment {
+                self.quiet = Some(moment);
             }
         }
     }

@@ -25,8 +25,6 @@ use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 
 /// Segments chosen at once.
 const BATCH: usize = 16;
-/// Rounds that are made for one who waits for space.
-const ROUNDS: u32 = 64;
 
 /// How far reclaim goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,17 +168,25 @@ impl<P: Platform> Shared<P> {
             let tail = self.log.lock();
             tail.space.available() + tail.space.allocator.available()
         };
+        let garbage = || {
+            let tail = self.log.lock();
+            self.total(&tail, &self.map.lock()).garbage
+        };
         let before = available();
         self.free_dead(state)?;
-        for _ in 0..ROUNDS {
-            if available() > before {
-                return Ok(true);
-            }
+        let mut left = garbage();
+        while available() <= before && left >= u64::from(self.geo.segment_size) {
             let mut going = || !self.log.lock().stop;
             if self.empty_segments(state, Effort::Urgent, BATCH, &mut going)? == 0 {
                 break;
             }
             self.free_dead(state)?;
+            // The checkpoints leave garbage as well: with little to gain they eat it up.
+            let now = garbage();
+            if now >= left {
+                break;
+            }
+            left = now;
         }
         Ok(available() > before)
     }

@@ -12,12 +12,13 @@ use crate::platform::mem::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Segments that discards leave to reclaim, apart from those of the next checkpoints.
-const FOR_RECLAIM: u64 = 2;
-/// Segments that users' writes leave to discards.
-const FOR_DISCARDS: u64 = 2;
+const FOR_RECLAIM: u64 = 1;
+/// Segments that users' writes leave to discards. Reclaim uses them as well, and may lose one to checkpoints
+/// before it notices that there is nothing to gain.
+const FOR_DISCARDS: u64 = 3;
 
 /// Segments that discards, reclaim and checkpoints may take beyond what is reserved for them.
-const FOR_OTHERS: u64 = 3;
+const FOR_OTHERS: u64 = 5;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
