@@ -50,11 +50,12 @@ pub(crate) fn due<P: Platform>(shared: &Shared<P>, tail: &Tail) -> bool {
     shared.log.segments_since_checkpoint(tail) >= interval || shared.log.demand.bytes() >= demand
 }
 
-/// Segments up to the last one that is in use or about to be.
+/// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
+/// after a crash, and the log leads to what it has used of it.
 fn extent(tail: &Tail, map: &Map) -> u64 {
     let last = (0..tail.space.allocator.count)
         .rev()
-        .find(|&index| tail.uses(index) || map.usage.get(index).is_some_and(|s| !s.free));
+        .find(|&index| tail.writes(index) || map.usage.get(index).is_some_and(|s| !s.free));
     last.map_or(0, |index| index + 1)
 }
 

@@ -489,6 +489,9 @@ impl<P: Platform> Log<P> {
             return Err(Error::NoSpace);
         }
         let round = tail.space.rounds;
+        // Once: several that wait would wake each other for ever.
+        tail.space.wanted = true;
+        tail.notify_all();
         while tail.space.rounds == round {
             if let Some(error) = tail.error {
                 return Err(error);
@@ -496,8 +499,6 @@ impl<P: Platform> Log<P> {
             if tail.closing || tail.stop {
                 return Err(Error::Closed);
             }
-            tail.space.wanted = true;
-            tail.notify_all();
             tail.wait();
         }
         Ok(())
@@ -507,8 +508,8 @@ impl<P: Platform> Log<P> {
     fn wait_for_checkpoint(&self) {
         let mut tail = self.lock();
         let attempts = tail.attempts;
+        tail.notify_all();
         while tail.attempts == attempts && tail.error.is_none() && !tail.closing && !tail.stop {
-            tail.notify_all();
             tail.wait();
         }
     }
@@ -891,6 +892,11 @@ impl Tail {
         self.chunks
             .iter()
             .any(|c| (offset..offset + len).contains(&c.offset))
+    }
+
+    /// Whether segment `index` is the current one.
+    pub(crate) fn writes(&self, index: u64) -> bool {
+        self.current.is_some_and(|c| c.index == index)
     }
 
     /// Whether segment `index` is the current one or the next.
