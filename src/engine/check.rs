@@ -22,6 +22,8 @@ pub struct Finding {
     pub error: Error,
     /// First block and number of blocks of the device that cannot be read because of it.
     pub blocks: Option<(u64, u64)>,
+    /// It is the data of those blocks itself that is damaged: nothing can bring it back.
+    pub data: bool,
 }
 
 /// What a check saw.
@@ -82,7 +84,7 @@ pub fn check<P: Platform>(
         report,
     };
     if let Some(error) = spare {
-        check.find(error, None);
+        check.find(error, None, false);
     }
     check.superblocks(checkpoint.superblock.generation)?;
     check.log(&checkpoint.superblock)?;
@@ -93,13 +95,17 @@ pub fn check<P: Platform>(
 }
 
 impl<P: Platform> Check<'_, P> {
-    fn find(&mut self, error: Error, blocks: Option<(u64, u64)>) {
+    fn find(&mut self, error: Error, blocks: Option<(u64, u64)>, data: bool) {
         self.summary.findings += 1;
-        (self.report)(&Finding { error, blocks });
+        (self.report)(&Finding {
+            error,
+            blocks,
+            data,
+        });
     }
 
     fn damaged(&mut self, what: &'static str, offset: u64, blocks: Option<(u64, u64)>) {
-        self.find(Error::Corrupt { what, offset }, blocks);
+        self.find(Error::Corrupt { what, offset }, blocks, false);
     }
 
     /// Both copies must be whole; the older one is the spare.
@@ -112,7 +118,7 @@ impl<P: Platform> Check<'_, P> {
                 Err(Error::NotAnImage) => {
                     self.damaged("superblock: no magic", offset, None);
                 }
-                Err(error) => self.find(error, None),
+                Err(error) => self.find(error, None, false),
             }
         }
         Ok(())
@@ -126,7 +132,7 @@ impl<P: Platform> Check<'_, P> {
         let limit = self.shared.segment_limit()?;
         let log_end = superblock.log_end;
         match self.shared.replay(&mut self.ws, superblock, log_end, limit) {
-            Err(error @ Error::Corrupt { .. }) => self.find(error, None),
+            Err(error @ Error::Corrupt { .. }) => self.find(error, None, false),
             Err(error) => return Err(error),
             // Nothing follows the last checkpoint.
             Ok(replayed) if replayed.records > 0 => {
@@ -178,7 +184,7 @@ impl<P: Platform> Check<'_, P> {
                         Found::Stored(id, _) => end_of(id).min(blocks),
                         _ => blocks,
                     };
-                    self.find(error, Some((at, end - at)));
+                    self.find(error, Some((at, end - at)), false);
                     at = end;
                 }
                 Err(error) => return Err(error),
@@ -219,6 +225,8 @@ impl<P: Platform> Check<'_, P> {
         let first = NodeId::leaf(block).index * NODE_ENTRIES as u64;
         // The record last verified, and what it holds; `None` if it is damaged.
         let mut last: Option<(u64, Option<(u64, u32)>)> = None;
+        // The end of the blocks that were reported with it.
+        let mut reported = 0;
         for (block, &(entry, seed)) in (first..).zip(run.iter()) {
             if entry.is_hole() {
                 continue;
@@ -226,20 +234,28 @@ impl<P: Platform> Check<'_, P> {
             self.summary.mapped_blocks += 1;
             self.count(entry);
             let holds = match last {
-                Some((address, holds)) if address == entry.address() => holds,
+                Some((address, holds))
+                    if address == entry.address() && (holds.is_some() || block < reported) =>
+                {
+                    holds
+                }
                 _ => {
                     let lost = run.iter().skip((block - first) as usize);
                     let lost = lost
                         .take_while(|other| other.0.address() == entry.address())
                         .count();
+                    reported = block + lost as u64;
                     self.record(entry, seed, (block, lost as u64))?
                 }
             };
             last = Some((entry.address(), holds));
             if let Some((number, mask)) = holds {
                 if place_of(block, number, mask) != Some(entry.index()) {
-                    let what = "record: it holds another block";
-                    self.damaged(what, entry.address(), Some((block, 1)));
+                    let error = Error::Corrupt {
+                        what: "record: it holds another block",
+                        offset: entry.address(),
+                    };
+                    self.find(error, Some((block, 1)), true);
                 }
             }
         }
@@ -273,7 +289,7 @@ impl<P: Platform> Check<'_, P> {
             Err(error @ Error::Corrupt { .. }) => error,
             Err(error) => return Err(error),
         };
-        self.find(error, Some(lost));
+        self.find(error, Some(lost), true);
         Ok(None)
     }
 

@@ -18,6 +18,7 @@ mod map;
 mod open;
 mod read;
 mod reclaim;
+pub mod repair;
 mod shared;
 mod space;
 mod table;

@@ -6,4 +6,5 @@ mod damage;
 mod fixtures;
 mod model;
 mod ordinary;
+mod repair;
 mod space;

@@ -97,13 +97,13 @@ fn flips_in_fixed_structures_are_found() {
     let segments = (1 << 20..whole.len() as u64).step_by(1 << 20);
     let structures = [(0, 4096), (65_536, 4096)]
         .into_iter()
-        .chain(segments.map(|at| (at, 64)));
+        .chain(segments.map(|at| (at, 96)));
     for (start, len) in structures {
         if whole[start as usize] == 0 {
             // A segment that is reserved but was not begun.
             continue;
         }
-        for at in (start..start + len).step_by(if len > 64 { 111 } else { 7 }) {
+        for at in (start..start + len).step_by(if len > 96 { 111 } else { 7 }) {
             flip(&path, at);
             let verdict = check(&lab);
             assert_eq!(verdict.status, Some(4), "byte {at}: {}", verdict.text);
@@ -126,7 +126,7 @@ fn finds_every_flipped_byte_that_matters() {
     let used = |at: &u64| whole[*at as usize] != 0;
     let mut places: Vec<u64> = (0..len).filter(used).step_by(9973).collect();
     // The first records, through header and payload.
-    places.extend(((1 << 20) + 64..(1 << 20) + 160).step_by(3));
+    places.extend(((1 << 20) + 96..(1 << 20) + 192).step_by(3));
     // The end of each segment's log, where a clean detach puts the table and the accounting.
     for start in (1 << 20..len).step_by(1 << 20) {
         if let Some(end) = (start..len.min(start + (1 << 20))).rfind(used) {
@@ -277,7 +277,11 @@ fn images_of_newer_software() {
 
 /// An image that was written to and flushed, then dropped without being closed.
 fn crashed(lab: &Lab) -> Vec<u8> {
-    let path = lab.create("image", "4M");
+    crashed_into(lab, "image")
+}
+
+fn crashed_into(lab: &Lab, name: &str) -> Vec<u8> {
+    let path = lab.create(name, "4M");
     let text = prose(1 << 20);
     let volume = Volume::<Std>::open(StdFile::open(&path, true).unwrap(), false).unwrap();
     let mut ws = volume.workspace().unwrap();
@@ -321,4 +325,80 @@ fn exit_codes_are_those_of_fsck() {
     lab.cloop(&["check"]).refuses(16, "IMAGE");
     lab.cloop(&["check", "--fix", "image"]).refuses(16, "--fix");
     assert_eq!(lab.cloop(&["check", "--help"]).status, Some(0));
+}
+
+/// What the image would be exported as is `raw` still.
+fn assert_holds(lab: &Lab, raw: &[u8]) {
+    lab.cloop(&["export", "--force", "image", "back"])
+        .succeeds();
+    assert!(fs::read(lab.path("back")).unwrap() == raw);
+}
+
+#[test]
+fn repair_leaves_a_whole_image_alone() {
+    let lab = Lab::new();
+    image(&lab);
+    let before = Snapshot::of(&lab.path("image"));
+    let text = lab.cloop(&["check", "--repair", "image"]).succeeds();
+    assert!(text.contains("image: not changed\n"), "{text}");
+    before.assert_same(&lab.path("image"));
+    crashed_into(&lab, "crashed");
+    let before = Snapshot::of(&lab.path("crashed"));
+    lab.cloop(&["check", "--repair", "crashed"]).succeeds();
+    before.assert_same(&lab.path("crashed"));
+}
+
+#[test]
+fn repair_brings_back_both_superblocks() {
+    let lab = Lab::new();
+    let raw = image(&lab);
+    let path = lab.path("image");
+    for wipe in [false, true] {
+        flip(&path, 100);
+        flip(&path, 65_636);
+        if wipe {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+        }
+        assert_ne!(lab.cloop(&["check", "-q", "image"]).status, Some(0));
+        let outcome = lab.cloop(&["check", "--repair", "image"]);
+        let text = String::from_utf8(outcome.stdout).unwrap();
+        assert_eq!(outcome.status, Some(1), "{text}{}", outcome.stderr);
+        assert!(text.contains("image: repaired\n"), "{text}");
+        lab.cloop(&["check", "image"]).succeeds();
+        assert_holds(&lab, &raw);
+    }
+}
+
+#[test]
+fn repair_cannot_bring_back_data() {
+    let lab = Lab::new();
+    image(&lab);
+    flip(&lab.path("image"), (2 << 20) + 5000);
+    let before = Snapshot::of(&lab.path("image"));
+    let outcome = lab.cloop(&["check", "--repair", "image"]);
+    let text = String::from_utf8(outcome.stdout).unwrap();
+    assert_eq!(outcome.status, Some(4), "{text}");
+    assert!(
+        text.contains(" (blocks ") && text.contains("not changed"),
+        "{text}"
+    );
+    before.assert_same(&lab.path("image"));
+    // With a superblock gone as well, that is corrected and the rest is left.
+    flip(&lab.path("image"), 100);
+    let outcome = lab.cloop(&["check", "--repair", "image"]);
+    let text = String::from_utf8(outcome.stdout).unwrap();
+    assert_eq!(outcome.status, Some(5), "{text}");
+    assert!(text.contains("image: still damaged record"), "{text}");
+    assert_eq!(lab.cloop(&["check", "-q", "image"]).status, Some(4));
+}
+
+#[test]
+fn repair_refuses_what_is_no_image() {
+    let lab = Lab::new();
+    let path = lab.file("image", &prose(3 << 20));
+    let before = Snapshot::of(&path);
+    lab.cloop(&["check", "--repair", "image"])
+        .fails(8, &["image: not a cloop image"]);
+    before.assert_same(&path);
 }

@@ -128,6 +128,7 @@ fn a_locked_image_is_refused() {
         (1, vec!["attach", "--read-only", "image"]),
         (1, vec!["info", "image"]),
         (8, vec!["check", "image"]),
+        (8, vec!["check", "--repair", "image"]),
         (1, vec!["export", "image", "back"]),
         (1, vec!["create", "-s", "1M", "--force", "image"]),
         (1, vec!["import", "--force", "raw", "image"]),

@@ -7,19 +7,25 @@ use crate::output;
 use crate::progress;
 use anyhow::Result;
 use cloop::engine::check::{self, Finding, Summary};
+use cloop::engine::repair::{self, Report};
 use cloop::engine::{Error, BLOCK_SIZE};
-use cloop::platform::std::Std;
+use cloop::platform::std::{Std, StdFile};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Verify every structure and every record of an image.
+/// Verify every structure and every record of an image, and repair it if asked to.
 ///
-/// The image is read, never changed. One that was not detached in an orderly way is fine: what its log
-/// holds is verified as the next attach will see it.
+/// Without --repair the image is read, never changed. One that was not detached in an orderly way is fine:
+/// what its log holds is verified as the next attach will see it.
 ///
-/// Exit status: 0 no errors, 4 errors found, 8 the check could not be done, 16 usage.
+/// Exit status: 0 no errors, 1 errors corrected, 4 errors left (5: some corrected), 8 the check could not be
+/// done, 16 usage.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Put a damaged image in order: save what can be saved, and list what is lost. A whole image is
+    /// not touched
+    #[arg(long)]
+    repair: bool,
     /// Print nothing; the exit status is the result
     #[arg(short, long)]
     quiet: bool,
@@ -27,6 +33,8 @@ pub(crate) struct Args {
     image: PathBuf,
 }
 
+/// fsck: errors corrected.
+const CORRECTED: u8 = 1;
 /// fsck: errors left uncorrected.
 const DAMAGED: u8 = 4;
 /// fsck: operational error.
@@ -36,6 +44,9 @@ pub(crate) const USAGE: u8 = 16;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let path = &args.image;
+    if args.repair {
+        return repair(args);
+    }
     let file = image::open(path, false, Lock::Shared)?;
     let bar = progress::bar("checking", 0);
     if args.quiet {
@@ -64,6 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 let finding = Finding {
                     error,
                     blocks: None,
+                    data: false,
                 };
                 output::print(&describe(path, &finding))?;
             }
@@ -81,16 +93,83 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-fn describe(path: &Path, finding: &Finding) -> String {
-    let blocks = match finding.blocks {
-        None => String::new(),
-        Some((start, 1)) => format!(" (block {start} of the device)"),
-        Some((start, count)) => format!(
+/// Checks the image and repairs it if something but the data of single records is damaged.
+fn repair(args: &Args) -> Result<ExitCode> {
+    let path = &args.image;
+    let file = image::open(path, true, Lock::Exclusive)?;
+    let bar = progress::bar("checking", 0);
+    if args.quiet {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let mut printed = Ok(());
+    let result = repair::repair::<Std>(
+        &mut || {
+            let file = file.try_clone().and_then(StdFile::from_file);
+            file.map_err(|e| Error::Io(e.raw_os_error().unwrap_or(0)))
+        },
+        &mut |report| {
+            if !args.quiet && printed.is_ok() {
+                printed = bar.suspend(|| output::print(&tell(path, report)));
+            }
+        },
+        &mut |done, total| {
+            bar.set_length(total * BLOCK_SIZE as u64);
+            bar.set_position(done * BLOCK_SIZE as u64);
+        },
+    );
+    bar.finish_and_clear();
+    let repaired = result.map_err(|e| fail::engine(path, e))?;
+    printed?;
+    let left = repaired.summary.findings > 0 || repaired.unnamed > 0;
+    if !args.quiet {
+        let said = match (repaired.written, left) {
+            (true, false) => "repaired",
+            (true, true) => "repaired as far as possible; what is listed above is lost",
+            (false, true) => {
+                "not changed: the data named above is lost, and nothing else is damaged"
+            }
+            (false, false) => "not changed",
+        };
+        output::print(&format!("{}: {said}\n", path.display()))?;
+        output::print(&conclude(path, &repaired.summary))?;
+    }
+    let corrected = if repaired.written { CORRECTED } else { 0 };
+    Ok(ExitCode::from(corrected | if left { DAMAGED } else { 0 }))
+}
+
+fn tell(path: &Path, report: &Report) -> String {
+    let said = match *report {
+        Report::Damage(finding) => return describe(path, &finding),
+        Report::Rebuilt(start, count) => format!(
+            "table rebuilt from the records of the log{}; what was zeroed or discarded there may be back",
+            blocks(start, count)
+        ),
+        Report::Unnamed(offset, _) => format!(
+            "part of the log lost at byte {offset} of the image; the blocks it was about, which nobody can \
+             name, hold what they held before"
+        ),
+        Report::Left(finding) => {
+            let place = finding.blocks.map(|(start, count)| blocks(start, count));
+            format!("still {}{}", finding.error, place.unwrap_or_default())
+        }
+    };
+    format!("{}: {said}\n", path.display())
+}
+
+fn blocks(start: u64, count: u64) -> String {
+    match count {
+        1 => format!(" (block {start} of the device)"),
+        _ => format!(
             " (blocks {start} to {} of the device)",
             start.saturating_add(count).saturating_sub(1)
         ),
-    };
-    format!("{}: {}{blocks}\n", path.display(), finding.error)
+    }
+}
+
+fn describe(path: &Path, finding: &Finding) -> String {
+    let place = finding.blocks.map(|(start, count)| blocks(start, count));
+    let place = place.unwrap_or_default();
+    format!("{}: {}{place}\n", path.display(), finding.error)
 }
 
 fn conclude(path: &Path, summary: &Summary) -> String {

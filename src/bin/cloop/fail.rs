@@ -40,7 +40,7 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
         E::Corrupt { .. } => fail(
             path,
             format_args!(
-                "{error}; `cloop check {}` shows the extent of the damage",
+                "{error}; `cloop check {0}` shows the extent of the damage, `cloop check --repair {0}` saves the rest",
                 path.display()
             ),
         ),
