@@ -204,7 +204,7 @@ impl<P: Platform> Shared<P> {
             None => Buf::zeroed(geo.segment_size as usize)?,
         };
         let moved = self.file.read_at(&mut bytes, base).and_then(|()| {
-            match SegmentHeader::of_segment::<P>(&bytes, &geo, index) {
+            match SegmentHeader::of_segment::<P>(&bytes, geo, index) {
                 Some(header) if header.seed::<P>() == seed => {
                     self.move_records(state, &bytes, base, seed)
                 }
