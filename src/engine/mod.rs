@@ -31,6 +31,6 @@ pub use self::error::{Error, Result};
 pub use self::format::{
     Algorithm, Geometry, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION, MAX_RECORD_SIZE,
 };
-pub use self::open::CreateOptions;
+pub use self::open::{CreateOptions, DEFAULT_TABLE_LIMIT};
 pub use self::volume::{State, Stats, Volume};
 pub use self::workspace::Workspace;

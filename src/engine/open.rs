@@ -23,7 +23,7 @@ use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes of memory for the sector table of a volume that was not told otherwise.
-const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
+pub const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
 
 /// What a new image is to be.
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +243,7 @@ fn attempt<P: Platform>(
         map,
         cache,
         table_limit: AtomicU64::new(0),
+        table_memory: AtomicU64::new(0),
         // What is replayed may have happened on a larger device.
         blocks: AtomicU64::new(newest.geometry.blocks.max(found.geometry.blocks)),
         closed: AtomicBool::new(false),

@@ -332,6 +332,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         file,
         geo,
         table_limit: AtomicU64::new(u64::MAX),
+        table_memory: AtomicU64::new(0),
         blocks: AtomicU64::new(geo.blocks),
         closed: AtomicBool::new(false),
         counters: Counters::default(),

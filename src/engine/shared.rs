@@ -42,6 +42,9 @@ pub(crate) struct Shared<P: Platform> {
     pub(crate) cache: RecordCache<P>,
     /// Bytes of memory the sector table should not exceed, see [`Stats::table_limit`](super::Stats).
     pub(crate) table_limit: AtomicU64,
+    /// Bytes of memory of the sector table after the last load or eviction, for those who may not wait
+    /// for a lock.
+    pub(crate) table_memory: AtomicU64,
     /// Device size in blocks of 4096 bytes; [`resize`](super::Volume::resize) changes it.
     pub(crate) blocks: AtomicU64,
     pub(crate) closed: AtomicBool,
@@ -154,13 +157,18 @@ impl<P: Platform> Shared<P> {
                     let segments = map.usage.len();
                     drop(map);
                     match self.map_node(ws, id, entry, seed, segments) {
-                        Ok(words) => self.map.lock().table.install(id, entry, words)?,
+                        Ok(words) => {
+                            let mut map = self.map.lock();
+                            map.table.install(id, entry, words)?;
+                            self.note_memory(&map);
+                        }
                         Err(error) => tried = Some(((id, entry), error)),
                     }
                 }
                 Found::Absent(id) if create => {
                     let words = Vec::filled(0, NODE_ENTRIES)?;
                     map.table.install(id, Entry::HOLE, words)?;
+                    self.note_memory(&map);
                 }
                 found => return Ok(found),
             }
@@ -183,7 +191,13 @@ impl<P: Platform> Shared<P> {
     pub(crate) fn evict_to(&self, target: u64) {
         // Nodes are taken away only under the log's lock.
         let _tail = self.log.lock();
-        self.map.lock().table.evict(target);
+        let mut map = self.map.lock();
+        map.table.evict(target);
+        self.note_memory(&map);
+    }
+
+    fn note_memory(&self, map: &Map) {
+        self.table_memory.store(map.table.memory, Ordering::Relaxed);
     }
 
     pub(crate) fn map_node(

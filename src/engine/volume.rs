@@ -381,9 +381,14 @@ impl<P: Platform> Volume<P> {
             .evict_to(self.table_memory().saturating_sub(bytes));
     }
 
-    /// Bytes of memory of the loaded part of the sector table.
+    /// Bytes of memory of the loaded part of the sector table, near enough. Takes no lock.
     pub fn table_memory(&self) -> u64 {
-        self.shared.map.lock().table.memory
+        self.shared.table_memory.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last write that needed space found none.
+    pub fn full(&self) -> bool {
+        self.shared.log.lock().space.full
     }
 
     /// The first run of mapped blocks at or after `block`: its first block and length.
