@@ -7,8 +7,11 @@
 //! - [`registry`]: which devices there are,
 //! - [`device`]: one attached device, and how it serves a request,
 //! - [`disk`], [`queue`], [`request`]: the block layer, wrapped,
+//! - [`background`]: what a device does away from its requests,
+//! - [`info`], [`exports`]: what user space is told, and what C asks for it,
 //! - [`pool`]: the memory that requests are served with.
 
+mod background;
 #[path = "bindings.rs"]
 mod c;
 mod control;
@@ -18,6 +21,8 @@ mod disk;
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../engine/mod.rs"]
 mod engine;
+mod exports;
+mod info;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../platform/mod.rs"]
 mod platform;

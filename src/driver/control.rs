@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `/dev/cloop-control`: attaching, detaching and asking. See `include/uapi/linux/cloop.h`.
+//! `/dev/cloop-control`: attaching, detaching, asking, compacting and resizing. See `include/uapi/linux/cloop.h`.
 
 use crate::c;
 use crate::device::Device;
-use crate::engine::Algorithm;
+use crate::info::describe;
 use crate::platform::kernel::{file_of, identity, KernelFile};
-use crate::registry::{self, Reservation};
+use crate::registry::{self, Hold, Reservation};
 use kernel::fs::File;
 use kernel::ioctl::_IOC_SIZE;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
@@ -28,6 +28,10 @@ unsafe impl FromBytes for c::cloop_detach {}
 unsafe impl AsBytes for c::cloop_info {}
 // SAFETY: As above.
 unsafe impl FromBytes for c::cloop_info {}
+// SAFETY: As above.
+unsafe impl FromBytes for c::cloop_compact {}
+// SAFETY: As above.
+unsafe impl FromBytes for c::cloop_resize {}
 
 // What user space sees; padding would give away kernel memory.
 const _: () = {
@@ -36,6 +40,8 @@ const _: () = {
     assert!(size_of::<c::cloop_attach>() == 16);
     assert!(size_of::<c::cloop_detach>() == 8);
     assert!(size_of::<c::cloop_info>() == 576);
+    assert!(size_of::<c::cloop_compact>() == 8);
+    assert!(size_of::<c::cloop_resize>() == 16);
 };
 
 /// An open control device. It has no state.
@@ -70,6 +76,14 @@ impl MiscDevice for Control {
                 check_permission()?;
                 let (mut reader, mut writer) = slice.reader_writer();
                 writer.write(&info(&reader.read()?)?)?;
+            }
+            c::CLOOP_CTL_COMPACT => {
+                check_permission()?;
+                compact(&slice.reader().read()?)?;
+            }
+            c::CLOOP_CTL_RESIZE => {
+                check_permission()?;
+                resize(&slice.reader().read()?)?;
             }
             _ => return Err(ENOTTY),
         }
@@ -126,6 +140,21 @@ fn detach(args: &c::cloop_detach) -> Result {
     KBox::into_inner(device).close()
 }
 
+fn compact(args: &c::cloop_compact) -> Result {
+    if args.flags != 0 {
+        return Err(EINVAL);
+    }
+    Hold::new(index_of(args.index)?)?.compact()
+}
+
+fn resize(args: &c::cloop_resize) -> Result {
+    if args.flags & !c::CLOOP_RESIZE_FORCE != 0 {
+        return Err(EINVAL);
+    }
+    let force = args.flags & c::CLOOP_RESIZE_FORCE != 0;
+    Hold::new(index_of(args.index)?)?.resize(args.size, force)
+}
+
 fn info(args: &c::cloop_info) -> Result<c::cloop_info> {
     let index = index_of(args.index)?;
     let asked = c::cloop_info {
@@ -135,57 +164,5 @@ fn info(args: &c::cloop_info) -> Result<c::cloop_info> {
     if args.as_bytes() != asked.as_bytes() {
         return Err(EINVAL);
     }
-    registry::with(index, |device| describe(asked, device))
-}
-
-fn describe(mut info: c::cloop_info, device: &Device) -> Result<c::cloop_info> {
-    let geometry = device.geometry();
-    let state = device.state();
-    let stats = device.stats()?;
-    let file = device.file();
-    let stat = file.stat()?;
-    let mut path = [0; c::CLOOP_PATH_LEN as usize];
-    let path = file.path(&mut path).unwrap_or(c"");
-
-    for (flag, set) in [
-        (c::CLOOP_FLAG_READ_ONLY, device.read_only()),
-        (c::CLOOP_FLAG_DIRECT_IO, file.direct()),
-        (c::CLOOP_FLAG_RECOVERED, !state.clean_at_open),
-        (c::CLOOP_FLAG_FAILED, state.error.is_some()),
-    ] {
-        if set {
-            info.flags |= flag;
-        }
-    }
-    info.size = geometry.size;
-    info.record_size = geometry.record_size;
-    info.algorithm = match geometry.algorithm {
-        Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
-        Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
-    };
-    info.uuid = geometry.uuid;
-    info.segment_size = geometry.segment_size;
-    info.error = state.error.map_or(0, |error| error.errno() as u32);
-    info.mapped_blocks = stats.mapped_blocks;
-    info.live_bytes = stats.live_bytes;
-    info.stored_bytes = stats.stored_bytes;
-    info.allocated_bytes = stats.allocated_bytes;
-    info.segments = stats.segments;
-    info.free_segments = stats.free_segments;
-    info.table_memory = stats.table_memory;
-    info.bytes_written = stats.bytes_written;
-    info.bytes_read = stats.bytes_read;
-    info.log_bytes = stats.log_bytes;
-    info.flushes = stats.flushes;
-    info.syncs = stats.syncs;
-    info.checkpoints = stats.checkpoints;
-    info.damaged = stats.damaged;
-    info.errors = stats.errors;
-    info.replayed = stats.replayed;
-    info.backing_dev = stat.dev;
-    info.backing_ino = stat.ino;
-    for (to, from) in info.backing_file.iter_mut().zip(path.to_bytes()) {
-        *to = *from;
-    }
-    Ok(info)
+    registry::with(index, |device| describe(device.core()))
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One attached device.
 
+use crate::background::Background;
 use crate::c;
 use crate::disk::{Disk, Workqueue};
 use crate::engine::{self, Geometry, State, Stats, Volume, BLOCK_SIZE};
-use crate::platform::kernel::{call, Kernel, KernelFile};
+use crate::platform::kernel::{call, call_interruptible, Kernel, KernelFile};
 use crate::pool::{Pool, Worker};
 use crate::request::{Operation, Request};
+use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -48,7 +50,13 @@ pub(crate) struct Core {
     volume: Volume<Kernel>,
     pool: Pool,
     workqueue: Workqueue,
+    background: Background,
+    /// What user space was told last: there is no space.
+    full: AtomicBool,
 }
+
+// What the module parameter says unless somebody changes it.
+const _: () = assert!(engine::DEFAULT_TABLE_LIMIT == c::CLOOP_TABLE_LIMIT as u64);
 
 impl Core {
     /// Where requests are served.
@@ -56,7 +64,17 @@ impl Core {
         &self.workqueue
     }
 
-    /// What is fixed about the device.
+    /// What is done away from requests.
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
+    }
+
+    /// Number of the device.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Shape of the device.
     pub(crate) fn geometry(&self) -> Geometry {
         self.volume.geometry()
     }
@@ -64,6 +82,55 @@ impl Core {
     /// Whether writes are refused.
     pub(crate) fn read_only(&self) -> bool {
         self.volume.read_only()
+    }
+
+    /// How the volume is doing.
+    pub(crate) fn state(&self) -> State {
+        self.volume.state()
+    }
+
+    /// Its figures.
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        self.volume.stats().map_err(errno)
+    }
+
+    /// The backing file.
+    pub(crate) fn file(&self) -> &KernelFile {
+        self.volume.file()
+    }
+
+    /// Memory of the sector table. Takes no lock.
+    pub(crate) fn table_memory(&self) -> u64 {
+        self.volume.table_memory()
+    }
+
+    /// Bounds the memory of the sector table.
+    pub(crate) fn set_table_limit(&self, bytes: u64) {
+        self.volume.set_table_limit(bytes);
+    }
+
+    /// Gives memory of the sector table back.
+    pub(crate) fn shed_table(&self, bytes: u64) {
+        self.volume.shed_table(bytes);
+    }
+
+    /// Whether there is no space, if that is news; it is logged then.
+    pub(crate) fn space_changed(&self) -> Option<bool> {
+        let full = self.volume.full();
+        if self.full.swap(full, Ordering::Relaxed) == full {
+            return None;
+        }
+        // SAFETY: It has no preconditions.
+        if unsafe { c::cloop_may_log() } {
+            let index = self.index;
+            let mut buf = [0; c::CLOOP_PATH_LEN as usize];
+            let path = self.file().path(&mut buf).unwrap_or(c"(long path)");
+            match full {
+                true => pr_warn!("cloop{index}: no space left for {path}, writes fail\n"),
+                false => pr_info!("cloop{index}: there is space for {path} again\n"),
+            }
+        }
+        Some(full)
     }
 
     /// Serves a request and ends it.
@@ -85,6 +152,12 @@ impl Core {
             }),
             Operation::Unknown => return request.end(c::BLK_STS_NOTSUPP),
         };
+        if matches!(operation, Operation::Write { .. } | Operation::Zero) {
+            let refused = result == Err(engine::Error::NoSpace);
+            if refused != self.full.load(Ordering::Relaxed) {
+                self.background.announce();
+            }
+        }
         match result {
             Ok(()) => request.end(c::BLK_STS_OK as c::blk_status_t),
             Err(error) => {
@@ -130,6 +203,10 @@ impl Core {
     }
 
     fn log(&self, operation: Operation, block: u64, error: engine::Error) {
+        // Said once, not of every write.
+        if error == engine::Error::NoSpace {
+            return;
+        }
         // SAFETY: It has no preconditions.
         if unsafe { c::cloop_may_log() } {
             let index = self.index;
@@ -189,6 +266,8 @@ impl Device {
             pr_err!("cloop{index}: cannot attach the image: {error}\n");
             errno(error)
         })?;
+        // SAFETY: It has no preconditions.
+        volume.set_table_limit(unsafe { c::cloop_table_limit() });
         let result = Self::new(index, volume, module);
         if let Err(e) = &result {
             let errno = e.to_errno();
@@ -205,6 +284,8 @@ impl Device {
                 pool: Pool::new(&volume, workers).map_err(errno)?,
                 volume,
                 workqueue: Workqueue::new(index, workers)?,
+                background: Background::new()?,
+                full: AtomicBool::new(false),
             },
             GFP_KERNEL,
         )?;
@@ -222,43 +303,58 @@ impl Device {
 
     fn log_attached(&self) {
         let index = self.core.index;
-        let kib = self.geometry().size >> 10;
+        let kib = self.core.geometry().size >> 10;
         let mode = if self.core.read_only() {
             "read-only"
         } else {
             "read-write"
         };
         let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-        let path = self.file().path(&mut buf).unwrap_or(c"(long path)");
-        match self.state().clean_at_open {
+        let path = self.core.file().path(&mut buf).unwrap_or(c"(long path)");
+        match self.core.state().clean_at_open {
             true => pr_info!("cloop{index}: attached {path}, {kib} KiB, {mode}\n"),
             false => pr_info!("cloop{index}: attached {path}, {kib} KiB, {mode}, recovered\n"),
         }
     }
 
-    /// What is fixed about the device.
-    pub(crate) fn geometry(&self) -> Geometry {
-        self.core.geometry()
+    /// The part that serves requests.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
     }
 
-    /// Whether writes are refused.
-    pub(crate) fn read_only(&self) -> bool {
-        self.core.read_only()
+    /// Moves what is stored together, until there is nothing left to gain or a signal arrives.
+    pub(crate) fn compact(&self) -> Result {
+        let volume = &self.core.volume;
+        let stop = AtomicBool::new(false);
+        let undisturbed = call_interruptible(&stop, || {
+            volume.compact(&mut |_| !stop.load(Ordering::Relaxed))
+        });
+        undisturbed.map_err(errno)?.then_some(()).ok_or(EINTR)
     }
 
-    /// How the volume is doing.
-    pub(crate) fn state(&self) -> State {
-        self.core.volume.state()
-    }
-
-    /// Its figures.
-    pub(crate) fn stats(&self) -> Result<Stats> {
-        self.core.volume.stats().map_err(errno)
-    }
-
-    /// The backing file.
-    pub(crate) fn file(&self) -> &KernelFile {
-        self.core.volume.file()
+    /// Changes the size of the device.
+    pub(crate) fn resize(&self, size: u64, force: bool) -> Result {
+        let volume = &self.core.volume;
+        let resize = || {
+            let mut ws = volume.workspace()?;
+            volume.resize(&mut ws, size, force)
+        };
+        let old = self.core.geometry().size;
+        if size >= old || self.core.read_only() {
+            call(resize).map_err(errno)?;
+        } else {
+            self.disk.frozen(|| call(resize).map_err(errno))?;
+        }
+        // Only now: whoever holds the locks of uevents may wait for memory, and so for a frozen disk.
+        // Until then the engine refuses what lies beyond the end.
+        self.disk.set_size(size);
+        let index = self.core.index;
+        pr_info!(
+            "cloop{index}: resized from {} to {} KiB\n",
+            old >> 10,
+            size >> 10
+        );
+        Ok(())
     }
 
     /// Keeps the block device from being opened; EBUSY if it is open.

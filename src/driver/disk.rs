@@ -109,13 +109,13 @@ impl Drop for TagSet {
 ///
 /// # Invariants
 ///
-/// `raw` is a disk that was added, whose queue uses `_tags` and has `_core` as its `queuedata`. Its
+/// `raw` is a disk that was added, whose queue uses `_tags` and has `core` as its `queuedata`. Its
 /// `private_data` is not null until [`retire`](Self::retire) succeeds.
 pub(crate) struct Disk {
     raw: NonNull<c::gendisk>,
     // In this order: the requests go before what serves them.
     _tags: TagSet,
-    _core: Arc<Core>,
+    core: Arc<Core>,
 }
 
 // SAFETY: A disk belongs to no thread, and the operations used here are synchronised.
@@ -181,7 +181,7 @@ impl Disk {
                 // INVARIANT: It has been added, with our tags and `core`.
                 raw,
                 _tags: tags,
-                _core: core,
+                core,
             }),
             Err(e) => {
                 // SAFETY: The disk was not added; its only reference is ours.
@@ -216,11 +216,35 @@ impl Disk {
             .ok_or(EINVAL)?
             .write_fmt(fmt!("cloop{index}"))
             .map_err(|_| EINVAL)?;
+        let disk = NonNull::new(raw).ok_or(EINVAL)?;
+        let background = core.background();
+        // SAFETY: Both are there until the disk is dropped, or until it is not made here.
+        unsafe { background.start(index, raw, core)? };
         // SAFETY: The disk is complete.
-        to_result(unsafe {
-            c::device_add_disk(core::ptr::null_mut(), raw, core::ptr::null_mut())
-        })?;
-        NonNull::new(raw).ok_or(EINVAL)
+        let added = to_result(unsafe { c::cloop_disk_add(raw) });
+        if added.is_err() {
+            // SAFETY: It has been started.
+            unsafe { background.stop() };
+        }
+        added.map(|()| disk)
+    }
+
+    /// Changes the capacity, and tells everybody.
+    pub(crate) fn set_size(&self, bytes: u64) {
+        // SAFETY: By the type invariant, the disk is valid.
+        unsafe { c::set_capacity_and_notify(self.raw.as_ptr(), bytes >> SECTOR_SHIFT) };
+    }
+
+    /// Calls `f` while nothing is under way at the disk, and everything is written that its file system
+    /// had held back.
+    pub(crate) fn frozen<R>(&self, f: impl FnOnce() -> Result<R>) -> Result<R> {
+        let mut flags = 0;
+        // SAFETY: By the type invariant, the disk is valid.
+        to_result(unsafe { c::cloop_disk_freeze(self.raw.as_ptr(), &mut flags) })?;
+        let result = f();
+        // SAFETY: This thread has frozen it.
+        unsafe { c::cloop_disk_thaw(self.raw.as_ptr(), flags) };
+        result
     }
 
     /// Keeps the disk from being opened; EBUSY if it is open.
@@ -232,6 +256,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // SAFETY: It was started for this disk, and that is dropped once.
+        unsafe { self.core.background().stop() };
         // SAFETY: By the type invariant, the disk was added.
         unsafe { c::del_gendisk(self.raw.as_ptr()) };
         // SAFETY: The reference from its allocation is ours.

@@ -6,11 +6,22 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/cpumask.h>
+#include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/ratelimit.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
+
+static unsigned long long table_limit = CLOOP_TABLE_LIMIT;
+module_param(table_limit, ullong, 0644);
+MODULE_PARM_DESC(table_limit,
+		 "Bytes of memory for the sector table of a device that is attached from now on");
+
+u64 cloop_table_limit(void)
+{
+	return READ_ONCE(table_limit);
+}
 
 void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq)
 {
@@ -93,6 +104,26 @@ int cloop_disk_retire(struct gendisk *disk)
 		disk->private_data = NULL;
 	mutex_unlock(&disk->open_mutex);
 	return ret;
+}
+
+/*
+ * Until cloop_disk_thaw() by the same thread, nothing is under way at the disk,
+ * and what its file system held back is written.
+ */
+int cloop_disk_freeze(struct gendisk *disk, unsigned int *memflags)
+{
+	int ret = bdev_freeze(disk->part0);
+
+	if (ret)
+		return ret;
+	*memflags = blk_mq_freeze_queue(disk->queue);
+	return 0;
+}
+
+void cloop_disk_thaw(struct gendisk *disk, unsigned int memflags)
+{
+	blk_mq_unfreeze_queue(disk->queue, memflags);
+	bdev_thaw(disk->part0);
 }
 
 unsigned int cloop_num_cpus(void)

@@ -9,8 +9,14 @@
 #include <linux/blk_types.h>
 #include <linux/workqueue_types.h>
 
+struct cloop_background;
+struct cloop_info;
+struct file;
 struct gendisk;
 struct request;
+
+/* Bytes of memory for the table of a device: what the engine starts with. */
+#define CLOOP_TABLE_LIMIT	33554432
 
 /**
  * struct cloop_cursor - place in the data of a request
@@ -31,8 +37,27 @@ void cloop_queue_work(struct workqueue_struct *wq, struct work_struct *work);
 struct workqueue_struct *cloop_alloc_workqueue(int index, int max_active);
 
 void cloop_disk_no_partscan(struct gendisk *disk);
+int cloop_disk_add(struct gendisk *disk);
 int cloop_disk_retire(struct gendisk *disk);
+int cloop_disk_freeze(struct gendisk *disk, unsigned int *memflags);
+void cloop_disk_thaw(struct gendisk *disk, unsigned int memflags);
+u64 cloop_table_limit(void);
 unsigned int cloop_num_cpus(void);
 bool cloop_may_log(void);
+
+struct cloop_background *cloop_background_alloc(void);
+void cloop_background_free(struct cloop_background *bg);
+int cloop_background_start(struct cloop_background *bg, int index,
+			   struct gendisk *disk, const void *core);
+void cloop_background_stop(struct cloop_background *bg);
+void cloop_background_announce(struct cloop_background *bg);
+
+/* In exports.rs. A core is the queuedata of a disk's queue. */
+int cloop_core_info(const void *core, struct cloop_info *info);
+struct file *cloop_core_file(const void *core);
+bool cloop_core_space_changed(const void *core, bool *full);
+unsigned long cloop_core_table_pages(const void *core);
+void cloop_core_shed_table(const void *core, unsigned long pages);
+void cloop_core_set_table_limit(const void *core, u64 bytes);
 
 #endif /* CLOOP_DRIVER_HELPERS_H */

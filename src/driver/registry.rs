@@ -6,18 +6,22 @@
 
 use crate::device::Device;
 use crate::platform::kernel::Identity;
+use core::ops::Deref;
 use core::pin::Pin;
+use core::ptr::NonNull;
 use kernel::prelude::*;
 
 /// Highest number of devices.
 pub(crate) const MAX_DEVICES: usize = 1024;
 
-/// One index. Freed -> reserved -> attached -> reserved -> freed.
+/// One index. Freed -> reserved -> attached (-> held -> attached) -> reserved -> freed.
 enum Slot {
     Free,
     /// Being attached or detached.
     Reserved(Identity),
     Attached(Identity, KBox<Device>),
+    /// Attached, and kept so by a [`Hold`].
+    Held(Identity, KBox<Device>),
 }
 
 kernel::sync::global_lock! {
@@ -47,7 +51,9 @@ impl Reservation {
         let mut slots = SLOTS.lock();
         if slots.iter().any(|slot| match slot {
             Slot::Free => false,
-            Slot::Reserved(other) | Slot::Attached(other, _) => *other == identity,
+            Slot::Reserved(other) | Slot::Attached(other, _) | Slot::Held(other, _) => {
+                *other == identity
+            }
         }) {
             return Err(EBUSY);
         }
@@ -90,7 +96,7 @@ pub(crate) fn retire(index: usize) -> Result<(KBox<Device>, Reservation)> {
     let slot = slots.get_mut(index).ok_or(ENXIO)?;
     let identity = match slot {
         Slot::Free => return Err(ENXIO),
-        Slot::Reserved(_) => return Err(EBUSY),
+        Slot::Reserved(_) | Slot::Held(..) => return Err(EBUSY),
         Slot::Attached(identity, device) => {
             device.retire()?;
             *identity
@@ -99,7 +105,7 @@ pub(crate) fn retire(index: usize) -> Result<(KBox<Device>, Reservation)> {
     match core::mem::replace(slot, Slot::Reserved(identity)) {
         Slot::Attached(_, device) => Ok((device, Reservation { index, identity })),
         // Excluded by the match above.
-        Slot::Free | Slot::Reserved(_) => Err(ENXIO),
+        Slot::Free | Slot::Reserved(_) | Slot::Held(..) => Err(ENXIO),
     }
 }
 
@@ -107,8 +113,66 @@ pub(crate) fn retire(index: usize) -> Result<(KBox<Device>, Reservation)> {
 pub(crate) fn with<R>(index: usize, f: impl FnOnce(&Device) -> Result<R>) -> Result<R> {
     let slots = SLOTS.lock();
     match slots.get(index) {
-        Some(Slot::Attached(_, device)) => f(device),
+        Some(Slot::Attached(_, device) | Slot::Held(_, device)) => f(device),
         Some(Slot::Reserved(_)) => Err(EBUSY),
         Some(Slot::Free) | None => Err(ENXIO),
+    }
+}
+
+/// An attached device that is not detached, nor held by anybody else, until this value is dropped. The
+/// registry can be used meanwhile.
+///
+/// # Invariants
+///
+/// The slot is in the held state, which only dropping this value ends; `device` points to its device.
+pub(crate) struct Hold {
+    index: usize,
+    device: NonNull<Device>,
+}
+
+impl Hold {
+    /// Holds a device.
+    pub(crate) fn new(index: usize) -> Result<Self> {
+        let mut slots = SLOTS.lock();
+        let slot = slots.get_mut(index).ok_or(ENXIO)?;
+        match slot {
+            Slot::Free => return Err(ENXIO),
+            Slot::Reserved(_) => return Err(EBUSY),
+            Slot::Held(..) => return Err(EALREADY),
+            Slot::Attached(..) => {}
+        }
+        *slot = match core::mem::replace(slot, Slot::Free) {
+            Slot::Attached(identity, device) => Slot::Held(identity, device),
+            other => other,
+        };
+        match slot {
+            // INVARIANT: The slot has just become held.
+            Slot::Held(_, device) => Ok(Self {
+                index,
+                device: NonNull::from(&**device),
+            }),
+            // Excluded by the matches above.
+            _ => Err(ENXIO),
+        }
+    }
+}
+
+impl Deref for Hold {
+    type Target = Device;
+    fn deref(&self) -> &Device {
+        // SAFETY: By the type invariant, the device is in its slot, and only shared references to it
+        // are made meanwhile.
+        unsafe { self.device.as_ref() }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(slot) = SLOTS.lock().get_mut(self.index) {
+            *slot = match core::mem::replace(slot, Slot::Free) {
+                Slot::Held(identity, device) => Slot::Attached(identity, device),
+                other => other,
+            };
+        }
     }
 }

@@ -7,5 +7,7 @@ mod check;
 mod create;
 mod real;
 mod refuse;
+mod resize;
 mod run;
+mod sysfs;
 mod transfer;

@@ -26,6 +26,10 @@
 #define CLOOP_FLAG_DIRECT_IO	(1U << 1)	/* the backing file bypasses the page cache */
 #define CLOOP_FLAG_RECOVERED	(1U << 2)	/* the image had not been detached cleanly */
 #define CLOOP_FLAG_FAILED	(1U << 3)	/* an error has made the device read-only */
+#define CLOOP_FLAG_FULL		(1U << 4)	/* the last write that needed space found none */
+
+/* Flag of struct cloop_resize. */
+#define CLOOP_RESIZE_FORCE	(1U << 0)	/* discard what lies beyond the new end */
 
 /* Values of cloop_info.algorithm. */
 #define CLOOP_ALGORITHM_NONE	0
@@ -72,8 +76,9 @@ struct cloop_attach {
  * @flags: zero
  *
  * Errors: ENXIO (no such device), EBUSY (the device is open or mounted, or
- * being attached or detached; it stays). Any other error says that the image could not be closed cleanly: the
- * device is gone, and the next attach recovers from the image's log.
+ * being attached, detached, compacted or resized; it stays). Any other error
+ * says that the image could not be closed cleanly: the device is gone, and the
+ * next attach recovers from the image's log.
  */
 struct cloop_detach {
 	__s32 index;
@@ -110,6 +115,11 @@ struct cloop_detach {
  * @backing_ino: st_ino of the image
  * @backing_file: path of the image as the caller sees it, empty when it is
  *	longer than fits
+ * @table_limit: what @table_memory should not exceed
+ * @garbage_bytes: bytes without use in the segments: what reclaim can gain
+ * @moved_bytes: live bytes that reclaim moved since the image was attached
+ * @freed_segments: segments that became free since the image was attached
+ * @reserved_bytes: space that is reserved for the log
  * @reserved: zero
  *
  * Errors: ENXIO (no such device), EBUSY (it is being attached or detached).
@@ -142,7 +152,50 @@ struct cloop_info {
 	__u64 backing_dev;
 	__u64 backing_ino;
 	char backing_file[CLOOP_PATH_LEN];
-	__u64 reserved[16];
+	__u64 table_limit;
+	__u64 garbage_bytes;
+	__u64 moved_bytes;
+	__u64 freed_segments;
+	__u64 reserved_bytes;
+	__u64 reserved[11];
+};
+
+/**
+ * struct cloop_compact - move what is stored together and give space back
+ * @index: number of the device
+ * @flags: zero
+ *
+ * Returns when nothing is left that is worth the work; the device is in use
+ * meanwhile as always. A signal ends it early, without loss, with EINTR.
+ *
+ * Errors: ENXIO (no such device), EBUSY (it is being attached or detached),
+ * EALREADY (it is being compacted or resized), EROFS (read-only), ENOSPC (not
+ * even reclaim finds space), EINTR.
+ */
+struct cloop_compact {
+	__s32 index;
+	__u32 flags;
+};
+
+/**
+ * struct cloop_resize - change the size of a device and of its image
+ * @index: number of the device
+ * @flags: CLOOP_RESIZE_FORCE or 0
+ * @size: the new size in bytes, a multiple of 4096
+ *
+ * The device is in use meanwhile as always, but to become smaller its file
+ * system is frozen, as by FIFREEZE, and its I/O waits. User space hears of the
+ * new size by a uevent with RESIZE=1.
+ *
+ * Errors: ENXIO (no such device), EBUSY (something is stored beyond @size and
+ * CLOOP_RESIZE_FORCE is not set, or the device is being attached or detached),
+ * EALREADY (it is being compacted or resized), EINVAL (no valid size), EROFS
+ * (read-only), ENOSPC (no room to store the new size).
+ */
+struct cloop_resize {
+	__s32 index;
+	__u32 flags;
+	__u64 size;
 };
 
 #define CLOOP_IOC_MAGIC		0xCB
@@ -151,5 +204,7 @@ struct cloop_info {
 #define CLOOP_CTL_ATTACH	_IOWR(CLOOP_IOC_MAGIC, 0x01, struct cloop_attach)
 #define CLOOP_CTL_DETACH	_IOW(CLOOP_IOC_MAGIC, 0x02, struct cloop_detach)
 #define CLOOP_CTL_INFO		_IOWR(CLOOP_IOC_MAGIC, 0x03, struct cloop_info)
+#define CLOOP_CTL_COMPACT	_IOW(CLOOP_IOC_MAGIC, 0x04, struct cloop_compact)
+#define CLOOP_CTL_RESIZE	_IOW(CLOOP_IOC_MAGIC, 0x05, struct cloop_resize)
 
 #endif /* _UAPI_LINUX_CLOOP_H */

@@ -23,6 +23,8 @@ const ABI: u32 = 1;
 const GROUP: u8 = 0xcb;
 const READ_ONLY: u32 = 1 << 0;
 const FAILED: u32 = 1 << 3;
+const FULL: u32 = 1 << 4;
+const RESIZE_FORCE: u32 = 1 << 0;
 
 /// `struct cloop_version`.
 #[repr(C)]
@@ -67,39 +69,70 @@ pub(crate) struct Info {
     pub(crate) live_bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) allocated_bytes: u64,
-    segments: u64,
-    free_segments: u64,
-    table_memory: u64,
-    bytes_written: u64,
-    bytes_read: u64,
-    log_bytes: u64,
-    flushes: u64,
-    syncs: u64,
-    checkpoints: u64,
+    pub(crate) segments: u64,
+    pub(crate) free_segments: u64,
+    pub(crate) table_memory: u64,
+    pub(crate) bytes_written: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) flushes: u64,
+    pub(crate) syncs: u64,
+    pub(crate) checkpoints: u64,
     pub(crate) damaged: u64,
     pub(crate) errors: u64,
     pub(crate) replayed: u64,
     backing_dev: u64,
     backing_ino: u64,
     backing_file: [u8; 256],
-    reserved: [u64; 16],
+    pub(crate) table_limit: u64,
+    pub(crate) garbage_bytes: u64,
+    pub(crate) moved_bytes: u64,
+    pub(crate) freed_segments: u64,
+    pub(crate) reserved_bytes: u64,
+    reserved: [u64; 11],
+}
+
+/// `struct cloop_compact`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawCompact {
+    index: i32,
+    flags: u32,
+}
+
+/// `struct cloop_resize`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawResize {
+    index: i32,
+    flags: u32,
+    size: u64,
 }
 
 const CTL_VERSION: Opcode = opcode::read::<RawVersion>(GROUP, 0);
 const CTL_ATTACH: Opcode = opcode::read_write::<RawAttach>(GROUP, 1);
 const CTL_DETACH: Opcode = opcode::write::<RawDetach>(GROUP, 2);
 const CTL_INFO: Opcode = opcode::read_write::<Info>(GROUP, 3);
+const CTL_COMPACT: Opcode = opcode::write::<RawCompact>(GROUP, 4);
+const CTL_RESIZE: Opcode = opcode::write::<RawResize>(GROUP, 5);
 
 // The numbers contain the sizes: these hold only while the structures are those of the header.
 const _: () = assert!(CTL_VERSION == 0x8020_cb00);
 const _: () = assert!(CTL_ATTACH == 0xc010_cb01);
 const _: () = assert!(CTL_DETACH == 0x4008_cb02);
 const _: () = assert!(CTL_INFO == 0xc240_cb03);
+const _: () = assert!(CTL_COMPACT == 0x4008_cb04);
+const _: () = assert!(CTL_RESIZE == 0x4010_cb05);
 
 impl Info {
     /// Attached for reading only.
     pub(crate) fn read_only(&self) -> bool {
         self.flags & READ_ONLY != 0
+    }
+
+    /// The last write that needed space found none.
+    pub(crate) fn full(&self) -> bool {
+        self.flags & FULL != 0
     }
 
     /// The errno that made the device read-only.
@@ -205,6 +238,25 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_DETACH, RawDetach>::new(arg)) }
     }
 
+    /// Has the module compact device `index`, until it is done or a signal arrives.
+    pub(crate) fn compact(&self, index: u32) -> Result<(), Errno> {
+        let index = i32::try_from(index).map_err(|_| Errno::INVAL)?;
+        let arg = RawCompact { index, flags: 0 };
+        // SAFETY: CTL_COMPACT only reads one `RawCompact`.
+        unsafe { ioctl(&self.0, Setter::<CTL_COMPACT, RawCompact>::new(arg)) }
+    }
+
+    /// Makes device `index` `size` bytes long; with `force` also if that discards data.
+    pub(crate) fn resize(&self, index: u32, size: u64, force: bool) -> Result<(), Errno> {
+        let arg = RawResize {
+            index: i32::try_from(index).map_err(|_| Errno::INVAL)?,
+            flags: if force { RESIZE_FORCE } else { 0 },
+            size,
+        };
+        // SAFETY: CTL_RESIZE only reads one `RawResize`.
+        unsafe { ioctl(&self.0, Setter::<CTL_RESIZE, RawResize>::new(arg)) }
+    }
+
     /// What the module knows about device `index`; `None` when nothing is attached there, or not yet or
     /// no more quite.
     pub(crate) fn info(&self, index: u32) -> Result<Option<Info>> {
@@ -250,7 +302,12 @@ impl Info {
             backing_dev: 0,
             backing_ino: 0,
             backing_file: [0; 256],
-            reserved: [0; 16],
+            table_limit: 0,
+            garbage_bytes: 0,
+            moved_bytes: 0,
+            freed_segments: 0,
+            reserved_bytes: 0,
+            reserved: [0; 11],
         }
     }
 }
@@ -275,10 +332,14 @@ mod tests {
         compare("CLOOP_ABI_VERSION", ABI as usize);
         compare("CLOOP_FLAG_READ_ONLY", READ_ONLY as usize);
         compare("CLOOP_FLAG_FAILED", FAILED as usize);
+        compare("CLOOP_FLAG_FULL", FULL as usize);
+        compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
         compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);
         compare("CLOOP_CTL_ATTACH", CTL_ATTACH as usize);
         compare("CLOOP_CTL_DETACH", CTL_DETACH as usize);
         compare("CLOOP_CTL_INFO", CTL_INFO as usize);
+        compare("CLOOP_CTL_COMPACT", CTL_COMPACT as usize);
+        compare("CLOOP_CTL_RESIZE", CTL_RESIZE as usize);
         compare("CLOOP_ALGORITHM_NONE", Algorithm::Raw.tag().into());
         compare("CLOOP_ALGORITHM_LZ4", Algorithm::Lz4.tag().into());
         macro_rules! same {
@@ -296,7 +357,10 @@ mod tests {
         same!(cloop_info, Info: index flags size record_size algorithm uuid segment_size error
             mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments
             table_memory bytes_written bytes_read log_bytes flushes syncs checkpoints damaged
-            errors replayed backing_dev backing_ino backing_file reserved);
+            errors replayed backing_dev backing_ino backing_file table_limit garbage_bytes
+            moved_bytes freed_segments reserved_bytes reserved);
+        same!(cloop_compact, RawCompact: index flags);
+        same!(cloop_resize, RawResize: index flags size);
         program += "return 0; }\n";
 
         let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `cloop info`: what an image holds and costs.
 
-use crate::control::Control;
+use crate::control::{Control, Info};
 use crate::device::{self, Device};
 use crate::fail::{self, fail};
 use crate::image::{self, Lock};
@@ -10,6 +10,8 @@ use crate::size;
 use anyhow::Result;
 use cloop::engine::BLOCK_SIZE;
 use serde::Serialize;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -60,6 +62,12 @@ struct Report {
     live_bytes: u64,
     stored_bytes: u64,
     allocated_bytes: u64,
+    /// Bytes without use in the segments: what reclaim can gain.
+    garbage_bytes: u64,
+    /// What the image can still grow by.
+    free_bytes: Option<u64>,
+    /// The last write that needed space found none.
+    full: bool,
     /// Data on the device per byte of live records.
     ratio: Option<f64>,
     /// Data on the device per byte that the image occupies.
@@ -72,6 +80,59 @@ struct Report {
     errors: u64,
     /// What made an attached device read-only.
     failure: Option<String>,
+    #[serde(flatten)]
+    activity: Option<Activity>,
+}
+
+/// What has happened to an attached device, and what it needs.
+#[derive(Serialize)]
+struct Activity {
+    bytes_written: u64,
+    bytes_read: u64,
+    log_bytes: u64,
+    /// Bytes written to the image per byte written to the device.
+    write_amplification: Option<f64>,
+    moved_bytes: u64,
+    freed_segments: u64,
+    segments: u64,
+    free_segments: u64,
+    reserved_bytes: u64,
+    table_bytes: u64,
+    table_limit: u64,
+    flushes: u64,
+    syncs: u64,
+    checkpoints: u64,
+}
+
+impl Activity {
+    fn new(info: &Info) -> Self {
+        Self {
+            bytes_written: info.bytes_written,
+            bytes_read: info.bytes_read,
+            log_bytes: info.log_bytes,
+            write_amplification: ratio(info.log_bytes, info.bytes_written),
+            moved_bytes: info.moved_bytes,
+            freed_segments: info.freed_segments,
+            segments: info.segments,
+            free_segments: info.free_segments,
+            reserved_bytes: info.reserved_bytes,
+            table_bytes: info.table_memory,
+            table_limit: info.table_limit,
+            flushes: info.flushes,
+            syncs: info.syncs,
+            checkpoints: info.checkpoints,
+        }
+    }
+}
+
+/// What the image at `path` can still grow by: the free space of its file system (the module is not kept
+/// from the part that is reserved for root), or what no segment of it uses.
+fn free_space(path: &Path, allocated: u64, stored: u64) -> Option<u64> {
+    if fs::metadata(path).ok()?.file_type().is_block_device() {
+        return Some(allocated.saturating_sub(stored));
+    }
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bfree * stat.f_frsize)
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -131,12 +192,16 @@ fn of_image(path: &Path) -> Result<Report> {
         live_bytes: stats.live_bytes,
         stored_bytes: stats.stored_bytes,
         allocated_bytes: stats.allocated_bytes,
+        garbage_bytes: stats.garbage_bytes,
+        free_bytes: free_space(path, stats.allocated_bytes, stats.stored_bytes),
+        full: false,
         ratio: ratio(data, stats.live_bytes),
         allocated_ratio: ratio(data, stats.allocated_bytes),
         replayed_records: stats.replayed,
         damaged_reads: stats.damaged,
         errors: stats.errors,
         failure: None,
+        activity: None,
     })
 }
 
@@ -160,12 +225,22 @@ impl Report {
             live_bytes: info.live_bytes,
             stored_bytes: info.stored_bytes,
             allocated_bytes: info.allocated_bytes,
+            garbage_bytes: info.garbage_bytes,
+            // Another file may be at the path by now.
+            free_bytes: fs::metadata(info.backing_file())
+                .ok()
+                .filter(|meta| info.is_backed_by(meta))
+                .and_then(|_| {
+                    free_space(info.backing_file(), info.allocated_bytes, info.stored_bytes)
+                }),
+            full: info.full(),
             ratio: ratio(data, info.live_bytes),
             allocated_ratio: ratio(data, info.allocated_bytes),
             replayed_records: info.replayed,
             damaged_reads: info.damaged,
             errors: info.errors,
             failure: info.failure().map(|errno| errno.to_string()),
+            activity: Some(Activity::new(info)),
         }
     }
 
@@ -202,7 +277,16 @@ impl Report {
             ("Zero blocks", blocks(self.zero_blocks)),
             ("Live data", size::both(self.live_bytes)),
             ("Stored", size::both(self.stored_bytes)),
+            ("Garbage", size::both(self.garbage_bytes)),
             ("Allocated", size::both(self.allocated_bytes)),
+            (
+                "Free",
+                match (self.free_bytes, self.full) {
+                    (_, true) => "none: the last write found no space".to_owned(),
+                    (Some(bytes), false) => size::both(bytes),
+                    (None, false) => "unknown".to_owned(),
+                },
+            ),
             (
                 "Ratio",
                 format!(
@@ -212,6 +296,33 @@ impl Report {
                 ),
             ),
         ];
+        if let Some(activity) = &self.activity {
+            rows.push((
+                "Written",
+                format!(
+                    "{}, {} to the image: amplification {}",
+                    size::human(activity.bytes_written),
+                    size::human(activity.log_bytes),
+                    ratio(activity.write_amplification)
+                ),
+            ));
+            rows.push((
+                "Reclaimed",
+                format!(
+                    "{} segments, {} moved",
+                    activity.freed_segments,
+                    size::human(activity.moved_bytes)
+                ),
+            ));
+            rows.push((
+                "Sector table",
+                format!(
+                    "{} in memory, limit {}",
+                    size::human(activity.table_bytes),
+                    size::human(activity.table_limit)
+                ),
+            ));
+        }
         if self.damaged_reads > 0 || self.errors > 0 {
             rows.push((
                 "Errors",

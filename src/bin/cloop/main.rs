@@ -9,6 +9,7 @@
 mod attach;
 mod check;
 mod chunk;
+mod compact;
 mod control;
 mod create;
 mod device;
@@ -20,6 +21,7 @@ mod info;
 mod list;
 mod output;
 mod progress;
+mod resize;
 mod size;
 mod target;
 mod workers;
@@ -46,6 +48,8 @@ enum Command {
     Detach(attach::DetachArgs),
     List(list::Args),
     Info(info::Args),
+    Resize(resize::Args),
+    Compact(compact::Args),
     Check(check::Args),
     Import(import::Args),
     Export(export::Args),
@@ -75,6 +79,8 @@ fn main() -> ExitCode {
         Command::Detach(args) => attach::run_detach(&args),
         Command::List(args) => list::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Resize(args) => resize::run(&args),
+        Command::Compact(args) => compact::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),

@@ -53,6 +53,43 @@ pub(crate) fn parse_device(text: &str) -> Result<u64, String> {
     Ok(size)
 }
 
+/// Another size for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// This one.
+    To(u64),
+    /// So much more.
+    Grow(u64),
+    /// So much less.
+    Shrink(u64),
+}
+
+impl Change {
+    /// The size that a device of `old` bytes is to have.
+    pub(crate) fn apply(self, old: u64) -> Result<u64, String> {
+        match self {
+            Self::To(size) => Ok(size),
+            Self::Grow(by) => old
+                .checked_add(by)
+                .filter(|&size| size <= LARGEST)
+                .ok_or_else(|| "larger than the largest device, 1P".to_owned()),
+            Self::Shrink(by) => old
+                .checked_sub(by)
+                .filter(|&size| size > 0)
+                .ok_or_else(|| format!("has only {old} bytes; a device cannot be empty")),
+        }
+    }
+}
+
+/// Parses another size for a device: `SIZE`, `+SIZE` or `-SIZE`.
+pub(crate) fn parse_change(text: &str) -> Result<Change, String> {
+    match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(more), _) => parse_device(more).map(Change::Grow),
+        (_, Some(less)) => parse_device(less).map(Change::Shrink),
+        _ => parse_device(text).map(Change::To),
+    }
+}
+
 /// Parses the size of a record: a power of two from 4 KiB to 128 KiB.
 pub(crate) fn parse_record(text: &str) -> Result<u32, String> {
     match parse(text)? {
@@ -133,6 +170,19 @@ mod tests {
         assert!(error.ends_with("nearest valid size is 4096"), "{error}");
         assert!(parse_device("0").is_err());
         assert!(parse_device("1025T").is_err());
+    }
+
+    #[test]
+    fn changes_by_an_amount_or_to_a_size() {
+        assert_eq!(parse_change("8K").unwrap().apply(4096), Ok(8192));
+        assert_eq!(parse_change("+8K").unwrap().apply(4096), Ok(12288));
+        assert_eq!(parse_change("-8K").unwrap().apply(12288), Ok(4096));
+        for text in ["", "+", "-", "+-4K", "+5000", "5000", "0"] {
+            assert!(parse_change(text).is_err(), "{text}");
+        }
+        assert!(Change::Grow(4096).apply(LARGEST).is_err());
+        assert!(Change::Shrink(4096).apply(4096).is_err());
+        assert!(Change::Shrink(8192).apply(4096).is_err());
     }
 
     #[test]

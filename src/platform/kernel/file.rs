@@ -80,6 +80,11 @@ impl KernelFile {
         })
     }
 
+    /// The C object.
+    pub(crate) fn as_ptr(&self) -> *mut c::file {
+        self.file.as_ptr()
+    }
+
     /// Whether the page cache is bypassed.
     pub(crate) fn direct(&self) -> bool {
         self.direct

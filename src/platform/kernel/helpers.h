@@ -33,5 +33,6 @@ struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
 void cloop_thread_join(struct cloop_thread *thread);
 void cloop_thread_put(struct cloop_thread *thread);
 void cloop_call(void (*fn)(void *data), void *data);
+int cloop_call_interruptible(void (*fn)(void *data), void *data, bool *stop);
 
 #endif /* CLOOP_PLATFORM_HELPERS_H */

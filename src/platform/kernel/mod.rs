@@ -14,7 +14,7 @@ mod sync;
 mod thread;
 
 pub(crate) use self::file::{file_of, identity, Identity, KernelFile};
-pub(crate) use self::thread::{call, io_scope};
+pub(crate) use self::thread::{call, call_interruptible, io_scope};
 
 use crate::c;
 use crate::engine::Error;

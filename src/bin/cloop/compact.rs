@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `cloop compact`: the smallest image with the same content.
+
+use crate::control::{Control, Info};
+use crate::device;
+use crate::fail::{self, fail};
+use crate::image::{self, Lock};
+use crate::output;
+use crate::progress;
+use crate::resize::refused;
+use crate::size;
+use anyhow::Result;
+use cloop::engine::Volume;
+use cloop::platform::std::Std;
+use indicatif::ProgressBar;
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// Move what is stored together and give the rest of the space back.
+///
+/// A device stays in use meanwhile. Interrupting loses nothing, and what is done stays done.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Device such as /dev/cloop0, or image that is not attached, which becomes as small as it can be
+    #[arg(value_name = "IMAGE|DEVICE")]
+    image: PathBuf,
+}
+
+/// How often the figures of a device are looked at.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let (before, after) = match device::index_of(&args.image) {
+        Some(index) => of_device(index)?,
+        None => of_image(&args.image)?,
+    };
+    output::print(&format!(
+        "{}: {}, was {}\n",
+        args.image.display(),
+        size::both(after),
+        size::both(before)
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the image at `path` takes; of a block device, what the segments in use take.
+fn taken(path: &Path, stored: u64, allocated: u64) -> u64 {
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => stored,
+        _ => allocated,
+    }
+}
+
+/// A bar over what can be gained.
+fn bar(garbage: u64) -> ProgressBar {
+    progress::bar("compacting", garbage)
+}
+
+/// Shows how much of it is left to gain. Users may make more of it meanwhile.
+fn show(bar: &ProgressBar, garbage: u64) {
+    let total = bar.length().unwrap_or(0).max(garbage);
+    bar.set_length(total);
+    bar.set_position(total - garbage);
+}
+
+fn of_device(index: u32) -> Result<(u64, u64)> {
+    let control = Control::open()?;
+    let node = device::node(index);
+    let ask = || -> Result<Info> {
+        (control.info(index)?).ok_or_else(|| fail(&node, "nothing is attached; see `cloop list`"))
+    };
+    let taken = |info: &Info| taken(info.backing_file(), info.stored_bytes, info.allocated_bytes);
+    let before = ask()?;
+    let bar = bar(before.garbage_bytes);
+    let done = AtomicBool::new(false);
+    let result = thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if let Ok(info) = ask() {
+                    show(&bar, info.garbage_bytes);
+                }
+                thread::park_timeout(INTERVAL);
+            }
+        });
+        let result = loop {
+            match control.compact(index) {
+                // A signal that does not end the program: it was stopped, and goes on.
+                Err(Errno::INTR) => {}
+                result => break result,
+            }
+        };
+        done.store(true, Ordering::Relaxed);
+        watch.thread().unpark();
+        result
+    });
+    bar.finish_and_clear();
+    result.map_err(|errno| match errno {
+        Errno::BUSY => fail(&node, "is being attached or detached; try again after that"),
+        errno => refused(&node, errno),
+    })?;
+    Ok((taken(&before), taken(&ask()?)))
+}
+
+fn of_image(path: &Path) -> Result<(u64, u64)> {
+    let file = image::open(path, true, Lock::Exclusive)?;
+    let error = |e| fail::engine(path, e);
+    let allocated = || -> Result<u64> {
+        let meta = fs::metadata(path).map_err(|e| fail::io(path, &e))?;
+        Ok(meta.blocks() * 512)
+    };
+    let signal = Arc::new(AtomicUsize::new(0));
+    for number in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_usize(number, signal.clone(), number as usize)
+            .map_err(|e| fail::io(path, &e))?;
+    }
+    let allocated_before = allocated()?;
+    let volume = Volume::<Std>::open(image::backing(path, file)?, false).map_err(error)?;
+    let before = volume.stats().map_err(error)?;
+    let bar = bar(before.garbage_bytes);
+    let compacted = volume.compact(&mut |garbage| {
+        show(&bar, garbage);
+        signal.load(Ordering::Relaxed) == 0
+    });
+    let stored = volume.stats().map_err(error)?.stored_bytes;
+    // Also if that failed or was interrupted: the image is to be left as it should be.
+    let closed = volume.close();
+    bar.finish_and_clear();
+    if let number @ 1.. = signal.load(Ordering::Relaxed) {
+        let _ = signal_hook::low_level::emulate_default_handler(number as i32);
+    }
+    compacted.and(closed).map_err(error)?;
+    Ok((
+        taken(path, before.stored_bytes, allocated_before),
+        taken(path, stored, allocated()?),
+    ))
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * /sys/block/cloopN/cloop/: what CLOOP_CTL_INFO tells, one value per file. See
+ * Documentation/ABI/testing/sysfs-block-cloop.
+ *
+ * Removing the disk waits for whoever reads or writes one of these files, so
+ * the device behind it is there. They take locks of the engine only, which is
+ * never held while a disk is removed.
+ */
+#include <linux/blkdev.h>
+#include <linux/cloop.h>
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/kstrtox.h>
+#include <linux/math64.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+
+#include "helpers.h"
+
+#define CLOOP_BLOCK_SHIFT	12
+
+static const void *core_of(struct device *dev)
+{
+	return dev_to_disk(dev)->queue->queuedata;
+}
+
+static int info_of(struct device *dev, struct cloop_info *info)
+{
+	return cloop_core_info(core_of(dev), info);
+}
+
+/* A file NAME with the value that an expression makes of info. */
+#define CLOOP_VALUE(_name, _mode, _value)				\
+static ssize_t _name##_show(struct device *dev,				\
+			    struct device_attribute *attr, char *buf)	\
+{									\
+	struct cloop_info info;						\
+	int ret = info_of(dev, &info);					\
+									\
+	if (ret)							\
+		return ret;						\
+	return sysfs_emit(buf, "%llu\n", (unsigned long long)(_value));	\
+}									\
+static DEVICE_ATTR_##_mode(_name)
+
+static ssize_t table_limit_store(struct device *dev,
+				 struct device_attribute *attr,
+				 const char *buf, size_t count)
+{
+	u64 bytes;
+	int ret = kstrtou64(buf, 0, &bytes);
+
+	if (ret)
+		return ret;
+	cloop_core_set_table_limit(core_of(dev), bytes);
+	return count;
+}
+
+CLOOP_VALUE(record_size, RO, info.record_size);
+CLOOP_VALUE(segment_size, RO, info.segment_size);
+CLOOP_VALUE(mapped_bytes, RO, info.mapped_blocks << CLOOP_BLOCK_SHIFT);
+CLOOP_VALUE(zero_blocks, RO,
+	       (info.size >> CLOOP_BLOCK_SHIFT) - info.mapped_blocks);
+CLOOP_VALUE(live_bytes, RO, info.live_bytes);
+CLOOP_VALUE(stored_bytes, RO, info.stored_bytes);
+CLOOP_VALUE(allocated_bytes, RO, info.allocated_bytes);
+CLOOP_VALUE(reserved_bytes, RO, info.reserved_bytes);
+CLOOP_VALUE(garbage_bytes, RO, info.garbage_bytes);
+CLOOP_VALUE(segments, RO, info.segments);
+CLOOP_VALUE(free_segments, RO, info.free_segments);
+CLOOP_VALUE(moved_bytes, RO, info.moved_bytes);
+CLOOP_VALUE(freed_segments, RO, info.freed_segments);
+CLOOP_VALUE(bytes_written, RO, info.bytes_written);
+CLOOP_VALUE(bytes_read, RO, info.bytes_read);
+CLOOP_VALUE(log_bytes, RO, info.log_bytes);
+CLOOP_VALUE(flushes, RO, info.flushes);
+CLOOP_VALUE(syncs, RO, info.syncs);
+CLOOP_VALUE(checkpoints, RO, info.checkpoints);
+CLOOP_VALUE(errors, RO, info.errors);
+CLOOP_VALUE(damaged, RO, info.damaged);
+CLOOP_VALUE(table_bytes, RO, info.table_memory);
+CLOOP_VALUE(full, RO, !!(info.flags & CLOOP_FLAG_FULL));
+CLOOP_VALUE(failed, RO, !!(info.flags & CLOOP_FLAG_FAILED));
+CLOOP_VALUE(read_only, RO, !!(info.flags & CLOOP_FLAG_READ_ONLY));
+CLOOP_VALUE(table_limit, RW, info.table_limit);
+
+static ssize_t write_amplification_show(struct device *dev,
+					struct device_attribute *attr,
+					char *buf)
+{
+	struct cloop_info info;
+	int ret = info_of(dev, &info);
+	u64 hundredths = 0;
+	u32 rest;
+
+	if (ret)
+		return ret;
+	if (info.bytes_written)
+		hundredths = div64_u64(info.log_bytes * 100 +
+				       info.bytes_written / 2,
+				       info.bytes_written);
+	hundredths = div_u64_rem(hundredths, 100, &rest);
+	return sysfs_emit(buf, "%llu.%02u\n", hundredths, rest);
+}
+static DEVICE_ATTR_RO(write_amplification);
+
+static ssize_t algorithm_show(struct device *dev,
+			      struct device_attribute *attr, char *buf)
+{
+	struct cloop_info info;
+	int ret = info_of(dev, &info);
+
+	if (ret)
+		return ret;
+	return sysfs_emit(buf, "%s\n",
+			  info.algorithm == CLOOP_ALGORITHM_LZ4 ? "lz4" : "none");
+}
+static DEVICE_ATTR_RO(algorithm);
+
+static ssize_t uuid_show(struct device *dev, struct device_attribute *attr,
+			 char *buf)
+{
+	struct cloop_info info;
+	int ret = info_of(dev, &info);
+
+	if (ret)
+		return ret;
+	return sysfs_emit(buf, "%pUb\n", info.uuid);
+}
+static DEVICE_ATTR_RO(uuid);
+
+static ssize_t backing_file_show(struct device *dev,
+				 struct device_attribute *attr, char *buf)
+{
+	struct file *file = cloop_core_file(core_of(dev));
+	char *path = file_path(file, buf, PAGE_SIZE - 1);
+	size_t len;
+
+	if (IS_ERR(path))
+		return PTR_ERR(path);
+	len = strlen(path);
+	memmove(buf, path, len);
+	buf[len++] = '\n';
+	buf[len] = '\0';
+	return len;
+}
+static DEVICE_ATTR_RO(backing_file);
+
+static struct attribute *cloop_attrs[] = {
+	&dev_attr_backing_file.attr,
+	&dev_attr_uuid.attr,
+	&dev_attr_algorithm.attr,
+	&dev_attr_record_size.attr,
+	&dev_attr_segment_size.attr,
+	&dev_attr_mapped_bytes.attr,
+	&dev_attr_zero_blocks.attr,
+	&dev_attr_live_bytes.attr,
+	&dev_attr_stored_bytes.attr,
+	&dev_attr_allocated_bytes.attr,
+	&dev_attr_reserved_bytes.attr,
+	&dev_attr_garbage_bytes.attr,
+	&dev_attr_segments.attr,
+	&dev_attr_free_segments.attr,
+	&dev_attr_moved_bytes.attr,
+	&dev_attr_freed_segments.attr,
+	&dev_attr_bytes_written.attr,
+	&dev_attr_bytes_read.attr,
+	&dev_attr_log_bytes.attr,
+	&dev_attr_write_amplification.attr,
+	&dev_attr_flushes.attr,
+	&dev_attr_syncs.attr,
+	&dev_attr_checkpoints.attr,
+	&dev_attr_errors.attr,
+	&dev_attr_damaged.attr,
+	&dev_attr_table_bytes.attr,
+	&dev_attr_table_limit.attr,
+	&dev_attr_full.attr,
+	&dev_attr_failed.attr,
+	&dev_attr_read_only.attr,
+	NULL
+};
+
+static const struct attribute_group cloop_group = {
+	.name = "cloop",
+	.attrs = cloop_attrs,
+};
+
+static const struct attribute_group *cloop_groups[] = {
+	&cloop_group,
+	NULL
+};
+
+/* With the files in place before user space hears of the disk. */
+int cloop_disk_add(struct gendisk *disk)
+{
+	return device_add_disk(NULL, disk, cloop_groups);
+}
