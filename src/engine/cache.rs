@@ -42,6 +42,14 @@ pub(crate) fn place_of(block: u64, number: u64, mask: u32) -> Option<usize> {
     Some((mask & ((1 << bit) - 1)).count_ones() as usize)
 }
 
+/// Whether the stored blocks of a record, from `index` on, are `n` neighbours from `block` on.
+pub(crate) fn holds(block: u64, n: usize, index: usize, number: u64, mask: u32) -> bool {
+    // Places grow with the blocks: if first and last are where they belong, so are those between.
+    let last = n.saturating_sub(1);
+    place_of(block, number, mask) == Some(index)
+        && place_of(block + last as u64, number, mask) == Some(index + last)
+}
+
 impl<P: Platform> RecordCache<P> {
     pub(crate) fn new(geo: &Geometry) -> Result<Self> {
         // A record of one block is never read twice for the sake of another block.
@@ -69,9 +77,8 @@ impl<P: Platform> RecordCache<P> {
             return false;
         };
         let at = index * BLOCK_SIZE;
-        if place_of(block, slot.number, slot.mask) != Some(index)
-            || at + out.len() > slot.mask.count_ones() as usize * BLOCK_SIZE
-        {
+        let n = out.len() / BLOCK_SIZE;
+        if !holds(block, n, index, slot.number, slot.mask) {
             return false;
         }
         out.copy_from_slice(&slot.blocks[at..at + out.len()]);

@@ -45,11 +45,26 @@ pub struct Summary {
     pub clean: bool,
 }
 
+/// Bits for the units of the largest record.
+const UNITS_BITS: u32 = 14;
+
+/// What a record holds.
+#[derive(Clone, Copy)]
+struct Held {
+    number: u64,
+    mask: u32,
+    units: u32,
+}
+
 struct Check<'a, P: Platform> {
     shared: &'a Shared<P>,
     ws: Workspace<P>,
     /// Live units of each segment, counted from the table.
     live: Vec<u64>,
+    /// Where records are that are needed: address in units << [`UNITS_BITS`] | units.
+    extents: Vec<u64>,
+    /// Parts of the table could not be read.
+    incomplete: bool,
     summary: Summary,
     report: &'a mut dyn FnMut(&Finding),
 }
@@ -76,6 +91,8 @@ pub fn check<P: Platform>(
         ws: shared.workspace()?,
         shared: &shared,
         live: Vec::filled(0, segments)?,
+        extents: Vec::new(),
+        incomplete: false,
         summary: Summary {
             replayed: replayed.records,
             clean,
@@ -87,10 +104,15 @@ pub fn check<P: Platform>(
         check.find(error, None, false);
     }
     check.superblocks(checkpoint.superblock.generation)?;
-    check.log(&checkpoint.superblock)?;
     check.segments()?;
     check.table(progress)?;
-    check.counts()?;
+    check.counts(checkpoint.superblock.offset())?;
+    for &word in checkpoint.usage_nodes.iter().flat_map(|level| level.iter()) {
+        check.extent(Entry(word), Entry(word).share())?;
+    }
+    check.overlaps();
+    // Last, because replay takes over what it finds in the log.
+    check.log(&checkpoint.superblock)?;
     Ok(check.summary)
 }
 
@@ -113,6 +135,9 @@ impl<P: Platform> Check<'_, P> {
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         for (slot, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
             match read_slot::<P>(&self.shared.file, slot, &mut page) {
+                Ok(superblock) if superblock.exhausted() => {
+                    self.damaged("superblock: counters near their end", offset, None);
+                }
                 Ok(superblock) if superblock.generation + 1 >= newest => {}
                 Ok(_) => self.damaged("superblock: outdated copy", offset, None),
                 Err(Error::NotAnImage) => {
@@ -129,7 +154,7 @@ impl<P: Platform> Check<'_, P> {
         if !superblock.clean {
             return Ok(());
         }
-        let limit = self.shared.segment_limit()?;
+        let limit = self.shared.segment_limit(superblock)?;
         let log_end = superblock.log_end;
         match self.shared.replay(&mut self.ws, superblock, log_end, limit) {
             Err(error @ Error::Corrupt { .. }) => self.find(error, None, false),
@@ -185,6 +210,7 @@ impl<P: Platform> Check<'_, P> {
                         _ => blocks,
                     };
                     self.find(error, Some((at, end - at)), false);
+                    self.incomplete = true;
                     at = end;
                 }
                 Err(error) => return Err(error),
@@ -200,6 +226,10 @@ impl<P: Platform> Check<'_, P> {
         result?;
         for &entry in stored.iter() {
             self.count(entry);
+            // Nodes that could be read are as long as their entries say.
+            if !self.incomplete {
+                self.extent(entry, entry.share())?;
+            }
         }
         Ok(())
     }
@@ -223,8 +253,9 @@ impl<P: Platform> Check<'_, P> {
             }
         }
         let first = NodeId::leaf(block).index * NODE_ENTRIES as u64;
+        let blocks = self.shared.blocks();
         // The record last verified, and what it holds; `None` if it is damaged.
-        let mut last: Option<(u64, Option<(u64, u32)>)> = None;
+        let mut last: Option<(u64, Option<Held>)> = None;
         // The end of the blocks that were reported with it.
         let mut reported = 0;
         for (block, &(entry, seed)) in (first..).zip(run.iter()) {
@@ -233,6 +264,10 @@ impl<P: Platform> Check<'_, P> {
             }
             self.summary.mapped_blocks += 1;
             self.count(entry);
+            if block >= blocks {
+                let what = "sector table entry: it lies beyond the end of the device";
+                self.damaged(what, entry.address(), Some((block, 1)));
+            }
             let holds = match last {
                 Some((address, holds))
                     if address == entry.address() && (holds.is_some() || block < reported) =>
@@ -249,22 +284,25 @@ impl<P: Platform> Check<'_, P> {
                 }
             };
             last = Some((entry.address(), holds));
-            if let Some((number, mask)) = holds {
-                if place_of(block, number, mask) != Some(entry.index()) {
-                    let error = Error::Corrupt {
-                        what: "record: it holds another block",
-                        offset: entry.address(),
-                    };
-                    self.find(error, Some((block, 1)), true);
-                }
+            let Some(held) = holds else { continue };
+            let (address, index) = (entry.address(), entry.index());
+            let count = held.mask.count_ones();
+            if place_of(block, held.number, held.mask) != Some(index) {
+                let error = Error::Corrupt {
+                    what: "record: it holds another block",
+                    offset: address,
+                };
+                self.find(error, Some((block, 1)), true);
+            } else if entry != Entry::new(address, held.units, index as u32, count) {
+                let what = "sector table entry: its record has another size";
+                self.damaged(what, address, Some((block, 1)));
             }
         }
         Ok(())
     }
 
-    /// Verifies one record down to its decompressed length; gives its first block and mask. `lost` are
-    /// the blocks that depend on it.
-    fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<(u64, u32)>> {
+    /// Verifies one record down to its decompressed length. `lost` are the blocks that depend on it.
+    fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<Held>> {
         self.summary.records += 1;
         let ws = &mut self.ws;
         let error = match self.shared.record(entry, seed, &mut ws.record) {
@@ -278,7 +316,13 @@ impl<P: Platform> Check<'_, P> {
                     let packed = &payload[header.mask_len()..];
                     let blocks = &mut ws.blocks[..stored];
                     if codec::decompress::<P>(header.algorithm, packed, blocks) {
-                        return Ok(Some((header.number, mask)));
+                        let units = header.units();
+                        self.extent(entry, units)?;
+                        return Ok(Some(Held {
+                            number: header.number,
+                            mask,
+                            units,
+                        }));
                     }
                 }
                 Error::Corrupt {
@@ -303,10 +347,36 @@ impl<P: Platform> Check<'_, P> {
         }
     }
 
+    /// Notes where a record lies.
+    fn extent(&mut self, entry: Entry, units: u32) -> Result {
+        if entry.is_hole() {
+            return Ok(());
+        }
+        let unit = entry.address() / UNIT as u64;
+        self.extents.push((unit << UNITS_BITS) | u64::from(units))
+    }
+
+    /// Records lie side by side: whoever gives the space of one back must not hit another.
+    fn overlaps(&mut self) {
+        self.extents.sort_unstable();
+        let (mut end, mut before) = (0, 0);
+        for at in 0..self.extents.len() {
+            let word = self.extents[at];
+            let unit = word >> UNITS_BITS;
+            // Several entries may lead to the same record.
+            if word != before && unit < end {
+                let what = "record: it overlaps another one";
+                self.damaged(what, unit * UNIT as u64, None);
+            }
+            before = word;
+            end = end.max(unit + (word & ((1 << UNITS_BITS) - 1)));
+        }
+    }
+
     /// The live counts that are stored must be those of the table. Says nothing of them when parts of the
     /// table could not be read.
-    fn counts(&mut self) -> Result {
-        if self.summary.findings > 0 {
+    fn counts(&mut self, superblock: u64) -> Result {
+        if self.incomplete {
             return Ok(());
         }
         let geo = self.shared.geo;
@@ -325,7 +395,7 @@ impl<P: Platform> Check<'_, P> {
         }
         if mapped != self.summary.mapped_blocks {
             let what = "superblock: wrong count of mapped blocks";
-            self.damaged(what, SUPERBLOCK_OFFSETS[0], None);
+            self.damaged(what, superblock, None);
         }
         Ok(())
     }

@@ -110,6 +110,7 @@ impl<P: Platform> Shared<P> {
             tail.attempts += 1;
             if written.is_ok() {
                 tail.checkpoint = self.log.lsn_of(start);
+                tail.space.allocator.covered = state.superblock.usage_segments;
             }
             tail.notify_all();
         }

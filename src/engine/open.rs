@@ -12,11 +12,11 @@ use super::format::{
 use super::log::{Log, Placed, Position};
 use super::map::Map;
 use super::shared::{Counters, Shared};
-use super::space::Allocator;
+use super::space::{Allocator, MAX_UNCOVERED};
 use super::table::{NodeId, Table};
 use super::usage::{Change, Class, Usage};
 use super::workspace::Workspace;
-use super::write::Stored;
+use super::write::{Stored, ZERO_SPAN};
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
@@ -32,7 +32,7 @@ pub struct CreateOptions {
     pub size: u64,
     /// Most bytes one record holds: a power of two from 4096 to 131072.
     pub record_size: u32,
-    /// Bytes of a log segment: a power of two from 256 KiB to 64 MiB;
+    /// Bytes of a log segment: a power of two from 256 KiB to 4 MiB;
     /// [`DEFAULT_SEGMENT_SIZE`](super::DEFAULT_SEGMENT_SIZE) suits all but tests.
     pub segment_size: u32,
     /// Compression of the data.
@@ -57,7 +57,7 @@ pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Re
     let segment_shift = options.segment_size.trailing_zeros();
     if !options.segment_size.is_power_of_two() || !SEGMENT_SHIFTS.contains(&segment_shift) {
         return Err(Error::Invalid(
-            "segment size: it must be a power of two from 256 KiB to 64 MiB",
+            "segment size: it must be a power of two from 256 KiB to 4 MiB",
         ));
     }
     let mut superblock = Superblock {
@@ -130,7 +130,7 @@ fn read_superblocks<P: Platform>(
         }
     }
     match (first, second) {
-        (Ok(a), Ok(b)) if a.geometry.uuid != b.geometry.uuid => corrupt(
+        (Ok(a), Ok(b)) if a.geometry.another(&b.geometry) => corrupt(
             "superblock: the two copies belong to different images",
             SUPERBLOCK_OFFSETS[1],
         ),
@@ -171,6 +171,9 @@ pub(crate) fn open<P: Platform>(file: P::File, read_only: bool) -> Result<Opened
     let (newest, older) = read_superblocks::<P>(&file, &mut page)?;
     if !read_only && newest.read_only_compatible != 0 {
         return Err(Error::Feature(newest.read_only_compatible));
+    }
+    if !read_only && newest.exhausted() {
+        return corrupt("superblock: counters near their end", newest.offset());
     }
     let length = file.len()?;
     if length < newest.length {
@@ -214,7 +217,7 @@ fn attempt<P: Platform>(
     superblock.geometry = newest.geometry;
     let parts = (|| {
         let geo = newest.geometry;
-        let allocator = Allocator::new(found.segments);
+        let allocator = Allocator::new(found.segments, found.usage_segments);
         let (epoch, salt) = (superblock.epoch, superblock.salt);
         let mut table = Table::new(found.height, found.map_root);
         table.grow(newest.height)?;
@@ -252,8 +255,8 @@ fn attempt<P: Platform>(
     shared.limit_table(DEFAULT_TABLE_LIMIT);
     let mut page = page;
     let loaded = (|| {
-        let limit = shared.segment_limit()?;
-        if found.segments > limit {
+        let limit = shared.segment_limit(found)?;
+        if found.segments > limit || found.log_start.segment >= limit {
             return corrupt(
                 "superblock: more segments than the file has",
                 found.offset(),
@@ -300,12 +303,14 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Most segments the file can have: what fits into it, and a few that were reserved when the
-    /// power failed and did not make it longer.
-    pub(crate) fn segment_limit(&self) -> Result<u64> {
+    /// power failed and did not make it longer. A file may be long and empty, so it is also bounded by
+    /// what the stored usage covers.
+    pub(crate) fn segment_limit(&self, superblock: &Superblock) -> Result<u64> {
         const RESERVED: u64 = 8;
         let bytes = self.file.len()?.saturating_sub(DATA_START);
         let fit = bytes.div_ceil(u64::from(self.geo.segment_size));
-        Ok(self.geo.max_segments().min(fit + RESERVED))
+        let covered = superblock.usage_segments + MAX_UNCOVERED;
+        Ok(self.geo.max_segments().min(fit + RESERVED).min(covered))
     }
 
     /// Loads the segment usage; returns where its nodes are.
@@ -458,6 +463,9 @@ impl<P: Platform> Shared<P> {
                 {
                     let address = base + u64::from(end);
                     end += header.units() * UNIT as u32;
+                    if end > size {
+                        return corrupt("log record", address);
+                    }
                     match header.kind {
                         Kind::Link => {
                             next = Some(le64(payload, 0));
@@ -511,7 +519,7 @@ impl<P: Platform> Shared<P> {
         after: Position,
     ) -> Result<u64> {
         let geo = &self.geo;
-        let limit = self.segment_limit()?;
+        let limit = self.segment_limit(superblock)?;
         let (mut at, mut durable) = (after, 0);
         // A segment has one life at a time, so an honest chain ends before that.
         for _ in 0..limit {
@@ -557,10 +565,9 @@ impl<P: Platform> Shared<P> {
         let (block, damaged) = (header.number, corrupt("log record", address));
         if header.kind == Kind::Zero {
             let count = le64(payload, 0);
-            if block
-                .checked_add(count)
-                .is_none_or(|end| end > self.blocks())
-            {
+            // Within one unit of `ZERO_SPAN`, so that no record costs much time.
+            let last = count.checked_sub(1).and_then(|n| block.checked_add(n));
+            if last.is_none_or(|at| at >= self.blocks() || at / ZERO_SPAN != block / ZERO_SPAN) {
                 return damaged;
             }
             loop {

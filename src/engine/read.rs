@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The read path.
 
-use super::cache::{place_of, RecordKey};
+use super::cache::{holds, RecordKey};
 use super::codec;
 use super::format::{corrupt, Entry, Kind, BLOCK_SIZE, NODE_ENTRIES};
 use super::map::end_of;
@@ -122,7 +122,8 @@ impl<P: Platform> Shared<P> {
             Kind::Data => header.mask(payload),
             _ => None,
         };
-        let Some(mask) = mask.filter(|&m| place_of(block, header.number, m) == Some(index)) else {
+        let n = out.len() / BLOCK_SIZE;
+        let Some(mask) = mask.filter(|&m| holds(block, n, index, header.number, m)) else {
             return corrupt("record: it holds another block", entry.address());
         };
         let packed = &payload[header.mask_len()..];
@@ -135,7 +136,7 @@ impl<P: Platform> Shared<P> {
             return corrupt("record payload", entry.address());
         }
         let start = index * BLOCK_SIZE;
-        if stored > ws.blocks.len() || start + out.len() > stored {
+        if stored > ws.blocks.len() {
             return corrupt("record", entry.address());
         }
         let blocks = &mut ws.blocks[..stored];

@@ -310,7 +310,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         mapped: 0,
         mapped_after: 0,
     };
-    let allocator = Allocator::new(segments);
+    let allocator = Allocator::new(segments, segments);
     let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
     for index in 0..segments {
         file.read_at(&mut page[..BLOCK_SIZE], geo.segment_offset(index))?;

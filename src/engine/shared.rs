@@ -109,6 +109,7 @@ impl<P: Platform> Shared<P> {
         let (header, payload) = self.record(entry, seed, &mut ws.record)?;
         let bytes = &mut ws.blocks[..NODE_BYTES];
         let right = header.kind == kind
+            && entry == Entry::new(entry.address(), header.units(), 0, 1)
             && header.count == id.level
             && header.number == id.index
             && codec::decompress::<P>(header.algorithm, payload, bytes);

@@ -87,20 +87,27 @@ impl Demand {
     }
 }
 
+/// Most segments that come into use behind those that the stored segment usage covers. Whoever opens the
+/// image makes room for all of them.
+pub(crate) const MAX_UNCOVERED: u64 = 1 << 16;
+
 /// Free segments of the image.
 pub(crate) struct Allocator {
     /// Segments that were in use and are free again, highest index first.
     free: Vec<u64>,
     /// Segments the image has; the next new one gets this index.
     pub(crate) count: u64,
+    /// Segments that the stored segment usage covers.
+    pub(crate) covered: u64,
 }
 
 impl Allocator {
     /// `count` segments, all in use.
-    pub(crate) fn new(count: u64) -> Self {
+    pub(crate) fn new(count: u64, covered: u64) -> Self {
         Self {
             free: Vec::new(),
             count,
+            covered,
         }
     }
 
@@ -112,12 +119,15 @@ impl Allocator {
 
     /// The lowest free segment, or a new one while there are fewer than `max`.
     pub(crate) fn take(&mut self, max: u64) -> Option<u64> {
-        let lowest = self.free.pop();
-        if lowest.is_none() && self.count < max {
-            self.count += 1;
-            return Some(self.count - 1);
+        let end = self.covered + MAX_UNCOVERED;
+        match self.free.last() {
+            Some(&lowest) if lowest < end => self.free.pop(),
+            None if self.count < max.min(end) => {
+                self.count += 1;
+                Some(self.count - 1)
+            }
+            _ => None,
         }
-        lowest
     }
 
     /// The free segment nearest to the beginning of the image.
@@ -225,7 +235,7 @@ mod tests {
 
     #[test]
     fn free_segments_are_taken_from_the_beginning_and_forgotten_at_the_end() {
-        let mut allocator = Allocator::new(6);
+        let mut allocator = Allocator::new(6, 6);
         for index in [4, 1, 5] {
             allocator.release(index).unwrap();
         }

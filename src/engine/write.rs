@@ -16,7 +16,7 @@ use crate::platform::{Monitor, Platform, Sabotage};
 
 /// Most blocks one zero record covers: the reach of a table node above the leaves, so that the time in
 /// the critical section stays short.
-const ZERO_SPAN: u64 = 1 << (2 * NODE_SHIFT);
+pub(crate) const ZERO_SPAN: u64 = 1 << (2 * NODE_SHIFT);
 
 /// A data record in its place.
 pub(crate) struct Stored {

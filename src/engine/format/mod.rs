@@ -36,8 +36,8 @@ pub const RECORD_SIZES: core::ops::RangeInclusive<u32> = 4096..=128 * 1024;
 pub const MAX_RECORD_SIZE: usize = 128 * 1024;
 /// Bytes of a segment of an ordinary image.
 pub const DEFAULT_SEGMENT_SIZE: u32 = 1 << 20;
-/// Segment sizes a reader accepts, log2.
-pub const SEGMENT_SHIFTS: core::ops::RangeInclusive<u32> = 18..=26;
+/// Segment sizes a reader accepts, log2. A writer has eight buffers of one.
+pub const SEGMENT_SHIFTS: core::ops::RangeInclusive<u32> = 18..=22;
 /// Byte offset of segment 0.
 pub const DATA_START: u64 = 1 << 20;
 /// Byte offsets of the two superblock slots; generation `g` lives in slot `g % 2`.
@@ -104,6 +104,13 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Whether no image ever had this geometry and then the other one: its size is all that changes.
+    pub(crate) fn another(&self, other: &Self) -> bool {
+        self.uuid != other.uuid
+            || self.segment_size != other.segment_size
+            || self.record_size != other.record_size
+    }
+
     /// log2 of the segment size.
     pub fn segment_shift(&self) -> u32 {
         self.segment_size.trailing_zeros()

@@ -93,6 +93,13 @@ impl Superblock {
         SUPERBLOCK_OFFSETS[(self.generation & 1) as usize]
     }
 
+    /// Whether a counter is so near to its bound that writing could pass it: no use brings it there.
+    pub fn exhausted(&self) -> bool {
+        let shift = self.geometry.segment_shift();
+        let seq = self.log_start.seq.max(self.log_end >> shift);
+        self.generation.max(self.epoch) >= u64::MAX / 4 || seq >= 1 << (59 - shift)
+    }
+
     /// Fills `bytes` (4096 of them) with the superblock.
     pub fn encode<P: Platform>(&self, bytes: &mut [u8]) {
         let geo = &self.geometry;
