@@ -9,6 +9,8 @@
 extern crate std;
 
 pub mod engine;
+#[cfg(feature = "fuzz")]
+pub mod hostile;
 pub mod platform;
 #[cfg(feature = "sim")]
 pub mod simulation;

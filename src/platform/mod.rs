@@ -2,9 +2,11 @@
 //! What the engine stands on: locks, memory, the backing file, threads, randomness and codecs.
 //!
 //! The engine sees its surroundings only through the [`Platform`] trait and the [`mem`] module. There is
-//! one home per file tree: `kernel` (inside `cloop.ko`), `std` (tools and tests) and `sim` (a backing file that
-//! crashes).
+//! one home per file tree: `kernel` (inside `cloop.ko`), `std` (tools and tests), `sim` (a backing file that
+//! crashes) and `fuzz` (hostile images).
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(MODULE)]
 pub(crate) mod kernel;
 #[cfg(feature = "sim")]

@@ -4,6 +4,7 @@
 mod crash;
 mod damage;
 mod fixtures;
+mod hostile;
 mod model;
 mod ordinary;
 mod repair;

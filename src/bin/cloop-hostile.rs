@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Writes hostile images into a directory, and beside each what the engine sees in it, for tests of whoever
+//! else opens them.
+//!
+//! `NAME.img` is the image. `NAME.blocks` begins with the byte `r` (refused), `s` (sound) or `d` (damaged), and
+//! holds for each block that was looked at its number (u64, little-endian), a byte 1 if it can be read,
+//! and its contents if so.
+
+use cloop::hostile::{bases, named, random_forgery, survey, Forgery, Image};
+use cloop::platform::fuzz::{Fuzz, MemFile};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+type Home = Fuzz<true>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (dir, count) = match args.as_slice() {
+        [dir, count] => (dir, count.parse()),
+        _ => {
+            eprintln!("usage: cloop-hostile DIRECTORY NUMBER-OF-RANDOM-IMAGES");
+            return ExitCode::from(2);
+        }
+    };
+    match count
+        .map_err(io::Error::other)
+        .and_then(|n| write_all(Path::new(dir), n))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cloop-hostile: {dir}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_all(dir: &Path, count: u64) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for attack in named::<Home>() {
+        write(dir, &attack.name.replace(' ', "-"), &attack.bytes)?;
+    }
+    let bases: Vec<_> = bases::<Home>(false)
+        .into_iter()
+        .map(|base| Image::<Home>::new(base.bytes).expect("a good image"))
+        .collect();
+    for seed in 0..count {
+        let input = random_forgery(seed);
+        let image = Forgery::new(&input).apply(&bases);
+        write(dir, &format!("random-{seed}"), &image.bytes)?;
+    }
+    Ok(())
+}
+
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let image = File::create(dir.join(format!("{name}.img")))?;
+    image.set_len(bytes.len() as u64)?;
+    for (at, page) in (0..).zip(bytes.chunks(4096)) {
+        if page.iter().any(|&b| b != 0) {
+            image.write_all_at(page, at * 4096)?;
+        }
+    }
+    let survey = survey::<Home>(&MemFile::new(bytes));
+    let mut out = BufWriter::new(File::create(dir.join(format!("{name}.blocks")))?);
+    out.write_all(match survey.refused {
+        Some(_) => b"r",
+        None if survey.sound() => b"s",
+        None => b"d",
+    })?;
+    for (block, held) in &survey.blocks {
+        out.write_all(&block.to_le_bytes())?;
+        out.write_all(&[u8::from(held.is_some())])?;
+        if let Some(bytes) = held {
+            out.write_all(bytes)?;
+        }
+    }
+    out.flush()
+}

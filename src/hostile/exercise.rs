@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! [`exercise`]: everything users do to an image, with what must hold whatever the image is.
+
+use super::{contents, tag_of};
+use crate::engine::check::{check, Finding};
+use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
+use crate::platform::fuzz::MemFile;
+use crate::platform::Platform;
+use std::collections::BTreeMap;
+use std::format;
+use std::vec::Vec;
+
+/// Runs of mapped blocks looked at, and blocks of each.
+const RUNS: usize = 64;
+const RUN_BLOCKS: u64 = 64;
+
+/// What was found in an image without changing it.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Why it cannot be opened.
+    pub refused: Option<Error>,
+    /// What `check` says.
+    pub findings: Vec<Finding>,
+    /// The mapped blocks that were looked at, and what each holds; `None` for one that cannot be read.
+    pub blocks: BTreeMap<u64, Option<[u8; BLOCK_SIZE]>>,
+    /// A part of the table could not be read.
+    pub blind: bool,
+}
+
+impl Survey {
+    /// Nothing is wrong with the image.
+    pub fn sound(&self) -> bool {
+        self.refused.is_none() && self.findings.is_empty()
+    }
+}
+
+/// Checks an image and reads it, without changing it.
+///
+/// # Panics
+///
+/// When `check` and an opening disagree, the file was changed, or `check` finds nothing and a block cannot be read.
+pub fn survey<P: Platform<File = MemFile>>(file: &MemFile) -> Survey {
+    let writes = file.writes();
+    let mut survey = Survey::default();
+    let findings = &mut survey.findings;
+    let checked = check::<P>(file.clone(), &mut |f| findings.push(*f), &mut |_, _| {});
+    let volume = Volume::<P>::open(file.clone(), true);
+    assert_eq!(
+        checked.err(),
+        volume.as_ref().err().copied(),
+        "check and opening disagree"
+    );
+    match volume {
+        Ok(volume) => read_some(&volume, &mut survey),
+        Err(error) => survey.refused = Some(error),
+    }
+    if survey.sound() {
+        let bad = survey.blocks.iter().find(|(_, held)| held.is_none());
+        assert_eq!(bad, None, "check finds nothing and a block is damaged");
+        assert!(
+            !survey.blind,
+            "check finds nothing and the table is damaged"
+        );
+    }
+    assert_eq!(file.writes(), writes, "read-only changed the image");
+    survey
+}
+
+fn read_some<P: Platform<File = MemFile>>(volume: &Volume<P>, survey: &mut Survey) {
+    let mut ws = volume.workspace().expect("memory");
+    let (mut at, end) = (0, volume.geometry().blocks);
+    for _ in 0..RUNS {
+        match volume.next_mapped(&mut ws, at) {
+            Ok(Some((first, count))) => {
+                let count = count.min(RUN_BLOCKS);
+                let mut together = std::vec![0xee; count as usize * BLOCK_SIZE];
+                let read = volume.read(&mut ws, first, &mut together);
+                for (block, part) in (first..).zip(together.chunks_exact(BLOCK_SIZE)) {
+                    let held = read_block(volume, &mut ws, block).ok();
+                    assert!(
+                        read.is_err() || held.is_none_or(|h| h == part),
+                        "block {block} differs when it is read with others"
+                    );
+                    survey.blocks.insert(block, held);
+                }
+                at = first + count;
+            }
+            Ok(None) => return,
+            Err(_) => {
+                // Look for what is behind the damage.
+                survey.blind = true;
+                at = (at / 512 + 1) * 512;
+            }
+        }
+        if at >= end {
+            return;
+        }
+    }
+}
+
+fn read_block<P: Platform<File = MemFile>>(
+    volume: &Volume<P>,
+    ws: &mut Workspace<P>,
+    block: u64,
+) -> Result<[u8; BLOCK_SIZE], Error> {
+    let mut out = [0xee; BLOCK_SIZE];
+    volume.read(ws, block, &mut out)?;
+    Ok(out)
+}
+
+/// What a user did to the volume: tags of blocks (0: zeros), `None` where an operation failed.
+struct Written {
+    tags: BTreeMap<u64, Option<u32>>,
+    next: u32,
+    sound: bool,
+}
+
+impl Written {
+    /// An operation that must not fail on a sound image.
+    fn done<T>(&self, result: Result<T, Error>, what: &str) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                assert!(!self.sound, "{what} fails on a sound image: {error}");
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, block: u64, count: u64, tags: impl Fn(u64) -> Option<u32>) {
+        for i in 0..count {
+            self.tags.insert(block + i, tags(i));
+        }
+    }
+
+    /// What was written is there, or an error is.
+    fn compare<P: Platform<File = MemFile>>(&self, volume: &Volume<P>, ws: &mut Workspace<P>) {
+        for (&block, &tag) in &self.tags {
+            let held = self.done(read_block(volume, ws, block), "a read");
+            if let (Some(held), Some(tag)) = (held, tag) {
+                assert!(
+                    tag_of(&held) == Some(tag),
+                    "block {block} is not what was written last"
+                );
+            }
+        }
+    }
+}
+
+/// Checks, reads, opens, changes, closes and opens again.
+///
+/// # Panics
+///
+/// When anything is wrong that a hostile image may not bring about, or that must not happen to an image in which
+/// `check` finds nothing.
+pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
+    let survey = survey::<P>(file);
+    let mut written = Written {
+        tags: BTreeMap::new(),
+        next: 0,
+        sound: survey.sound(),
+    };
+    let open = || Volume::<P>::open(file.clone(), false);
+    let mut volume = match open() {
+        Ok(volume) => volume,
+        // Read-only by a feature bit, or too near to the end of its counters.
+        Err(Error::Feature(_) | Error::ReadOnly) => return,
+        Err(error) => {
+            assert!(!written.sound, "opening a sound image: {error}");
+            return;
+        }
+    };
+    let mut ws = volume.workspace().expect("memory");
+    let known: Vec<u64> = survey.blocks.keys().copied().collect();
+    for step in script.chunks_exact(4).take(16) {
+        let [what, place, offset, count] = [step[0], step[1], step[2], step[3]];
+        let blocks = volume.geometry().blocks;
+        // Near a block that was mapped, or anywhere.
+        let near = match known.get(usize::from(place) % known.len().max(1)) {
+            Some(&block) if place & 1 == 0 => block,
+            _ => u64::from(place) << (offset % 40),
+        };
+        let block = near.saturating_add(u64::from(offset)) % blocks;
+        let count = (1 + u64::from(count % 40)).min(blocks - block);
+        match what % 8 {
+            0..=2 => {
+                let first = written.next + 1;
+                written.next += count as u32;
+                let mut data = Vec::new();
+                for i in 0..count as u32 {
+                    data.extend_from_slice(&contents(first + i));
+                }
+                let result = volume.write(&mut ws, block, &data);
+                let ok = written.done(result, "a write").is_some();
+                written.note(block, count, |i| ok.then_some(first + i as u32));
+            }
+            3 => {
+                // All of a leaf, or a few blocks.
+                let count = if place % 4 == 3 { count << 5 } else { count };
+                let count = count.min(blocks - block);
+                let ok = written.done(volume.zero(&mut ws, block, count), "a discard");
+                written.note(block, count, |_| ok.map(|()| 0));
+            }
+            4 => {
+                written.done(volume.flush(), "a flush");
+            }
+            5 => {
+                written.done(volume.checkpoint(), "a checkpoint");
+            }
+            6 => written.compare(&volume, &mut ws),
+            _ => {
+                let durable = written.done(volume.flush(), "a flush").is_some();
+                if offset % 2 == 0 {
+                    written.done(volume.close(), "closing");
+                }
+                drop(volume);
+                let again = written.done(open(), "opening again");
+                let Some(again) = again else { return };
+                volume = again;
+                if !durable {
+                    written.tags.clear();
+                }
+            }
+        }
+    }
+    written.compare(&volume, &mut ws);
+    written.done(volume.stats(), "stats");
+    if written.done(volume.close(), "closing").is_none() {
+        return;
+    }
+    drop(volume);
+    if written.sound {
+        let survey = super::survey::<P>(file);
+        let said = format!("{:?} {:?}", survey.refused, survey.findings);
+        assert!(survey.sound(), "not sound after a clean close: {said}");
+    }
+    if let Some(volume) = written.done(Volume::<P>::open(file.clone(), true), "opening again") {
+        written.compare(&volume, &mut ws);
+    }
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Hostile images: whole and well-sealed, and wrong on purpose.
+//!
+//! [`Maker`] writes an image record by record, the way the engine would or any other way. [`Image`] knows the
+//! place of every integer in an image ([`Field`]), changes them and makes all checksums right
+//! again. [`Forgery`] is a list of such changes in few bytes, for a fuzzer to play with. [`exercise`] does to
+//! an image what users do, and panics when the engine breaks a promise.
+
+mod exercise;
+mod field;
+mod forgery;
+mod maker;
+mod named;
+
+pub use self::exercise::{exercise, survey, Survey};
+pub use self::field::{Field, Image};
+pub use self::forgery::{
+    bases, compact, exercise_compact, exercise_forgery, expand, forgery_bases, random_forgery,
+    Base, Forgery,
+};
+pub use self::maker::{contents, tag_of, Maker};
+pub use self::named::{named, Expect, Named, BLOCKS, RECORD_IN_RECORD};

@@ -1,0 +1,660 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Attacks by name: each an image, and what must become of it.
+
+use super::{contents, Maker};
+use crate::engine::format::{
+    Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+};
+use crate::engine::Algorithm::{Lz4, Raw};
+use crate::platform::Platform;
+use std::vec::Vec;
+
+/// What must become of a hostile image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// It cannot be opened.
+    Refused,
+    /// So many blocks from the first one on cannot be read, all others can, and `check` says why.
+    Damaged(u64, u64),
+    /// All blocks can be read, but `check` finds something.
+    Found,
+    /// Nothing is wrong with it.
+    Harmless,
+}
+
+/// A hostile image.
+pub struct Named {
+    /// What is wrong.
+    pub name: &'static str,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// What must become of it.
+    pub expect: Expect,
+}
+
+/// Blocks of the devices.
+pub const BLOCKS: u64 = 1100;
+/// The block that holds a record of another one in one of the attacks.
+pub const RECORD_IN_RECORD: u64 = 24;
+
+/// A segment with three records of blocks 0 to 7, 512 and 513.
+fn begun<P: Platform>() -> Maker<P> {
+    let mut m = Maker::new(BLOCKS);
+    m.segment(1);
+    m.data(0, 0, &[1, 3, 5, 7], Lz4);
+    m.data(0, 4, &[2, 4, 6, 8], Raw);
+    m.data(0, 512, &[9, 11], Lz4);
+    m
+}
+
+/// The image of a maker's present state, closed cleanly, with a changed superblock.
+fn closed<P: Platform>(mut m: Maker<P>, change: impl FnOnce(&mut Superblock)) -> Vec<u8> {
+    let mut superblock = m.checkpoint(0);
+    change(&mut superblock);
+    m.image(&superblock)
+}
+
+/// An image with a changed table.
+fn table<P: Platform>(change: impl FnOnce(&mut Maker<P>)) -> Vec<u8> {
+    let mut m = begun::<P>();
+    change(&mut m);
+    closed(m, |_| {})
+}
+
+/// An image in use, with a log after its checkpoint.
+fn logged<P: Platform>(append: impl FnOnce(&mut Maker<P>, &mut Superblock)) -> Vec<u8> {
+    let mut m = begun::<P>();
+    let mut superblock = m.checkpoint(0);
+    superblock.clean = false;
+    append(&mut m, &mut superblock);
+    m.image(&superblock)
+}
+
+/// A data record of one block with this payload.
+fn one_block<P: Platform>(m: &mut Maker<P>, block: u64, algorithm: u8, payload: &[u8]) {
+    let header = RecordHeader {
+        algorithm,
+        span: 1,
+        count: 1,
+        payload: payload.len(),
+        ..RecordHeader::plain(Kind::Data, block)
+    };
+    let address = m.record(0, header, payload);
+    let entry = Entry::new(address, header.units(), 0, 1);
+    m.table.insert(block, entry);
+}
+
+/// The image with other words in the only page of its usage: `change` gets segment and word.
+fn usage<P: Platform>(m: Maker<P>, change: impl Fn(u64, u64) -> u64) -> Vec<u8> {
+    let bytes = closed(m, |_| {});
+    let mut image = super::Image::<P>::new(bytes).expect("a good image");
+    let parts: Vec<_> = image
+        .fields
+        .iter()
+        .filter(|f| f.name.starts_with("usage: "))
+        .copied()
+        .collect();
+    for (index, part) in (0..).zip(parts.chunks_exact(4)) {
+        let [free, tail, live, seed] = [0, 1, 2, 3].map(|i| part[i].get(&image.bytes));
+        if seed == 0 {
+            break;
+        }
+        let word = change(index, (free << 63) | (tail << 55) | (live << 32) | seed);
+        for (field, value) in part.iter().zip([word >> 63, word >> 55, word >> 32, word]) {
+            field.set(&mut image.bytes, value);
+        }
+    }
+    image.seal();
+    image.bytes
+}
+
+/// All of them.
+pub fn named<P: Platform>() -> Vec<Named> {
+    let mut all = Vec::new();
+    let mut add = |name, expect, bytes| {
+        all.push(Named {
+            name,
+            bytes,
+            expect,
+        });
+    };
+    add("good", Expect::Harmless, table::<P>(|_| {}));
+    records::<P>(&mut add);
+    entries::<P>(&mut add);
+    nodes::<P>(&mut add);
+    counts::<P>(&mut add);
+    chains::<P>(&mut add);
+    superblocks::<P>(&mut add);
+    all
+}
+
+type Add<'a> = dyn FnMut(&'static str, Expect, Vec<u8>) + 'a;
+
+fn records<P: Platform>(add: &mut Add<'_>) {
+    let bomb = lz4_flex::block::compress(&std::vec![1; 1 << 20]);
+    let small = lz4_flex::block::compress(&contents(1)[..100]);
+    let lies = Expect::Damaged(20, 1);
+    add(
+        "decompression bomb",
+        lies,
+        table::<P>(|m| one_block(m, 20, 1, &bomb)),
+    );
+    add(
+        "record too small when decompressed",
+        lies,
+        table::<P>(|m| one_block(m, 20, 1, &small)),
+    );
+    add(
+        "raw record of half a block",
+        lies,
+        table::<P>(|m| one_block(m, 20, 0, &[7; BLOCK_SIZE / 2])),
+    );
+    add(
+        "unknown algorithm",
+        lies,
+        table::<P>(|m| one_block(m, 20, 9, &contents(1))),
+    );
+    add(
+        "payload that is no compressed stream",
+        lies,
+        table::<P>(|m| one_block(m, 20, 1, &[0xff; 64])),
+    );
+    add(
+        "empty payload",
+        lies,
+        table::<P>(|m| one_block(m, 20, 1, &[])),
+    );
+    add(
+        "record longer than the record size",
+        Expect::Damaged(32, 8),
+        table::<P>(|m| {
+            m.data(0, 32, &[1, 3, 5, 7, 9, 11, 13, 15], Lz4);
+        }),
+    );
+    add(
+        "record with a mask of other blocks",
+        Expect::Damaged(21, 1),
+        table::<P>(|m| {
+            m.data(0, 20, &[1, 0, 5, 0], Lz4);
+            // What the record holds of block 22 is given out as block 21.
+            if let Some(entry) = m.table.remove(&22) {
+                m.table.insert(21, entry);
+            }
+        }),
+    );
+    add(
+        "record in a record",
+        Expect::Found,
+        table::<P>(|m| {
+            // A block's contents, written by a guest that knows the seed, is a record as well.
+            let inner = m.data(0, 21, &[3], Lz4);
+            let start = m.end(0).offset as usize;
+            let at = (inner - m.geometry.segment_offset(0)) as usize;
+            let record = m.bytes(0)[at..start].to_vec();
+            let mut block = contents(5);
+            block[16..16 + record.len()].copy_from_slice(&record);
+            one_block(m, RECORD_IN_RECORD, 0, &block);
+            let address = m.table[&RECORD_IN_RECORD].address() + 2 * UNIT as u64;
+            m.table
+                .insert(21, Entry::new(address, (record.len() / UNIT) as u32, 0, 1));
+        }),
+    );
+}
+
+fn entries<P: Platform>(add: &mut Add<'_>) {
+    let redirect = |to: fn(&Maker<P>, Entry) -> u64| {
+        table::<P>(move |m| {
+            let entry = m.table[&0];
+            let address = to(m, entry);
+            m.table.insert(
+                0,
+                Entry((entry.0 & 0xf_ffff) | ((address / UNIT as u64) << 20)),
+            );
+        })
+    };
+    let own = Expect::Damaged(0, 1);
+    add(
+        "entry into the middle of a record",
+        own,
+        redirect(|_, e| e.address() + 32),
+    );
+    add(
+        "entry to the record of other blocks",
+        own,
+        redirect(|m, _| m.table[&512].address()),
+    );
+    add(
+        "entry into a segment header",
+        own,
+        redirect(|m, _| m.geometry.segment_offset(0)),
+    );
+    add(
+        "entry into a superblock",
+        Expect::Damaged(0, 512),
+        redirect(|_, _| SUPERBLOCK_OFFSETS[1]),
+    );
+    add(
+        "entry behind the segments",
+        Expect::Damaged(0, 512),
+        redirect(|m, _| m.geometry.segment_offset(1)),
+    );
+    add(
+        "entry at the largest address",
+        Expect::Damaged(0, 512),
+        redirect(|_, _| (1 << 48) - UNIT as u64),
+    );
+    let other = |block: u64, change: fn(u64) -> u64| {
+        table::<P>(move |m| {
+            let word = change(m.table[&block].0);
+            m.table.insert(block, Entry(word));
+        })
+    };
+    add(
+        "entry with another index",
+        own,
+        other(0, |word| word | (3 << 9)),
+    );
+    add(
+        "entry with the largest index",
+        own,
+        other(0, |word| word | (31 << 9)),
+    );
+    add(
+        "entry of too few sectors",
+        Expect::Damaged(4, 1),
+        other(4, |word| word & !(63 << 14)),
+    );
+    add(
+        "entry of too many sectors",
+        Expect::Found,
+        other(0, |word| word | (3 << 14)),
+    );
+    add(
+        "entry with a share too large",
+        Expect::Found,
+        other(0, |word| word + 1),
+    );
+    add(
+        "entry with no share",
+        Expect::Damaged(0, 512),
+        other(0, |word| word & !0x1ff),
+    );
+    add(
+        "entry to the last unit of a segment",
+        own,
+        redirect(|m, _| m.geometry.segment_offset(1) - UNIT as u64),
+    );
+    add(
+        "entry that leaves its segment",
+        Expect::Damaged(0, 512),
+        table::<P>(|m| {
+            let last = m.geometry.segment_offset(1) / UNIT as u64 - 1;
+            m.table.insert(0, Entry((last << 20) | (1 << 14) | 9));
+        }),
+    );
+    add(
+        "entry beyond the end of the device",
+        Expect::Found,
+        table::<P>(|m| {
+            m.data(0, BLOCKS, &[13], Lz4);
+        }),
+    );
+    add(
+        "entry into a node",
+        own,
+        table::<P>(|m| {
+            let at = m.node(0, Kind::MapNode, 0, 0, &[0; NODE_ENTRIES]);
+            m.table.insert(0, at);
+        }),
+    );
+}
+
+fn nodes<P: Platform>(add: &mut Add<'_>) {
+    // Replaces the root of the table.
+    let root = |make: &dyn Fn(&mut Maker<P>) -> Entry| {
+        let mut m = begun::<P>();
+        let entry = make(&mut m);
+        closed(m, |s| s.map_root = entry)
+    };
+    let leaf = |m: &mut Maker<P>, level: u8, index: u64| {
+        let mut words = [0; NODE_ENTRIES];
+        for (&block, entry) in m.table.iter().filter(|(&block, _)| block < 512) {
+            words[block as usize] = entry.0;
+        }
+        m.node(0, Kind::MapNode, level, index, &words)
+    };
+    let inner = |m: &mut Maker<P>, first: u64| {
+        let mut words = [0; NODE_ENTRIES];
+        words[0] = first;
+        m.node(0, Kind::MapNode, 1, 0, &words)
+    };
+    add(
+        "a leaf as the root",
+        Expect::Damaged(0, BLOCKS),
+        root(&|m| leaf(m, 0, 0)),
+    );
+    add(
+        "a root of level 255",
+        Expect::Damaged(0, BLOCKS),
+        root(&|m| leaf(m, 255, 0)),
+    );
+    add(
+        "a root with another index",
+        Expect::Damaged(0, BLOCKS),
+        root(&|m| leaf(m, 1, 1)),
+    );
+    add(
+        "a root of the usage as the root of the table",
+        Expect::Damaged(0, BLOCKS),
+        root(&|m| m.node(0, Kind::UsageNode, 1, 0, &[0; NODE_ENTRIES])),
+    );
+    add(
+        "a data record as the root",
+        Expect::Damaged(0, BLOCKS),
+        root(&|m| m.table[&0]),
+    );
+    add(
+        "a node that is its own child",
+        Expect::Damaged(0, 512),
+        root(&|m| {
+            // Where the next node will be: all of them are of the same size.
+            let end = m.end(0);
+            let address = m.geometry.segment_offset(0) + u64::from(end.offset);
+            inner(m, Entry::new(address, 257, 0, 1).0)
+        }),
+    );
+    add(
+        "two nodes that are each other's child",
+        Expect::Damaged(0, 512),
+        root(&|m| {
+            let address = m.geometry.segment_offset(0) + u64::from(m.end(0).offset);
+            let second = Entry::new(address + 257 * 16, 257, 0, 1);
+            let first = inner(m, second.0);
+            inner(m, first.0)
+        }),
+    );
+    add(
+        "a root that points everywhere",
+        Expect::Damaged(0, BLOCKS),
+        root(&|m| m.node(0, Kind::MapNode, 1, 0, &[u64::MAX; NODE_ENTRIES])),
+    );
+}
+
+fn counts<P: Platform>(add: &mut Add<'_>) {
+    let live = |change: fn(u64) -> u64| usage(begun::<P>(), move |_, word| change(word));
+    add(
+        "live units: one more",
+        Expect::Found,
+        live(|w| w + (1 << 32)),
+    );
+    add(
+        "live units: one less",
+        Expect::Found,
+        live(|w| w - (1 << 32)),
+    );
+    add("live units: none", Expect::Found, live(|w| w & 0xffff_ffff));
+    add(
+        "live units: more than the segment holds",
+        Expect::Refused,
+        live(|w| w | (0x7f_ffff << 32)),
+    );
+    add(
+        "a free segment in use",
+        Expect::Refused,
+        live(|w| w | (1 << 63)),
+    );
+    add(
+        "a free segment in use without live units",
+        Expect::Found,
+        live(|w| (w & 0xffff_ffff) | (1 << 63)),
+    );
+    add(
+        "the seed of another life",
+        Expect::Damaged(0, BLOCKS),
+        live(|w| w ^ 1),
+    );
+    add(
+        "too many mapped blocks",
+        Expect::Found,
+        closed(begun::<P>(), |s| s.mapped += 1),
+    );
+    add(
+        "too few mapped blocks",
+        Expect::Found,
+        closed(begun::<P>(), |s| s.mapped = 0),
+    );
+    add(
+        "more mapped blocks than the device has",
+        Expect::Refused,
+        closed(begun::<P>(), |s| s.mapped = BLOCKS + 1),
+    );
+    add(
+        "no usage",
+        Expect::Damaged(0, BLOCKS),
+        closed(begun::<P>(), |s| {
+            (s.usage_root, s.usage_segments) = (Entry::HOLE, 0);
+        }),
+    );
+    add(
+        "a usage without segments",
+        Expect::Refused,
+        closed(begun::<P>(), |s| s.usage_segments = 0),
+    );
+}
+
+fn chains<P: Platform>(add: &mut Add<'_>) {
+    // The log was durable up to the link's own segment, so nothing is missing.
+    let link = |to: u64| {
+        logged::<P>(|m, _| {
+            m.data(0, 30, &[13], Lz4);
+            m.link(0, to);
+        })
+    };
+    add("a link to its own segment", Expect::Harmless, link(0));
+    add(
+        "a link behind the end of the file",
+        Expect::Harmless,
+        link(7),
+    );
+    add(
+        "a link to the last segment there is",
+        Expect::Harmless,
+        link(u64::MAX),
+    );
+    let two = |seq: u64, back: u64| {
+        logged::<P>(|m, s| {
+            m.link(0, 1);
+            let second = m.segment(seq);
+            m.data(second, 30, &[13], Lz4);
+            m.link(second, back);
+            s.log_end = (seq << 18) + 96;
+        })
+    };
+    add("a chain that comes back", Expect::Harmless, two(2, 0));
+    add("a chain that stands still", Expect::Harmless, two(2, 1));
+    add("a chain with a gap", Expect::Refused, two(3, 0));
+    add("a chain that runs backwards", Expect::Harmless, two(0, 0));
+    let log = |append: &dyn Fn(&mut Maker<P>)| logged::<P>(|m, _| append(m));
+    add(
+        "a zero record beyond the end",
+        Expect::Refused,
+        log(&|m| {
+            m.zero(0, BLOCKS - 1, 2);
+        }),
+    );
+    add(
+        "a zero record that overflows",
+        Expect::Refused,
+        log(&|m| {
+            m.zero(0, 1, u64::MAX);
+        }),
+    );
+    add(
+        "a zero record of nothing",
+        Expect::Refused,
+        log(&|m| {
+            m.zero(0, 0, 0);
+        }),
+    );
+    add(
+        "a data record beyond the end",
+        Expect::Refused,
+        log(&|m| {
+            m.data(0, BLOCKS - 1, &[1, 3], Lz4);
+        }),
+    );
+    add(
+        "a data record at the largest block",
+        Expect::Refused,
+        log(&|m| {
+            m.data(0, (1 << 44) - 1, &[1], Lz4);
+        }),
+    );
+    add(
+        "a data record across records",
+        Expect::Refused,
+        log(&|m| {
+            m.data(0, 30, &[1, 3, 5, 7], Lz4);
+        }),
+    );
+    add(
+        "a mask of more blocks than are stored",
+        Expect::Refused,
+        log(&|m| {
+            let mut payload = 7u32.to_le_bytes().to_vec();
+            payload.extend_from_slice(&contents(1));
+            let header = RecordHeader {
+                span: 3,
+                count: 1,
+                ..RecordHeader::plain(Kind::Data, 32)
+            };
+            m.record(0, header, &payload);
+        }),
+    );
+    add(
+        "a record that leaves its segment",
+        Expect::Refused,
+        log(&|m| {
+            while m.end(0).offset < 256 * 1024 - 2 * 4096 {
+                m.record(0, RecordHeader::plain(Kind::Pad, 0), &[0; 4080]);
+            }
+            let rest = 256 * 1024 - m.end(0).offset as usize;
+            m.record(0, RecordHeader::plain(Kind::Pad, 0), &std::vec![0; 4080]);
+            m.record(
+                0,
+                RecordHeader::plain(Kind::Pad, 0),
+                &std::vec![0; rest - 4096 - 48],
+            );
+            // It takes as many units as it has blocks, whatever its payload is.
+            let header = RecordHeader {
+                algorithm: 1,
+                span: 4,
+                count: 4,
+                ..RecordHeader::plain(Kind::Data, 32)
+            };
+            m.record(0, header, &[0; 8]);
+        }),
+    );
+}
+
+fn superblocks<P: Platform>(add: &mut Add<'_>) {
+    let mut both = |name, expect, change: fn(&mut Superblock)| {
+        add(name, expect, closed(begun::<P>(), change));
+    };
+    both("a device of 1 EiB", Expect::Refused, |s| {
+        s.geometry.size = 1 << 60
+    });
+    both("a device of no bytes", Expect::Refused, |s| {
+        s.geometry.size = 0
+    });
+    both(
+        "a device of 1 PiB with a small table",
+        Expect::Refused,
+        |s| {
+            s.geometry.size = 1 << 50;
+        },
+    );
+    both("more segments than the file has", Expect::Refused, |s| {
+        s.segments = 1 << 29;
+    });
+    both(
+        "a usage of more segments than there are",
+        Expect::Refused,
+        |s| {
+            s.usage_segments = 2;
+        },
+    );
+    both("a usage of very many segments", Expect::Refused, |s| {
+        (s.segments, s.usage_segments) = (1 << 29, 1 << 29);
+    });
+    both("a log that ends behind its end", Expect::Found, |s| {
+        s.log_end += 4096;
+    });
+    both("a log that starts behind the file", Expect::Refused, |s| {
+        s.log_start.segment = 1 << 29;
+    });
+    both("the last sequence number", Expect::Refused, |s| {
+        s.log_start.seq = u64::MAX;
+    });
+    both("the last epoch", Expect::Refused, |s| s.epoch = u64::MAX);
+    both("the last generation", Expect::Refused, |s| {
+        s.generation = u64::MAX - 1;
+    });
+    both("a generation near its end", Expect::Found, |s| {
+        s.generation = u64::MAX / 2 - 1;
+    });
+    both("an epoch near its end", Expect::Found, |s| {
+        s.epoch = u64::MAX / 2 - 1
+    });
+    both("a sequence number near its end", Expect::Found, |s| {
+        s.log_end = 1 << 59;
+    });
+    both("a file longer than the file", Expect::Refused, |s| {
+        s.length = u64::MAX
+    });
+    both(
+        "the usage's root in the table's place",
+        Expect::Damaged(0, BLOCKS),
+        |s| {
+            s.map_root = s.usage_root;
+        },
+    );
+    both(
+        "the table's root in the usage's place",
+        Expect::Refused,
+        |s| {
+            s.usage_root = s.map_root;
+        },
+    );
+    let pair = |change: fn(&mut Superblock)| {
+        let mut m = begun::<P>();
+        let newest = m.checkpoint(0);
+        let mut older = newest;
+        older.generation -= 1;
+        change(&mut older);
+        m.image_of(&[newest, older])
+    };
+    add(
+        "superblocks of two images",
+        Expect::Refused,
+        pair(|s| s.geometry.uuid[0] ^= 1),
+    );
+    add(
+        "superblocks of different geometry",
+        Expect::Refused,
+        pair(|s| s.geometry.record_size *= 2),
+    );
+    add("an older superblock far behind", Expect::Found, {
+        let mut m = begun::<P>();
+        let mut newest = m.checkpoint(0);
+        newest.generation = 10;
+        let mut older = newest;
+        older.generation = 7;
+        m.image_of(&[newest, older])
+    });
+    add("a file that was cut", Expect::Refused, {
+        let mut bytes = table::<P>(|_| {});
+        bytes.truncate((1 << 20) + 2048);
+        bytes
+    });
+}
