@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup build run shell check check-host check-vm check-long lint clean distclean
+.PHONY: help setup build run shell check check-host check-vm check-long fuzz lint clean distclean
 
 help:
 	@echo 'make run         boot the stock Debian kernel and show a filesystem on /dev/cloop0'
@@ -18,6 +18,7 @@ help:
 	@echo 'make check-host  the tests that need no VM'
 	@echo 'make check-vm    the tests in the VM'
 	@echo 'make check-long  all tests, with more seeds and bigger loads'
+	@echo 'make fuzz        let a fuzzer play with images (SECONDS=600 for each target)'
 	@echo 'make setup       toolchain and VM; every target above does it when needed'
 	@echo 'make clean       remove what was built; distclean removes toolchain and VM too'
 	@echo
@@ -46,7 +47,11 @@ check-vm: setup
 	@scripts/check vm
 
 check-long: setup
-	@scripts/check --long lint host vm
+	@scripts/check --long lint host fuzz vm
+
+SECONDS ?= 600
+fuzz: setup
+	@scripts/fuzz $(SECONDS)
 
 lint: setup
 	@scripts/check lint
