@@ -1,0 +1,165 @@
+#!/usr/bin/python3 -IS
+# SPDX-License-Identifier: GPL-2.0
+"""Attaches the images that cloop-hostile wrote, reads and writes them, and compares with what it saw.
+
+    hostile.py DIRECTORY
+
+Prints what became of them. Any disagreement ends it with status 1.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import sys
+import time
+
+ATTACH, DETACH = 0xC010CB01, 0x4008CB02
+READ_ONLY = 1
+BLOCK = 4096
+# What an attach may say of an image: damaged, not an image, newer.
+REFUSED = {errno.EUCLEAN, errno.EMEDIUMTYPE, errno.EOPNOTSUPP}
+# What a request may say.
+FAILED = {errno.EIO, errno.EILSEQ, errno.EUCLEAN}
+# No image here is a reason to take more memory than this.
+MEMORY = 200 << 20
+
+control = os.open("/dev/cloop-control", os.O_RDWR)
+page = mmap.mmap(-1, BLOCK)
+view = memoryview(page)
+
+
+def available():
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def attach(path, read_only):
+    """The device's number, or None if the image is refused."""
+    file = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
+    buffer = bytearray(struct.pack("<iIiI", file, READ_ONLY if read_only else 0, -1, 0))
+    try:
+        fcntl.ioctl(control, ATTACH, buffer)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        return None
+    finally:
+        os.close(file)
+    return struct.unpack("<iIiI", buffer)[2]
+
+
+def detach(index):
+    """Whoever looks at new devices may hold it for a moment."""
+    for _ in range(100):
+        try:
+            fcntl.ioctl(control, DETACH, struct.pack("<iI", index, 0))
+            return True
+        except OSError as error:
+            if error.errno not in FAILED | {errno.EBUSY, errno.ENOSPC}:
+                raise
+            if error.errno != errno.EBUSY:
+                return False
+        time.sleep(0.05)
+    raise TimeoutError("the device stays busy")
+
+
+def read(device, block):
+    """The block's contents, or None."""
+    try:
+        if os.preadv(device, [view], block * BLOCK) == BLOCK:
+            return bytes(view)
+    except OSError as error:
+        if error.errno not in FAILED:
+            raise
+    return None
+
+
+def write(device, block, data):
+    view[:] = data
+    try:
+        return os.pwrite(device, view, block * BLOCK) == BLOCK
+    except OSError as error:
+        if error.errno not in FAILED:
+            raise
+    return False
+
+
+def expected(path):
+    """The verdict, and the blocks with their contents (None: damaged)."""
+    with open(path, "rb") as file:
+        text = file.read()
+    blocks, at = {}, 1
+    while at < len(text):
+        block, good = struct.unpack_from("<QB", text, at)
+        at += 9
+        blocks[block] = text[at:at + BLOCK] if good else None
+        at += BLOCK if good else 0
+    return text[:1], blocks
+
+
+def compare(path, index, blocks, what):
+    device = os.open(f"/dev/cloop{index}", os.O_RDONLY | os.O_DIRECT)
+    for block, content in blocks.items():
+        found = read(device, block)
+        if found != content:
+            sys.exit(f"{path}: {what}: block {block}: {(found or b'an error')[:16]}, not {(content or b'an error')[:16]}")
+    os.close(device)
+
+
+def change(path, index, blocks):
+    """Overwrites some blocks; what was written is what is read."""
+    device = os.open(f"/dev/cloop{index}", os.O_RDWR | os.O_DIRECT)
+    end = os.lseek(device, 0, os.SEEK_END) // BLOCK
+    for block in list(blocks)[:4] + [min(40, end - 1), end - 1]:
+        data = struct.pack("<Q", block + 77) * (BLOCK // 8)
+        if write(device, block, data):
+            found = read(device, block)
+            if found not in (data, None):
+                sys.exit(f"{path}: block {block} is not what was written")
+    try:
+        os.fsync(device)
+    except OSError as error:
+        if error.errno not in FAILED:
+            raise
+    os.close(device)
+
+
+def main():
+    directory = sys.argv[1]
+    tally = {"refused": 0, "damaged": 0, "sound": 0, "refused for writing": 0}
+    before = available()
+    for name in sorted(os.listdir(directory)):
+        if not name.endswith(".img"):
+            continue
+        path = os.path.join(directory, name)
+        verdict, blocks = expected(path[:-4] + ".blocks")
+        index = attach(path, True)
+        if (index is None) != (verdict == b"r"):
+            sys.exit(f"{path}: attach: {'refused' if index is None else 'done'}, the tool says {verdict}")
+        if index is not None:
+            compare(path, index, blocks, "read-only")
+            detach(index)
+        writable = attach(path, False)
+        if writable is not None:
+            if index is None:
+                sys.exit(f"{path}: refused read-only, and not for writing")
+            change(path, writable, blocks)
+            clean = detach(writable)
+            if verdict == b"s" and not clean:
+                sys.exit(f"{path}: a sound image cannot be closed")
+        elif index is not None:
+            tally["refused for writing"] += 1
+        tally[{b"r": "refused", b"d": "damaged", b"s": "sound"}[verdict]] += 1
+        if available() < before - MEMORY:
+            sys.exit(f"{path}: takes {(before - available()) >> 20} MiB of memory")
+    print(", ".join(f"{count} {what}" for what, count in tally.items()))
+    if min(tally["refused"], tally["damaged"], tally["sound"]) < 5:
+        sys.exit("too few images of a kind")
+
+
+main()
