@@ -472,7 +472,8 @@ impl<P: Platform> Shared<P> {
 
     /// Gives the space of what is dead back at once.
     fn punch_dead(&self) -> Result {
-        for index in 0..self.map.lock().usage.len() {
+        let segments = self.map.lock().usage.len();
+        for index in 0..segments {
             let dead = {
                 let tail = self.log.lock();
                 let map = self.map.lock();

@@ -206,6 +206,10 @@ impl<'a> Submitter<'a> {
         let result = self.volume.zero(&mut self.ws, block, count);
         let reached = end();
         self.done("zero", (block, count), reached, result);
+        if result == Err(Error::NoSpace) {
+            // Promise P2: what gives space back finds some.
+            round(self.shared).object(format!("a discard of {count} at {block} finds no space"));
+        }
         result
     }
 
