@@ -599,7 +599,7 @@ impl<P: Platform> Log<P> {
                 ..ending(Kind::Pad)
             };
             let mut encoded = header.encode::<P>(&[]);
-            RecordHeader::stamp(&mut encoded, current.seed);
+            RecordHeader::stamp(&mut encoded, current.seed, current.offset);
             zero(&mut open, current.offset, aligned);
             let at = (current.offset - open.start) as usize;
             open.buf[at..at + encoded.len()].copy_from_slice(&encoded);
@@ -914,7 +914,7 @@ impl Tail {
 /// Copies a record to the present offset of its segment.
 fn place(open: &mut Open, current: &mut Current, record: &Prepared<'_>) {
     let mut encoded = record.encoded;
-    RecordHeader::stamp(&mut encoded, current.seed);
+    RecordHeader::stamp(&mut encoded, current.seed, current.offset);
     let mut at = (current.offset - open.start) as usize;
     open.buf[at..at + encoded.len()].copy_from_slice(&encoded);
     at += encoded.len();

@@ -459,7 +459,7 @@ impl<P: Platform> Shared<P> {
                 drop(map);
                 replayed.seq = replayed.seq.max(seq);
                 while let Some((header, payload)) =
-                    RecordHeader::decode::<P>(&segment_bytes[end as usize..], seed)
+                    RecordHeader::decode::<P>(&segment_bytes[end as usize..], seed, end)
                 {
                     let address = base + u64::from(end);
                     end += header.units() * UNIT as u32;
@@ -531,7 +531,9 @@ impl<P: Platform> Shared<P> {
             durable = durable.max(header.map_or(0, |header| header.durable));
             for offset in (at.offset..geo.segment_size).step_by(UNIT) {
                 let bytes = &segment_bytes[offset as usize..];
-                if let Some((header, payload)) = RecordHeader::decode_ending::<P>(bytes, seed) {
+                if let Some((header, payload)) =
+                    RecordHeader::decode_ending::<P>(bytes, seed, offset)
+                {
                     let lsn = self.log.lsn_of(Position { offset, ..at });
                     durable = durable.max(header.durable(lsn).unwrap_or(0));
                     if header.kind == Kind::Link {

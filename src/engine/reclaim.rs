@@ -230,7 +230,8 @@ impl<P: Platform> Shared<P> {
     ) -> Result {
         let mut at = SEGMENT_HEADER;
         while at + RECORD_HEADER <= bytes.len() {
-            let Some((header, payload)) = RecordHeader::decode::<P>(&bytes[at..], seed) else {
+            let Some((header, payload)) = RecordHeader::decode::<P>(&bytes[at..], seed, at as u32)
+            else {
                 // Damage, or the end of a segment that was not filled. Further records are
                 // found by their checksums, and are moved only if the table points to them.
                 at += UNIT;

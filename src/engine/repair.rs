@@ -232,7 +232,7 @@ fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Identity> {
 /// The first record at or after `at` that is whole.
 fn next_record<P: Platform>(bytes: &[u8], seed: u32, at: u32) -> Option<(u32, RecordHeader)> {
     (at as usize..bytes.len()).step_by(UNIT).find_map(|at| {
-        let (header, _) = RecordHeader::decode::<P>(&bytes[at..], seed)?;
+        let (header, _) = RecordHeader::decode::<P>(&bytes[at..], seed, at as u32)?;
         Some((at as u32, header))
     })
 }
@@ -486,16 +486,16 @@ impl<P: Platform> Repair<'_, P> {
         let bytes = &*self.segment;
         // Two neighbours that agree on a seed.
         let agree = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
-            let (header, seed) = RecordHeader::measure::<P>(&bytes[at..])?;
+            let (header, seed) = RecordHeader::measure::<P>(&bytes[at..], at as u32)?;
             let next = at + space(&header) as usize;
-            let (_, other) = RecordHeader::measure::<P>(bytes.get(next..)?)?;
+            let (_, other) = RecordHeader::measure::<P>(bytes.get(next..)?, next as u32)?;
             (seed == other).then_some(seed)
         });
         let Some(wanted) = known.or(agree) else {
             return Ok((None, None));
         };
         let link = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
-            let ending = RecordHeader::decode_ending::<P>(&bytes[at..], wanted)?;
+            let ending = RecordHeader::decode_ending::<P>(&bytes[at..], wanted, at as u32)?;
             (ending.0.kind == Kind::Link).then(|| le64(ending.1, 0))
         });
         for epoch in self.epochs.iter() {
@@ -554,7 +554,7 @@ impl<P: Platform> Repair<'_, P> {
             self.shared.file.read_at(&mut self.segment, offset)?;
             let seed = header.seed::<P>();
             for at in (SEGMENT_HEADER..self.segment.len()).step_by(UNIT) {
-                let ending = RecordHeader::decode_ending::<P>(&self.segment[at..], seed);
+                let ending = RecordHeader::decode_ending::<P>(&self.segment[at..], seed, at as u32);
                 if let Some((record, _)) = ending {
                     let lsn = (header.seq << geo.segment_shift()) + at as u64;
                     epoch.durable = epoch.durable.max(record.durable(lsn).unwrap_or(0));
@@ -740,7 +740,7 @@ impl<P: Platform> Repair<'_, P> {
         for bit in 0..UNIT * 8 {
             let byte = place + bit / 8;
             self.segment[byte] ^= 1 << (bit % 8);
-            let whole = RecordHeader::decode::<P>(&self.segment[place..], seed);
+            let whole = RecordHeader::decode::<P>(&self.segment[place..], seed, at);
             if whole.is_some_and(|(header, _)| at + space(&header) <= to) {
                 let mut bytes = [0; SEGMENT_HEADER];
                 bytes[0] = self.segment[byte];
@@ -763,7 +763,8 @@ impl<P: Platform> Repair<'_, P> {
         let mut named: Vec<(u32, RecordHeader, Option<u32>)> = Vec::new();
         let mut place = at;
         while place < to {
-            let Some((header, seed)) = RecordHeader::measure::<P>(&self.segment[place as usize..])
+            let Some((header, seed)) =
+                RecordHeader::measure::<P>(&self.segment[place as usize..], place)
             else {
                 break;
             };

@@ -91,7 +91,7 @@ impl<P: Platform> Shared<P> {
         out: &'a mut Buf,
     ) -> Result<(RecordHeader, &'a [u8])> {
         let bytes = self.fetch(entry, out)?;
-        match RecordHeader::decode::<P>(bytes, seed) {
+        match RecordHeader::decode::<P>(bytes, seed, self.geo.offset_in_segment(entry.address())) {
             Some(found) => Ok(found),
             None => corrupt("record", entry.address()),
         }

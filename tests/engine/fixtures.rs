@@ -212,25 +212,26 @@ fn a_record_has_its_bytes_where_the_format_says() {
     };
     let mut bytes = header.encode::<Home>(&[&payload]).to_vec();
     bytes.extend_from_slice(&payload);
-    RecordHeader::stamp(&mut bytes, 0xdead_beef);
+    RecordHeader::stamp(&mut bytes, 0xdead_beef, 96);
     assert_eq!(bytes[4..8], [1, 1, 4, 4]);
     assert_eq!(
         bytes[8..16],
         ((100u64 << 44) | 0x0123_4567_89ab).to_le_bytes()
     );
-    let decoded = RecordHeader::decode::<Home>(&bytes, 0xdead_beef);
+    let decoded = RecordHeader::decode::<Home>(&bytes, 0xdead_beef, 96);
     assert_eq!(decoded, Some((header, &payload[..])));
-    // Another life of the segment, a cut record, and every flipped bit.
-    assert_eq!(RecordHeader::decode::<Home>(&bytes, 0xdead_beee), None);
+    // Another life of the segment, another place in it, a cut record, and every flipped bit.
+    assert_eq!(RecordHeader::decode::<Home>(&bytes, 0xdead_beee, 96), None);
+    assert_eq!(RecordHeader::decode::<Home>(&bytes, 0xdead_beef, 112), None);
     assert_eq!(
-        RecordHeader::decode::<Home>(&bytes[..115], 0xdead_beef),
+        RecordHeader::decode::<Home>(&bytes[..115], 0xdead_beef, 96),
         None
     );
     for bit in 0..bytes.len() * 8 {
         let mut hurt = bytes.clone();
         hurt[bit / 8] ^= 1 << (bit % 8);
         assert_eq!(
-            RecordHeader::decode::<Home>(&hurt, 0xdead_beef),
+            RecordHeader::decode::<Home>(&hurt, 0xdead_beef, 96),
             None,
             "bit {bit}"
         );

@@ -88,7 +88,8 @@ fn records(file: &SimFile) -> Vec<(usize, RecordHeader)> {
         let seed = header.seed::<Home>();
         let mut at = 96;
         while at < segment.len() {
-            let Some((record, _)) = RecordHeader::decode::<Home>(&segment[at..], seed) else {
+            let Some((record, _)) = RecordHeader::decode::<Home>(&segment[at..], seed, at as u32)
+            else {
                 break;
             };
             found.push((base + at, record));

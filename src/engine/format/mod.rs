@@ -126,6 +126,11 @@ impl Geometry {
         Some(offset.checked_sub(DATA_START)? >> self.segment_shift())
     }
 
+    /// Where byte `offset` of the image, behind [`DATA_START`], lies in its segment.
+    pub fn offset_in_segment(&self, offset: u64) -> u32 {
+        offset.wrapping_sub(DATA_START) as u32 & (self.segment_size - 1)
+    }
+
     /// Largest number of segments an image can have.
     pub fn max_segments(&self) -> u64 {
         (MAX_IMAGE - DATA_START) >> self.segment_shift()

@@ -53,10 +53,17 @@ impl Kind {
     }
 }
 
+/// What the checksum of a record at byte `offset` of its segment is tied to, besides the seed: different for
+/// every unit of the segment, so that a write which lands elsewhere in it does not pass.
+fn place(offset: u32) -> u32 {
+    (offset / UNIT as u32).wrapping_mul(0x9e37_79b1)
+}
+
 /// The header of a record.
 ///
 /// ```text
-/// 0  u32  crc32c of bytes 4.. and the payload (for Pad: of bytes 4..16), XOR the segment's seed
+/// 0  u32  crc32c of bytes 4.. and the payload (for Pad: of bytes 4..16), XOR the segment's
+///         seed, XOR offset in the segment / 16 * 0x9e3779b1
 /// 4  u8   kind
 /// 5  u8   algorithm of the payload
 /// 6  u8   span: blocks covered (Data), else 0
@@ -66,7 +73,7 @@ impl Kind {
 /// ```
 ///
 /// The seed differs for every life of a segment, so a record left over from an earlier one never
-/// passes for a new one.
+/// passes for a new one, nor does one that was written to the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
     /// What the record is.
@@ -142,16 +149,16 @@ impl RecordHeader {
         bytes
     }
 
-    /// Ties encoded header bytes to the segment with this seed.
-    pub fn stamp(bytes: &mut [u8], seed: u32) {
-        let crc = le32(bytes, 0) ^ seed;
+    /// Ties encoded header bytes to a place: byte `offset` of the segment with this seed.
+    pub fn stamp(bytes: &mut [u8], seed: u32, offset: u32) {
+        let crc = le32(bytes, 0) ^ seed ^ place(offset);
         put(bytes, 0, &crc.to_le_bytes());
     }
 
     /// Reads and verifies the record at the start of `bytes` (header, payload and what follows), which
-    /// lies in a segment with this seed. `None` when it is not a whole, undamaged, sensible record.
-    pub fn decode<P: Platform>(bytes: &[u8], seed: u32) -> Option<(Self, &[u8])> {
-        let (header, found) = Self::measure::<P>(bytes)?;
+    /// lies at byte `offset` of a segment with this seed. `None` when it is not a whole, undamaged, sensible record.
+    pub fn decode<P: Platform>(bytes: &[u8], seed: u32, offset: u32) -> Option<(Self, &[u8])> {
+        let (header, found) = Self::measure::<P>(bytes, offset)?;
         let right = found == seed || P::sabotaged(Sabotage::IgnoreChecksum);
         right.then(|| {
             (
@@ -163,7 +170,7 @@ impl RecordHeader {
 
     /// As [`decode`](Self::decode) for a seed that is not known: the one with which the checksum holds. Two
     /// records in a row that have the same are whole.
-    pub fn measure<P: Platform>(bytes: &[u8]) -> Option<(Self, u32)> {
+    pub fn measure<P: Platform>(bytes: &[u8], offset: u32) -> Option<(Self, u32)> {
         if bytes.len() < RECORD_HEADER {
             return None;
         }
@@ -185,13 +192,18 @@ impl RecordHeader {
         } else {
             end
         };
-        Some((header, P::crc32c(0, &bytes[4..checked]) ^ le32(bytes, 0)))
+        let crc = P::crc32c(0, &bytes[4..checked]);
+        Some((header, crc ^ le32(bytes, 0) ^ place(offset)))
     }
 
     /// As [`decode`](Self::decode), for pads and links alone: cheap enough to be tried at every unit.
-    pub fn decode_ending<P: Platform>(bytes: &[u8], seed: u32) -> Option<(Self, &[u8])> {
+    pub fn decode_ending<P: Platform>(
+        bytes: &[u8],
+        seed: u32,
+        offset: u32,
+    ) -> Option<(Self, &[u8])> {
         match Kind::from_tag(*bytes.get(4)?)? {
-            Kind::Pad | Kind::Link => Self::decode::<P>(bytes, seed),
+            Kind::Pad | Kind::Link => Self::decode::<P>(bytes, seed, offset),
             _ => None,
         }
     }
