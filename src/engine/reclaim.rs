@@ -25,6 +25,8 @@ use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 
 /// Segments chosen at once.
 const BATCH: usize = 16;
+/// Rounds without gain after which there is no space to be found.
+const FRUITLESS: u32 = 16;
 
 /// How far reclaim goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -175,6 +177,7 @@ impl<P: Platform> Shared<P> {
         let before = available();
         self.free_dead(state)?;
         let mut left = garbage();
+        let mut fruitless = 0;
         while available() <= before && left >= u64::from(self.geo.segment_size) {
             let mut going = || !self.log.lock().stop;
             if self.empty_segments(state, Effort::Urgent, BATCH, &mut going)? == 0 {
@@ -184,6 +187,9 @@ impl<P: Platform> Shared<P> {
             // The checkpoints leave garbage as well: with little to gain they eat it up.
             let now = garbage();
             if now >= left {
+                fruitless += 1;
+            }
+            if fruitless == FRUITLESS {
                 break;
             }
             left = now;

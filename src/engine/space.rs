@@ -17,8 +17,9 @@ const FOR_RECLAIM: u64 = 1;
 /// before it notices that there is nothing to gain.
 const FOR_DISCARDS: u64 = 3;
 
-/// Segments that discards, reclaim and checkpoints may take beyond what is reserved for them.
-const FOR_OTHERS: u64 = 5;
+/// Segments below the bound on the image's size that users' writes leave to others: reclaim moves some at once,
+/// or the checkpoints that follow cost more than it gains.
+const BELOW_BOUND: u64 = 7;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
@@ -166,7 +167,7 @@ impl Allocator {
 /// at that moment.
 pub(crate) fn user_bound(geo: &Geometry) -> u64 {
     geo.size_bound()
-        .saturating_sub(FOR_OTHERS * u64::from(geo.segment_size))
+        .saturating_sub(BELOW_BOUND * u64::from(geo.segment_size))
 }
 
 /// The log's part of the space, under [`Rank::Log`](crate::platform::Rank::Log).

@@ -54,19 +54,19 @@ fn the_worst_case_stays_within_its_bound() {
         let volume = on_disk(SIZE, record_size);
         let mut ws = volume.workspace().unwrap();
         let mut model = vec![0; (SIZE / BLOCK) as usize];
-        let within = |when: &str| {
-            let allocated = volume.stats().unwrap().allocated_bytes;
+        // While reclaim moves records they are there twice.
+        let within = |spare: u64, when: &str| {
+            let stats = volume.stats().unwrap();
             assert!(
-                allocated <= bound,
-                "{record_size}: {allocated} > {bound} {when}: {:?}",
-                volume.stats()
+                stats.allocated_bytes <= bound + spare,
+                "{record_size}: more than {bound} bytes {when}: {stats:?}"
             );
         };
         for at in (0..model.len() as u64).step_by(32) {
             write_noise(&volume, &mut ws, at, at as u32, 32);
             (0..32).for_each(|i| model[(at + i) as usize] = at as u32 + i as u32);
         }
-        within("when full");
+        within(0, "when full");
         let mut rng = Rng(u64::from(record_size));
         // Once around in blocks, and with a flush after some.
         for round in 0..model.len() as u32 / 2 {
@@ -78,10 +78,12 @@ fn the_worst_case_stays_within_its_bound() {
                 volume.flush().unwrap();
             }
             if round % 2048 == 0 {
-                within("while overwriting");
+                within(2 * MIB, "while overwriting");
             }
         }
-        within("afterwards");
+        volume.checkpoint().unwrap();
+        volume.checkpoint().unwrap();
+        within(0, "afterwards");
         let mut block = vec![0; BLOCK_SIZE];
         for (at, &n) in (0..).zip(&model) {
             volume.read(&mut ws, at, &mut block).unwrap();
@@ -90,7 +92,7 @@ fn the_worst_case_stays_within_its_bound() {
         let stats = volume.stats().unwrap();
         assert!(stats.moved_bytes > 0 || record_size != 4096, "{stats:?}");
         volume.close().unwrap();
-        within("when closed");
+        within(0, "when closed");
     }
 }
 
@@ -214,13 +216,14 @@ fn compaction_leaves_a_small_image() {
     volume.close().unwrap();
     let live = (0..24 * MIB / BLOCK).filter(|&at| keep(at)).count() as u64 * BLOCK;
     let (len, allocated) = (file.len().unwrap(), file.allocated().unwrap());
-    // The superblocks' MiB, 3 % and three segments.
+    // The superblocks' MiB, 3 %, and three segments; the file may be longer by what was reserved.
     let limit = MIB + live + live / 32 + 3 * 256 * 1024;
-    assert!(len <= limit, "{len} bytes long for {live} live bytes");
     assert!(
         allocated <= limit,
         "{allocated} bytes for {live} live bytes"
     );
+    let limit = limit + 6 * 256 * 1024;
+    assert!(len <= limit, "{len} bytes long for {live} live bytes");
     assert_checked(&file, "compacted");
     let volume = Vol::open(file, true).unwrap();
     let mut block = vec![0; BLOCK_SIZE];
