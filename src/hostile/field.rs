@@ -262,7 +262,10 @@ impl<P: Platform> Image<P> {
     fn add_records(&mut self, start: usize, seed: u32) {
         let end = (start + self.geometry.segment_size as usize).min(self.bytes.len());
         let mut at = start + SEGMENT_HEADER;
-        while let Some((header, _)) = RecordHeader::decode::<P>(&self.bytes[at..end], seed) {
+        loop {
+            let offset = (at - start) as u32;
+            let found = RecordHeader::decode::<P>(&self.bytes[at..end], seed, offset);
+            let Some((header, _)) = found else { break };
             self.records.push((at, RECORD_HEADER + header.payload));
             self.add_bytes(at, &RECORD);
             for (name, shift, bits) in [("record: number", 0, 44), ("record: payload", 44, 20)] {
@@ -360,8 +363,9 @@ impl<P: Platform> Image<P> {
             let pad = self.bytes[at + 4] == 3;
             let len = RECORD_HEADER + if pad { 0 } else { payload };
             let end = self.bytes.len().min(at + len);
-            let crc = P::crc32c(0, &self.bytes[at + 4..end]) ^ seed;
+            let crc = P::crc32c(0, &self.bytes[at + 4..end]);
             put(&mut self.bytes, at, &crc.to_le_bytes());
+            RecordHeader::stamp(&mut self.bytes[at..], seed, (at - start) as u32);
         }
         for slot in SUPERBLOCK_OFFSETS {
             seal_superblock::<P>(&mut self.bytes[slot as usize..]);

@@ -128,8 +128,8 @@ impl<P: Platform> Maker<P> {
         header.payload = payload.len();
         let seed = self.seed(segment);
         let mut encoded = header.encode::<P>(&[payload]);
-        RecordHeader::stamp(&mut encoded, seed);
         let draft = &mut self.segments[segment].bytes;
+        RecordHeader::stamp(&mut encoded, seed, draft.len() as u32);
         let address = self.geometry.segment_offset(segment as u64) + draft.len() as u64;
         let end = draft.len() + header.units() as usize * UNIT;
         draft.extend_from_slice(&encoded);

@@ -190,7 +190,10 @@ fn records<P: Platform>(add: &mut Add<'_>) {
             let inner = m.data(0, 21, &[3], Lz4);
             let start = m.end(0).offset as usize;
             let at = (inner - m.geometry.segment_offset(0)) as usize;
-            let record = m.bytes(0)[at..start].to_vec();
+            let mut record = m.bytes(0)[at..start].to_vec();
+            // Off its old place, and on the new one: behind a header and 16 bytes.
+            RecordHeader::stamp(&mut record, 0, at as u32);
+            RecordHeader::stamp(&mut record, 0, start as u32 + 32);
             let mut block = contents(5);
             block[16..16 + record.len()].copy_from_slice(&record);
             one_block(m, RECORD_IN_RECORD, 0, &block);
