@@ -242,6 +242,8 @@ struct Round {
     /// State of the device before the round.
     start: Vec<u32>,
     next_tag: u32,
+    /// A write has found space, so that what is reserved for discards was there.
+    wrote: bool,
     objection: Option<String>,
     trace: Trace,
 }
@@ -331,6 +333,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         let shared = Arc::new(Mutex::new(Round {
             start: state.clone(),
             next_tag,
+            wrote: false,
             objection: None,
             trace: trace.clone(),
         }));

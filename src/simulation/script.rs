@@ -257,6 +257,7 @@ impl Script {
         let shared = Arc::new(Mutex::new(Round {
             start: std::vec![0; BLOCKS as usize],
             next_tag: 0,
+            wrote: false,
             objection: None,
             trace: Trace::default(),
         }));
