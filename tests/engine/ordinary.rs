@@ -111,9 +111,9 @@ fn rewriting_does_not_grow_the_image_for_ever() {
         segments.push(tested.volume.stats().unwrap().segments);
     }
     // Dead segments are used again two checkpoints later.
-    let half = segments[10];
+    let (first, second) = segments.split_at(10);
     assert!(
-        segments.iter().skip(10).all(|&s| s <= half + 8),
+        second.iter().max() <= first.iter().max().map(|most| most + 8).as_ref(),
         "{segments:?}"
     );
     assert_eq!(read_all(&tested.volume), tested.state());
@@ -218,7 +218,9 @@ fn concurrent_flushes_share_one_fsync() {
         thread.join().unwrap();
     }
     let syncs = file.syncs() - before;
-    assert!(syncs <= THREADS * ROUNDS, "{syncs} fsyncs");
+    // Checkpoints in the background have theirs.
+    let own = 2 * volume.stats().unwrap().checkpoints;
+    assert!(syncs <= THREADS * ROUNDS + own, "{syncs} fsyncs");
     assert!(
         syncs >= ROUNDS,
         "{syncs} fsyncs are fewer than one flush a round needs"

@@ -154,9 +154,9 @@ fn compacts_to_what_is_needed() {
     lab.cloop(&["check", "--quiet", "image"]).succeeds();
     lab.cloop(&["export", "image", "back"]).succeeds();
     assert!(same(&lab.path("raw"), &lab.path("back")));
-    // Once more gains nothing, and costs nothing.
+    // Once more gains nothing, and costs no more than a segment.
     lab.cloop(&["compact", "image"]).succeeds();
-    assert!(allocated(&lab.path("image")) <= after);
+    assert!(allocated(&lab.path("image")) <= after + (1 << 20));
 }
 
 #[test]
