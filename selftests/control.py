@@ -6,24 +6,30 @@
     control.py info NUMBER [FIELD]
     control.py attach [--read-only] [--flags N] [--index N] [--reserved N] [--open r|w|rw] [--user UID] PATH
     control.py detach [--flags N] [--user UID] NUMBER
+    control.py compact [--flags N] [--user UID] [--alarm SECONDS] NUMBER
+    control.py resize [--flags N] [--user UID] NUMBER BYTES
     control.py ioctl NUMBER         (with a buffer of 1 KiB of zeros)
 
 attach takes no lock and prints the number of the device. A failed ioctl prints the name of its
-errno and exits with status 1. --user gives up root after opening the control device.
+errno and exits with status 1. --user gives up root after opening the control device. --alarm has a
+signal come after that time.
 """
 
 import errno
 import fcntl
 import os
+import signal
 import struct
 import sys
 
 VERSION, ATTACH, DETACH, INFO = 0x8020CB00, 0xC010CB01, 0x4008CB02, 0xC240CB03
+COMPACT, RESIZE = 0x4008CB04, 0x4010CB05
 HEAD = "flags size record_size algorithm uuid segment_size error".split()
 STATS = """mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments table_memory
 bytes_written bytes_read log_bytes flushes syncs checkpoints damaged errors replayed backing_dev
 backing_ino""".split()
-LAYOUT = "<iIQII16sII" + "Q" * len(STATS) + "256s"
+TAIL = "table_limit garbage_bytes moved_bytes freed_segments reserved_bytes".split()
+LAYOUT = "<iIQII16sII" + "Q" * len(STATS) + "256s" + "Q" * len(TAIL)
 SIZE = 576
 
 
@@ -32,7 +38,7 @@ def info(control, index):
     struct.pack_into("<i", buffer, 0, index)
     fcntl.ioctl(control, INFO, buffer)
     values = struct.unpack_from(LAYOUT, buffer)
-    fields = dict(zip(["index"] + HEAD + STATS + ["backing_file"], values))
+    fields = dict(zip(["index"] + HEAD + STATS + ["backing_file"] + TAIL, values))
     fields["uuid"] = fields["uuid"].hex()
     fields["backing_file"] = fields["backing_file"].split(b"\0")[0].decode()
     if any(buffer[struct.calcsize(LAYOUT):]):
@@ -84,6 +90,13 @@ def main():
             print(struct.unpack("<iIiI", buffer)[2])
         elif command == "detach":
             fcntl.ioctl(control, DETACH, struct.pack("<iI", int(what[0]), flags))
+        elif command == "compact":
+            if "--alarm" in options:
+                signal.signal(signal.SIGALRM, lambda *_: None)
+                signal.setitimer(signal.ITIMER_REAL, float(options["--alarm"]))
+            fcntl.ioctl(control, COMPACT, struct.pack("<iI", int(what[0]), flags))
+        elif command == "resize":
+            fcntl.ioctl(control, RESIZE, struct.pack("<iIQ", int(what[0]), flags, int(what[1])))
         else:
             fcntl.ioctl(control, int(what[0], 0), bytearray(1024))
     except OSError as error:

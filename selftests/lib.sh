@@ -169,6 +169,23 @@ now() {
 	printf '%d\n' $((${EPOCHREALTIME/./} / 1000))
 }
 
+# listen: note the kernel's uevents from here on, for heard.
+listen() {
+	setpriv --pdeathsig TERM "$here/uevents.py" >"$tmp/uevents" &
+	until grep -qx ready "$tmp/uevents"; do sleep 0.1; done
+}
+
+# heard REGEX: there has been such a uevent, or comes soon.
+heard() {
+	local _
+	for _ in {1..50}; do
+		! grep -qE "$1" "$tmp/uevents" || return 0
+		sleep 0.1
+	done
+	cat "$tmp/uevents"
+	fail "no uevent with $1"
+}
+
 # allocated FILE: bytes it takes on its file system.
 allocated() {
 	du --block-size=1 "$1" | cut -f 1

@@ -1,0 +1,114 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Compaction, on line and off line.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# full_of_holes MEBIBYTES: $image, attached, of which every other 64 KiB was discarded. What is left
+# is in $tmp/left.
+full_of_holes() {
+	image disk --size 256M
+	attach "$image"
+	noise "$tmp/left" "$1"
+	copy if="$tmp/left" of="$device" bs=1M oflag=direct
+	"$here/scatter.py" discard "$device" 0 $((128 * KiB)) $((64 * KiB)) $(($1 * 8))
+	dd if="$device" bs=1M count="$1" iflag=direct of="$tmp/left" status=none
+}
+
+on_line() {
+	local before said
+	full_of_holes 64
+	before=$(allocated "$image")
+	said=$(cloop compact "$device")
+	printf '%s\n' "$said"
+	[[ $said =~ ^$device:\ .*,\ was\ .*$ ]] || fail "compact said: $said"
+	is "$(get garbage_bytes)" -lt $((2 * MiB)) "garbage that is left"
+	is "$(get freed_segments)" -gt 20 "segments that were freed"
+	is "$(get moved_bytes)" -gt 0 "bytes that were moved"
+	is "$(allocated "$image")" -lt $((before * 7 / 10)) "bytes on disk"
+	same "$tmp/left" "$device"
+	reattach "$image"
+	same "$tmp/left" "$device"
+	# It is over at once when there is nothing to do.
+	cloop compact "$device"
+	detach "$device"
+}
+check "an attached image becomes small" on_line
+
+off_line() {
+	local before
+	full_of_holes 48
+	detach "$device"
+	before=$(allocated "$image")
+	cloop compact "$image"
+	is "$(allocated "$image")" -lt $((before * 7 / 10)) "bytes on disk"
+	is "$(allocated "$image")" -lt $((24 * MiB + 2 * MiB)) "bytes on disk"
+	intact "$image"
+	attach "$image"
+	fails 1 "disk: in use as $device" cloop compact "$image"
+	same "$tmp/left" "$device"
+	detach "$device"
+}
+check "an image that is not attached becomes as small as it can be" off_line
+
+interrupted() {
+	local pid status
+	full_of_holes 48
+	fails 1 "^EINTR\$" "$here/control.py" compact --alarm 0.05 "$index"
+	same "$tmp/left" "$device"
+	# One that cannot go on, to be met by others.
+	trap 'fsfreeze -u "$backing"' EXIT
+	fsfreeze -f "$backing"
+	"$here/control.py" compact "$index" >"$tmp/said" &
+	pid=$!
+	until [[ $("$here/control.py" resize "$index" 0) == EALREADY ]]; do
+		[[ -e /proc/$pid ]] || fail "it ended: $(<"$tmp/said")"
+	done
+	fails 1 "$device: is being resized or compacted; wait until that has ended" cloop compact "$device"
+	fails 1 "$device: is being resized or compacted" cloop resize --size 1G "$device"
+	fails 1 "$device: in use" cloop detach "$device"
+	is "$(get state)" = attached "state"
+	is "$(get garbage_bytes)" -gt $MiB "garbage"
+	kill -TERM "$pid"
+	trap - EXIT
+	fsfreeze -u "$backing"
+	status=0
+	wait "$pid" || status=$?
+	is "$status" -eq 143 "status of the compaction"
+	same "$tmp/left" "$device"
+	detach "$device"
+	intact "$image"
+}
+check "a signal ends it, others are not kept waiting, nothing is lost" interrupted
+
+refused() {
+	image disk --size 16M
+	fails 1 "^ENXIO\$" "$here/control.py" compact 0
+	attach "$image"
+	fails 1 "^EINVAL\$" "$here/control.py" compact --flags 1 "$index"
+	fails 1 "^EPERM\$" "$here/control.py" compact --user 65534 "$index"
+	cloop compact "$device"
+	detach "$device"
+	attach --read-only "$image"
+	fails 1 "$device: read-only" cloop compact "$device"
+	detach "$device"
+	fails 1 "nothing is attached|no such" cloop compact "$device"
+}
+check "what cannot be compacted is refused" refused
+
+beside_writers() {
+	local pid
+	full_of_holes 48
+	data "$tmp/data" 24
+	copy if="$tmp/data" of="$device" bs=256K seek=256 oflag=direct &
+	pid=$!
+	cloop compact "$device"
+	wait "$pid"
+	cmp "$tmp/data" <(dd if="$device" bs=256K skip=256 count=96 iflag=direct status=none)
+	same "$tmp/left" "$device"
+	reattach "$image"
+	cmp "$tmp/data" <(dd if="$device" bs=256K skip=256 count=96 iflag=direct status=none)
+	same "$tmp/left" "$device"
+	detach "$device"
+}
+check "while somebody writes" beside_writers
