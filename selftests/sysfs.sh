@@ -90,8 +90,11 @@ readers() {
 	local _
 	pids=()
 	for ((_ = 0; _ < $1; _++)); do
-		# What is missing or just going away is not a failure.
-		while :; do cat /sys/block/cloop*/cloop/* >/dev/null 2>&1 || :; done &
+		# What is missing or just going away is not a failure. The pause is for slow machines.
+		while :; do
+			cat /sys/block/cloop*/cloop/* >/dev/null 2>&1 || :
+			sleep 0.02
+		done &
 		pids+=($!)
 	done
 }
