@@ -85,36 +85,6 @@ early() {
 }
 check "they are there from the beginning" early
 
-# readers COUNT: processes that read all files of all devices for ever; in $pids.
-readers() {
-	local _
-	pids=()
-	for ((_ = 0; _ < $1; _++)); do
-		# What is missing or just going away is not a failure. The pause is for slow machines.
-		while :; do
-			cat /sys/block/cloop*/cloop/* >/dev/null 2>&1 || :
-			sleep 0.02
-		done &
-		pids+=($!)
-	done
-}
-
-races() {
-	local i pids
-	image disk --size 16M
-	readers 2
-	for ((i = 0; i < $(scaled 6); i++)); do
-		attach "$image"
-		copy if=/dev/urandom of="$device" bs=64K count=4
-		printf '%d\n' $((2 * MiB)) >"/sys/block/$name/cloop/table_limit"
-		detach "$device"
-	done
-	kill "${pids[@]}"
-	wait "${pids[@]}" || :
-	intact "$image"
-}
-check "reading them while devices come and go" races
-
 limit() {
 	local default
 	default=$(<$parameter)
@@ -191,3 +161,33 @@ full() {
 	umount "$mnt"
 }
 check "a full file system is announced, and its end" full
+
+# readers COUNT: processes that read all files of all devices for ever; in $pids.
+readers() {
+	local _
+	pids=()
+	for ((_ = 0; _ < $1; _++)); do
+		# What is missing or just going away is not a failure. The pause is for slow machines.
+		while :; do
+			cat /sys/block/cloop*/cloop/* >/dev/null 2>&1 || :
+			sleep 0.02
+		done &
+		pids+=($!)
+	done
+}
+
+races() {
+	local i pids
+	image disk --size 16M
+	readers 2
+	for ((i = 0; i < $(scaled 6); i++)); do
+		attach "$image"
+		copy if=/dev/urandom of="$device" bs=64K count=4
+		printf '%d\n' $((2 * MiB)) >"/sys/block/$name/cloop/table_limit"
+		detach "$device"
+	done
+	kill "${pids[@]}"
+	wait "${pids[@]}" || :
+	intact "$image"
+}
+check "reading them while devices come and go" races
