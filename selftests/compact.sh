@@ -16,16 +16,17 @@ full_of_holes() {
 }
 
 on_line() {
-	local before said
-	full_of_holes 64
-	before=$(allocated "$image")
+	local said
+	full_of_holes 32
 	said=$(cloop compact "$device")
 	printf '%s\n' "$said"
 	[[ $said =~ ^$device:\ .*,\ was\ .*$ ]] || fail "compact said: $said"
+	# Less than an idle device leaves, had it found the time.
 	is "$(get garbage_bytes)" -lt $((2 * MiB)) "garbage that is left"
-	is "$(get freed_segments)" -gt 20 "segments that were freed"
+	is "$(get freed_segments)" -gt 10 "segments that were freed"
 	is "$(get moved_bytes)" -gt 0 "bytes that were moved"
-	is "$(allocated "$image")" -lt $((before * 7 / 10)) "bytes on disk"
+	# 16 MiB of data, and what the log keeps.
+	is "$(allocated "$image")" -lt $((28 * MiB)) "bytes on disk"
 	same "$tmp/left" "$device"
 	reattach "$image"
 	same "$tmp/left" "$device"
@@ -36,13 +37,10 @@ on_line() {
 check "an attached image becomes small" on_line
 
 off_line() {
-	local before
-	full_of_holes 48
+	full_of_holes 32
 	detach "$device"
-	before=$(allocated "$image")
 	cloop compact "$image"
-	is "$(allocated "$image")" -lt $((before * 7 / 10)) "bytes on disk"
-	is "$(allocated "$image")" -lt $((24 * MiB + 2 * MiB)) "bytes on disk"
+	is "$(allocated "$image")" -lt $((18 * MiB)) "bytes on disk"
 	intact "$image"
 	attach "$image"
 	fails 1 "disk: in use as $device" cloop compact "$image"
@@ -53,7 +51,7 @@ check "an image that is not attached becomes as small as it can be" off_line
 
 interrupted() {
 	local pid status
-	full_of_holes 48
+	full_of_holes 32
 	fails 1 "^EINTR\$" "$here/control.py" compact --alarm 0.05 "$index"
 	same "$tmp/left" "$device"
 	# One that cannot go on, to be met by others.
@@ -68,7 +66,6 @@ interrupted() {
 	fails 1 "$device: is being resized or compacted" cloop resize --size 1G "$device"
 	fails 1 "$device: in use" cloop detach "$device"
 	is "$(get state)" = attached "state"
-	is "$(get garbage_bytes)" -gt $MiB "garbage"
 	kill -TERM "$pid"
 	trap - EXIT
 	fsfreeze -u "$backing"
@@ -98,7 +95,7 @@ check "what cannot be compacted is refused" refused
 
 beside_writers() {
 	local pid
-	full_of_holes 48
+	full_of_holes 32
 	data "$tmp/data" 24
 	copy if="$tmp/data" of="$device" bs=256K seek=256 oflag=direct &
 	pid=$!

@@ -164,9 +164,9 @@ check "a full file system is announced, and its end" full
 
 # readers COUNT: processes that read all files of all devices for ever; in $pids.
 readers() {
-	local _
+	local n
 	pids=()
-	for ((_ = 0; _ < $1; _++)); do
+	for ((n = 0; n < $1; n++)); do
 		# What is missing or just going away is not a failure. The pause is for slow machines.
 		while :; do
 			cat /sys/block/cloop*/cloop/* >/dev/null 2>&1 || :
