@@ -28,7 +28,8 @@ idle() {
 	image two --size 64M
 	attach "$image"
 	sync
-	sleep 1
+	# After two seconds a device puts its image in order, and then it sleeps.
+	sleep 6
 	mapfile -t pids < <(threads)
 	is "${#pids[@]}" -ge 4 "threads of two devices"
 	before=$(ticks "${pids[@]}")
