@@ -86,6 +86,8 @@ pub fn check<P: Platform>(
         checkpoint,
         spare,
     } = open::open::<P>(file, true)?;
+    // What the table refers to is counted from its nodes, at the end.
+    shared.limit_table(u64::MAX);
     let segments = shared.map.lock().usage.len() as usize;
     let mut check = Check {
         ws: shared.workspace()?,

@@ -237,7 +237,7 @@ fn compaction_leaves_a_small_image() {
 /// P6: the table of a large device with a block here and there.
 #[test]
 fn the_table_stays_within_its_limit() {
-    const LEAVES: u64 = 3000;
+    const LEAVES: u64 = 10_000;
     const LIMIT: u64 = 2 * MIB;
     let file = SimFile::new();
     let create = CreateOptions {
