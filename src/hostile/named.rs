@@ -124,6 +124,7 @@ pub fn named<P: Platform>() -> Vec<Named> {
     nodes::<P>(&mut add);
     counts::<P>(&mut add);
     chains::<P>(&mut add);
+    discards::<P>(&mut add);
     superblocks::<P>(&mut add);
     all
 }
@@ -557,6 +558,34 @@ fn chains<P: Platform>(add: &mut Add<'_>) {
             };
             m.record(0, header, &[0; 8]);
         }),
+    );
+}
+
+/// Logs of a large device that would cost much time if each record could.
+fn discards<P: Platform>(add: &mut Add<'_>) {
+    let log = |leaves: u64, apart: u64, zeros: u64, count: u64| {
+        let mut m = Maker::<P>::new(1 << 38);
+        m.segment(1);
+        let mut superblock = m.checkpoint(0);
+        superblock.clean = false;
+        for leaf in 0..leaves {
+            m.data(0, leaf * apart, &[1], Lz4);
+        }
+        m.table.clear();
+        for _ in 0..zeros {
+            m.zero(0, 0, count);
+        }
+        m.image(&superblock)
+    };
+    add(
+        "a whole device discarded, many times",
+        Expect::Refused,
+        log(1000, 1 << 27, 3000, 1 << 38),
+    );
+    add(
+        "a GiB of blocks discarded, many times",
+        Expect::Harmless,
+        log(512, 512, 50, 1 << 18),
     );
 }
 
