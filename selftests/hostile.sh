@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 hostile() {
-	cloop-hostile "$backing/hostile" "$(scaled 40 25)"
-	"$here/hostile.py" "$backing/hostile"
+	cloop-hostile "$backing/hostile" "$(scaled 20 50)"
+	"$here/hostile.py" "$backing/hostile" $((${long:-0} ? 1 : 4))
 }
 check "the kernel and the tool agree on hostile images" hostile
