@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # syncs COMMAND...: how often COMMAND makes the backing file durable, in $syncs, and how often the
-# disk below it flushes its cache, in $disk_flushes. When nobody writes for two seconds the device puts
+# disk below it flushes its cache, in $disk_flushes. When nobody writes for five seconds the device puts
 # its image in order, by checkpoints with two syncs each: those are not counted.
 syncs() {
 	local before disk_before checkpoints all

@@ -28,8 +28,8 @@ idle() {
 	image two --size 64M
 	attach "$image"
 	sync
-	# After two seconds a device puts its image in order, and then it sleeps.
-	sleep 6
+	# After five seconds a device puts its image in order, and then it sleeps.
+	sleep 10
 	mapfile -t pids < <(threads)
 	is "${#pids[@]}" -ge 4 "threads of two devices"
 	before=$(ticks "${pids[@]}")

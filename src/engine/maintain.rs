@@ -10,7 +10,7 @@ use super::Result;
 use crate::platform::{Monitor, MonitorGuard, Platform};
 
 /// Time without a write after which the device counts as idle, in milliseconds.
-const IDLE_MS: u32 = 2000;
+const IDLE_MS: u32 = 5000;
 /// Time after which what failed is tried again, in milliseconds.
 const RETRY_MS: u32 = 1000;
 /// Segments emptied before users' writes are looked at again.
