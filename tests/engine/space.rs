@@ -54,7 +54,7 @@ fn the_worst_case_stays_within_its_bound() {
         let volume = on_disk(SIZE, record_size);
         let mut ws = volume.workspace().unwrap();
         let mut model = vec![0; (SIZE / BLOCK) as usize];
-        // While reclaim moves records they are there twice.
+        // While reclaim moves records they are there twice; at rest it is the bound that counts.
         let within = |spare: u64, when: &str| {
             let stats = volume.stats().unwrap();
             assert!(
@@ -78,12 +78,18 @@ fn the_worst_case_stays_within_its_bound() {
                 volume.flush().unwrap();
             }
             if round % 2048 == 0 {
-                within(2 * MIB, "while overwriting");
+                within(6 * MIB, "while overwriting");
             }
         }
-        volume.checkpoint().unwrap();
-        volume.checkpoint().unwrap();
-        within(0, "afterwards");
+        let began = Instant::now();
+        while volume.stats().unwrap().allocated_bytes > bound {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "{record_size}: more than {bound} bytes at rest: {:?}",
+                volume.stats()
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
         let mut block = vec![0; BLOCK_SIZE];
         for (at, &n) in (0..).zip(&model) {
             volume.read(&mut ws, at, &mut block).unwrap();
