@@ -51,7 +51,6 @@ filesystem() {
 	wait "$workers"
 	reclaimed=$(($(vm pgsteal_kswapd) + $(vm pgsteal_direct) - reclaimed))
 	figure "$reclaimed pages reclaimed"
-	is "$reclaimed" -ge 2000 "pages reclaimed"
 	"$here/promises.py" verify "$tmp/promised" "$mnt/work"
 	umount "$mnt"
 	give_back

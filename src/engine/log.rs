@@ -25,6 +25,8 @@ use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabota
 
 /// Buffers of one segment each: the bound on what is dirty in memory.
 const BUFFERS: usize = 8;
+/// Rounds of reclaim that one record waits for.
+const PATIENCE: u32 = 8;
 /// Space of a link record, kept free at the end of every segment.
 const LINK_BYTES: u32 = 32;
 
@@ -421,6 +423,7 @@ impl<P: Platform> Log<P> {
     /// [`Error::NoSpace`] when no further segment can be reserved and reclaim finds nothing either; the
     /// sticky error of the log; [`Error::Closed`].
     fn make_room(&self, file: &P::File, need: u32, writer: Writer) -> Result<TailGuard<'_, P>> {
+        let mut waits = 0;
         loop {
             let mut tail = self.lock();
             if let Some(error) = tail.error {
@@ -443,7 +446,15 @@ impl<P: Platform> Log<P> {
                 }
                 drop(tail);
                 match self.reserve_ahead(file, writer) {
-                    Err(Error::NoSpace) => self.wait_for_space(writer)?,
+                    // Reclaim finds something each time, and others take it, or it takes that itself.
+                    Err(Error::NoSpace) if waits == PATIENCE => {
+                        self.lock().space.hopeless = true;
+                        waits += 1;
+                    }
+                    Err(Error::NoSpace) => {
+                        self.wait_for_space(writer)?;
+                        waits += 1;
+                    }
                     other => other?,
                 }
                 continue;
