@@ -71,7 +71,6 @@ shrink() {
 	mount "$device" "$mnt"
 	cp -a /usr/share/perl5 "$mnt"
 	noise "$mnt/noise" 56
-	# Not even written yet.
 	fails 1 "$device: there is data beyond the new end of the device; .*--force" cloop resize --size 32M "$device"
 	is "$(size_of "$device")" -eq $((96 * MiB)) "size"
 	diff -r /usr/share/perl5 "$mnt/perl5"
@@ -120,6 +119,20 @@ forced() {
 	detach "$device"
 }
 check "shrinking by force discards" forced
+
+unwritten() {
+	image disk --size 64M
+	attach "$image"
+	# As long as somebody has the device open, the page cache keeps what was written.
+	exec {fd}<"$device"
+	noise "$tmp/noise" 1
+	copy if="$tmp/noise" of="$device" bs=1M seek=63
+	fails 1 "there is data beyond" cloop resize --size 32M "$device"
+	exec {fd}<&-
+	cmp "$tmp/noise" <(dd if="$device" bs=1M skip=63 iflag=direct status=none)
+	detach "$device"
+}
+check "what the page cache still has counts as data" unwritten
 
 under_load() {
 	local writer i
