@@ -4,12 +4,14 @@
 use super::cache::place_of;
 use super::codec;
 use super::format::{
-    Entry, Kind, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+    Entry, Kind, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
+    SUPERBLOCK_OFFSETS, UNIT,
 };
 use super::map::end_of;
 use super::open::{self, read_slot, Opened};
+use super::orphans::next_leaf;
 use super::shared::Shared;
-use super::table::{Found, NodeId};
+use super::table::{Found, NodeId, Search};
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
@@ -35,6 +37,8 @@ pub struct Summary {
     pub nodes: u64,
     /// Blocks the table maps.
     pub mapped_blocks: u64,
+    /// Blocks that were discarded and are still counted as mapped.
+    pub orphaned_blocks: u64,
     /// Bytes of the records that blocks and table need.
     pub live_bytes: u64,
     /// Findings reported.
@@ -194,7 +198,8 @@ impl<P: Platform> Check<'_, P> {
     /// Walks the table and verifies what it points to.
     fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
         let total = self.shared.map.lock().mapped;
-        let blocks = self.shared.blocks();
+        // Behind the end of a device that became smaller there may be orphans.
+        let blocks = self.shared.map.lock().table.leaves() << NODE_SHIFT;
         let mut at = 0;
         while at < blocks {
             match self.shared.prepare(&mut self.ws, at, false) {
@@ -218,6 +223,7 @@ impl<P: Platform> Check<'_, P> {
                 Err(error) => return Err(error),
             }
         }
+        self.orphans()?;
         let mut stored: Vec<Entry> = Vec::new();
         let mut result = Ok(());
         self.shared.map.lock().table.for_each_stored(&mut |entry| {
@@ -232,6 +238,52 @@ impl<P: Platform> Check<'_, P> {
             if !self.incomplete {
                 self.extent(entry, entry.share())?;
             }
+        }
+        Ok(())
+    }
+
+    /// Counts what orphans refer to. All nodes above them are loaded.
+    fn orphans(&mut self) -> Result {
+        let mut at = 0;
+        loop {
+            let found = match self.shared.map.lock().table.next_orphan(at, false) {
+                Some(Search::Orphan(id, entry)) if next_leaf(id) > at => (id, entry),
+                _ => return Ok(()),
+            };
+            self.orphan(found.0, found.1)?;
+            at = next_leaf(found.0);
+        }
+    }
+
+    // As deep as the tree: at most 5 levels.
+    fn orphan(&mut self, id: NodeId, entry: Entry) -> Result {
+        let (seed, segments) = {
+            let map = self.shared.map.lock();
+            (map.seed(&self.shared.geo, entry)?, map.usage.len())
+        };
+        let (shared, ws) = (self.shared, &mut self.ws);
+        let words = match shared.map_node(ws, id, entry, seed, segments) {
+            Ok(words) => words,
+            Err(error @ Error::Corrupt { .. }) => {
+                self.find(error, None, false);
+                self.incomplete = true;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.summary.nodes += 1;
+        for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
+            self.count(Entry(word));
+            if id.level == 0 {
+                self.summary.orphaned_blocks += 1;
+                continue;
+            }
+            self.extent(Entry(word), Entry(word).share())?;
+            let kid = NodeId {
+                level: id.level - 1,
+                index: (id.index << NODE_SHIFT) | at,
+            };
+            self.orphan(kid, Entry(word))?;
         }
         Ok(())
     }
@@ -395,7 +447,7 @@ impl<P: Platform> Check<'_, P> {
             let what = "segment usage: wrong live count";
             self.damaged(what, geo.segment_offset(index), None);
         }
-        if mapped != self.summary.mapped_blocks {
+        if mapped != self.summary.mapped_blocks + self.summary.orphaned_blocks {
             let what = "superblock: wrong count of mapped blocks";
             self.damaged(what, superblock, None);
         }

@@ -21,6 +21,7 @@ use super::format::{
 };
 use super::log::{Prepared, Step, Tail};
 use super::map::Map;
+use super::orphans::Orphanage;
 use super::shared::{count, Shared};
 use super::space::Writer;
 use super::table::NodeId;
@@ -69,6 +70,7 @@ pub(crate) struct Checkpoint<P: Platform> {
     pub(crate) page: Buf,
     /// A segment being emptied.
     pub(crate) segment: Option<Buf>,
+    pub(crate) orphanage: Orphanage,
 }
 
 impl<P: Platform> Shared<P> {
@@ -144,6 +146,7 @@ impl<P: Platform> Shared<P> {
             let map = self.map.lock();
             next.segments = extent(&tail, &map);
             next.map_root = map.table.root_entry();
+            next.orphans = map.table.orphans || state.orphanage.unknown || state.orphanage.stuck;
             next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
         }
         self.append_superblock(state, &next)?;
@@ -259,12 +262,7 @@ impl<P: Platform> Shared<P> {
     /// The stored copy of a node moves to `entry`.
     pub(crate) fn store_node(&self, id: NodeId, entry: Entry) -> Result {
         let mut map = self.map.lock();
-        let map = &mut *map;
-        let old = map.table.set_stored(id, entry);
-        map.usage
-            .account(&self.geo, entry, Class::Live, Change::Add)?;
-        map.usage
-            .account(&self.geo, old, Class::Live, Change::Remove)?;
+        map.set_stored(&self.geo, id, entry)?;
         self.log.demand.set(map.due());
         Ok(())
     }

@@ -4,10 +4,11 @@
 
 use super::checkpoint::{due, Checkpoint};
 use super::log::Log;
-use super::reclaim::Effort;
+use super::reclaim::{Effort, ORPHANS};
 use super::shared::Shared;
 use super::Result;
 use crate::platform::{Monitor, MonitorGuard, Platform};
+use core::sync::atomic::Ordering;
 
 /// Time without a write after which the device counts as idle, in milliseconds.
 const IDLE_MS: u32 = 5000;
@@ -55,6 +56,8 @@ enum Task {
     Space,
     /// Some garbage is to go beside users' writes.
     Step,
+    /// Discards have left orphans.
+    Orphans,
     /// Nobody writes: put everything in order.
     Tidy,
 }
@@ -71,6 +74,8 @@ struct Plan {
     quiet: Option<u64>,
     /// Moment since which everything is in order.
     tidied: Option<u64>,
+    /// Orphans could not be looked at: not now.
+    later: bool,
 }
 
 /// Writes a checkpoint whenever the log has grown enough, and reclaims space.
@@ -81,6 +86,7 @@ pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Check
         stepped: 0,
         quiet: None,
         tidied: None,
+        later: false,
     };
     loop {
         let task = plan.next(shared);
@@ -111,6 +117,12 @@ pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Check
                 // Until the next checkpoint looks again.
                 plan.busy = matches!(emptied, Ok(1..));
             }
+            Task::Orphans => match shared.bury_orphans(&mut state, ORPHANS) {
+                Ok(true) => {}
+                // What they referred to can be freed.
+                Ok(false) => plan.tidied = None,
+                Err(_) => plan.later = true,
+            },
             Task::Tidy => {
                 let moment = plan.quiet.unwrap_or(0);
                 // What cannot be done now is not tried again before something has changed.
@@ -144,16 +156,23 @@ impl Plan {
                 self.stepped = moment;
                 return Task::Step;
             }
+            if works && !self.later && shared.orphans.load(Ordering::Relaxed) {
+                return Task::Orphans;
+            }
             let untidy = works && self.tidied != Some(moment);
             if untidy && self.quiet == Some(moment) {
                 return Task::Tidy;
             }
             let timeout = match self.failed {
                 Some(_) => RETRY_MS,
+                None if self.later => RETRY_MS,
                 None if untidy => IDLE_MS,
                 None => 0,
             };
             let passed = tail.wait_idle(timeout);
+            if passed && core::mem::take(&mut self.later) {
+                continue;
+            }
             if passed && self.failed.take().is_none() && tail.stats.user_bytes == moment {
                 self.quiet = Some(moment);
             }

@@ -20,6 +20,19 @@ pub(crate) struct Map {
     pub(crate) mapped_after: i64,
 }
 
+/// Part of a range of blocks.
+pub(crate) enum Part {
+    /// So many blocks from this one on, in a loaded leaf.
+    Leaf(u64, usize),
+    /// All of what is below a node that is stored and not loaded.
+    Node(NodeId, Entry),
+}
+
+/// First block in the reach of a node.
+fn start_of(id: NodeId) -> u64 {
+    id.index << (NODE_SHIFT * (u32::from(id.level) + 1))
+}
+
 /// First block behind the reach of a node.
 pub(crate) fn end_of(id: NodeId) -> u64 {
     (id.index + 1) << (NODE_SHIFT * (u32::from(id.level) + 1))
@@ -100,44 +113,38 @@ impl Map {
             Class::Live
         };
         let first = block as usize % NODE_ENTRIES;
+        let mut delta = 0;
         for (i, word) in leaf[first..first + count].iter_mut().enumerate() {
             let new = new(i);
             let old = Entry(core::mem::replace(word, new.0));
             self.usage.account(geo, new, class, Change::Add)?;
             self.usage.account(geo, old, class, Change::Remove)?;
-            let delta = i64::from(!new.is_hole()) - i64::from(!old.is_hole());
-            // A stored count that was too low is damage like any other.
-            self.mapped = self
-                .mapped
-                .checked_add_signed(delta)
-                .ok_or(Error::Corrupt {
-                    what: "count of mapped blocks",
-                    offset: 0,
-                })?;
-            if class == Class::After {
-                self.mapped_after += delta;
-            }
+            delta += i64::from(!new.is_hole()) - i64::from(!old.is_hole());
         }
-        Ok(())
+        self.count_mapped(delta, class)
     }
 
-    /// Walks the leaves of a range of blocks: calls `f` with the part of the range that lies in each loaded
-    /// leaf and skips what is absent. Stops early at a node that must be loaded, and returns it.
-    pub(crate) fn for_each_leaf(
+    /// Walks a range of blocks: calls `f` with what is loaded or stored of it, and skips what is absent. Stops
+    /// early at a node that must be loaded because it lies in the range in part only, and returns a block below it.
+    pub(crate) fn for_each_part(
         &mut self,
         block: u64,
         count: u64,
-        f: &mut dyn FnMut(&mut Self, u64, usize) -> Result,
+        f: &mut dyn FnMut(&mut Self, Part) -> Result,
     ) -> Result<Option<u64>> {
         let end = block + count;
         let mut at = block;
         while at < end {
             match self.table.find(at) {
+                Found::Stored(id, entry) if start_of(id) >= block && end_of(id) <= end => {
+                    f(self, Part::Node(id, entry))?;
+                    at = end_of(id);
+                }
                 Found::Stored(..) => return Ok(Some(at)),
                 Found::Absent(id) => at = end_of(id),
                 Found::Loaded => {
                     let leaf_end = end_of(NodeId::leaf(at)).min(end);
-                    f(self, at, (leaf_end - at) as usize)?;
+                    f(self, Part::Leaf(at, (leaf_end - at) as usize))?;
                     at = leaf_end;
                 }
             }
@@ -145,8 +152,101 @@ impl Map {
         Ok(None)
     }
 
+    /// Whether the range of blocks may have any that is mapped (a stored node is there for a reason), and what must
+    /// be loaded to know, see [`for_each_part`](Self::for_each_part).
+    pub(crate) fn survey(&mut self, block: u64, count: u64) -> Result<(bool, Option<u64>)> {
+        let mut mapped = false;
+        let stopped = self.for_each_part(block, count, &mut |map, part| {
+            mapped |= match part {
+                Part::Leaf(at, n) => map.maps(at, n),
+                Part::Node(..) => true,
+            };
+            Ok(())
+        })?;
+        Ok((mapped, stopped))
+    }
+
+    /// Points blocks to nothing, without loading anything. Stops as [`for_each_part`](Self::for_each_part) does.
+    pub(crate) fn discard(
+        &mut self,
+        geo: &Geometry,
+        block: u64,
+        count: u64,
+    ) -> Result<Option<u64>> {
+        self.for_each_part(block, count, &mut |map, part| {
+            match part {
+                Part::Leaf(at, n) if map.maps(at, n) => {
+                    map.replace(geo, at, n, &mut |_| Entry::HOLE)?;
+                }
+                Part::Leaf(..) => {}
+                Part::Node(id, entry) => map.table.abandon(id, entry),
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets the orphan `id` at `entry`, whose stored copy holds `words`, begin anew in memory. Nothing happens if
+    /// it is gone.
+    pub(crate) fn adopt(
+        &mut self,
+        geo: &Geometry,
+        id: NodeId,
+        entry: Entry,
+        words: &[u64],
+    ) -> Result {
+        if !self.table.adopt(id, entry, words)? || id.level > 0 {
+            return Ok(());
+        }
+        // As if the leaf had been loaded and all of it discarded now.
+        let class = if self.writing {
+            Class::After
+        } else {
+            Class::Live
+        };
+        self.forget(geo, words, class)
+    }
+
+    /// Takes the blocks of a leaf off the counts.
+    fn forget(&mut self, geo: &Geometry, words: &[u64], class: Class) -> Result {
+        for &word in words.iter().filter(|&&word| word != 0) {
+            self.usage
+                .account(geo, Entry(word), class, Change::Remove)?;
+            self.count_mapped(-1, class)?;
+        }
+        Ok(())
+    }
+
+    /// Takes an orphaned leaf off the counts and out of the table. Not while a checkpoint is written, whose
+    /// counts must be those of its table.
+    pub(crate) fn bury(&mut self, geo: &Geometry, id: NodeId, words: &[u64]) -> Result {
+        self.forget(geo, words, Class::Live)?;
+        self.set_stored(geo, id, Entry::HOLE)
+    }
+
+    /// The stored copy of a node of the sector table moves to `entry`.
+    pub(crate) fn set_stored(&mut self, geo: &Geometry, id: NodeId, entry: Entry) -> Result {
+        let old = self.table.set_stored(id, entry);
+        self.usage.account(geo, entry, Class::Live, Change::Add)?;
+        self.usage.account(geo, old, Class::Live, Change::Remove)
+    }
+
+    fn count_mapped(&mut self, delta: i64, class: Class) -> Result {
+        // A stored count that was too low is damage like any other.
+        self.mapped = self
+            .mapped
+            .checked_add_signed(delta)
+            .ok_or(Error::Corrupt {
+                what: "count of mapped blocks",
+                offset: 0,
+            })?;
+        if class == Class::After {
+            self.mapped_after += delta;
+        }
+        Ok(())
+    }
+
     /// Whether any of `count` blocks of one loaded leaf is mapped.
-    pub(crate) fn any_mapped(&self, block: u64, count: usize) -> bool {
+    fn maps(&self, block: u64, count: usize) -> bool {
         let first = block as usize % NODE_ENTRIES;
         self.table
             .leaf(block)

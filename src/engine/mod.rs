@@ -16,6 +16,7 @@ mod log;
 mod maintain;
 mod map;
 mod open;
+mod orphans;
 mod read;
 mod reclaim;
 pub mod repair;

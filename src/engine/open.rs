@@ -11,6 +11,7 @@ use super::format::{
 };
 use super::log::{Log, Placed, Position};
 use super::map::Map;
+use super::orphans::Orphanage;
 use super::shared::{Counters, Shared};
 use super::space::{Allocator, MAX_UNCOVERED};
 use super::table::{NodeId, Table};
@@ -72,6 +73,7 @@ pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Re
             uuid: options.uuid,
         },
         clean: true,
+        orphans: false,
         generation: 1,
         epoch: 0,
         salt: P::random_u64(),
@@ -221,6 +223,7 @@ fn attempt<P: Platform>(
         let (epoch, salt) = (superblock.epoch, superblock.salt);
         let mut table = Table::new(found.height, found.map_root);
         table.grow(newest.height)?;
+        table.orphans = found.orphans;
         let map = Map {
             table,
             usage: Usage::new(),
@@ -249,6 +252,7 @@ fn attempt<P: Platform>(
         table_memory: AtomicU64::new(0),
         // What is replayed may have happened on a larger device.
         blocks: AtomicU64::new(newest.geometry.blocks.max(found.geometry.blocks)),
+        orphans: AtomicBool::new(found.orphans),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
@@ -287,6 +291,7 @@ fn attempt<P: Platform>(
                 ws,
                 page,
                 segment: None,
+                orphanage: Orphanage::new(found.orphans),
             },
             replayed,
             clean: found.clean,

@@ -25,6 +25,8 @@ use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 
 /// Segments chosen at once.
 const BATCH: usize = 16;
+/// Orphans of the sector table looked at in one go.
+pub(crate) const ORPHANS: usize = 64;
 /// Rounds without gain after which there is no space to be found.
 const FRUITLESS: u32 = 16;
 
@@ -175,6 +177,7 @@ impl<P: Platform> Shared<P> {
             self.total(&tail, &self.map.lock()).garbage
         };
         let before = available();
+        while self.bury_orphans(state, ORPHANS)? {}
         self.free_dead(state)?;
         let mut left = garbage();
         let mut fruitless = 0;
@@ -220,8 +223,10 @@ impl<P: Platform> Shared<P> {
         state.segment = Some(bytes);
         moved?;
         let mut map = self.map.lock();
+        let orphans = map.table.orphans;
         if let Some(segment) = map.usage.get_unstored_mut(index) {
-            segment.stuck = segment.seed == seed && !segment.free && !segment.dead();
+            // What orphans refer to is live but not moved: it goes with them.
+            segment.stuck = segment.seed == seed && !segment.free && !segment.dead() && !orphans;
         }
         Ok(())
     }
@@ -422,8 +427,12 @@ impl<P: Platform> Shared<P> {
                     map.enter(placed)?;
                     return Ok(here(&map));
                 }
+                let mut map = self.map.lock();
                 let entry = Entry::new(placed.address, units, 0, 1);
-                self.store_node(id, entry)?;
+                let orphan = map.table.stored_at(id).is_some_and(Entry::is_orphan);
+                let entry = if orphan { entry.orphan() } else { entry };
+                map.set_stored(&self.geo, id, entry)?;
+                self.log.demand.set(map.due());
                 Ok(true)
             })?;
         if placed {

@@ -16,8 +16,9 @@ use super::format::{
     NODE_ENTRIES, NODE_SHIFT, SEGMENT_HEADER, SEGMENT_SHIFTS, UNIT,
 };
 use super::log::Log;
-use super::map::Map;
+use super::map::{Map, Part};
 use super::open::read_slot;
+use super::orphans::Orphanage;
 use super::shared::{Counters, Shared};
 use super::space::Allocator;
 use super::table::{Found, NodeId, Table};
@@ -334,6 +335,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         table_limit: AtomicU64::new(u64::MAX),
         table_memory: AtomicU64::new(0),
         blocks: AtomicU64::new(geo.blocks),
+        orphans: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
@@ -567,7 +569,8 @@ impl<P: Platform> Repair<'_, P> {
     /// Takes the stored table over, as far as it can be read.
     // As deep as the tree: at most 5 levels.
     fn load(&mut self, id: NodeId, entry: Entry) -> Result {
-        if entry.is_hole() {
+        // What an orphan refers to is counted no more.
+        if entry.is_hole() || entry.is_orphan() {
             return Ok(());
         }
         let index = self.shared.geo.segment_of(entry.address()).unwrap_or(0);
@@ -832,8 +835,8 @@ impl<P: Platform> Repair<'_, P> {
                 for &(from, to) in ranges {
                     let (from, to) = (from.max(header.number), to.min(end));
                     if from < to {
-                        map.for_each_leaf(from, to - from, &mut |map, at, n| {
-                            if map.any_mapped(at, n) {
+                        map.for_each_part(from, to - from, &mut |map, part| {
+                            if let Part::Leaf(at, n) = part {
                                 if let Some((leaf, _)) = map.table.leaf_mut(at) {
                                     let first = at as usize % NODE_ENTRIES;
                                     leaf[first..first + n].fill(0);
@@ -882,7 +885,10 @@ impl<P: Platform> Repair<'_, P> {
                 segment.free = false;
             }
         }
-        map.for_each_leaf(0, geo.blocks, &mut |map, at, n| {
+        map.for_each_part(0, geo.blocks, &mut |map, part| {
+            let Part::Leaf(at, n) = part else {
+                return Ok(());
+            };
             for i in 0..n {
                 let first = at as usize % NODE_ENTRIES;
                 let word = map.table.leaf(at).map_or(0, |leaf| leaf[first + i]);
@@ -942,6 +948,7 @@ impl<P: Platform> Repair<'_, P> {
             ws,
             page,
             segment: None,
+            orphanage: Orphanage::default(),
         };
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {

@@ -47,6 +47,8 @@ pub(crate) struct Shared<P: Platform> {
     pub(crate) table_memory: AtomicU64,
     /// Device size in blocks of 4096 bytes; [`resize`](super::Volume::resize) changes it.
     pub(crate) blocks: AtomicU64,
+    /// The sector table may have orphans, see [`orphans`](super::orphans).
+    pub(crate) orphans: AtomicBool,
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
 }
@@ -108,8 +110,12 @@ impl<P: Platform> Shared<P> {
     ) -> Result<Vec<u64>> {
         let (header, payload) = self.record(entry, seed, &mut ws.record)?;
         let bytes = &mut ws.blocks[..NODE_BYTES];
+        let place = match kind {
+            Kind::MapNode => entry.node(),
+            _ => entry,
+        };
         let right = header.kind == kind
-            && entry == Entry::new(entry.address(), header.units(), 0, 1)
+            && place == Entry::new(entry.address(), header.units(), 0, 1)
             && header.count == id.level
             && header.number == id.index
             && codec::decompress::<P>(header.algorithm, payload, bytes);
@@ -146,32 +152,40 @@ impl<P: Platform> Shared<P> {
                 evicted = true;
                 continue;
             }
-            match found {
-                Found::Stored(id, entry) => {
-                    // A node that failed is tried again only if it has moved meanwhile.
-                    if let Some((place, error)) = tried {
-                        if place == (id, entry) {
-                            return Err(error);
-                        }
+            let (id, entry, orphan) = match found {
+                Found::Stored(id, entry) => (id, entry, false),
+                Found::Absent(id) if create => match map.table.orphan_at(id) {
+                    Some(entry) => (id, entry, true),
+                    None => {
+                        let words = Vec::filled(0, NODE_ENTRIES)?;
+                        map.table.install(id, Entry::HOLE, words)?;
+                        self.note_memory(&map);
+                        continue;
                     }
-                    let seed = map.seed(&self.geo, entry)?;
-                    let segments = map.usage.len();
-                    drop(map);
-                    match self.map_node(ws, id, entry, seed, segments) {
-                        Ok(words) => {
-                            let mut map = self.map.lock();
-                            map.table.install(id, entry, words)?;
-                            self.note_memory(&map);
-                        }
-                        Err(error) => tried = Some(((id, entry), error)),
-                    }
+                },
+                found => return Ok(found),
+            };
+            // A node that failed is tried again only if it has moved meanwhile.
+            if let Some((place, error)) = tried {
+                if place == (id, entry) {
+                    return Err(error);
                 }
-                Found::Absent(id) if create => {
-                    let words = Vec::filled(0, NODE_ENTRIES)?;
-                    map.table.install(id, Entry::HOLE, words)?;
+            }
+            let seed = map.seed(&self.geo, entry)?;
+            let segments = map.usage.len();
+            drop(map);
+            match self.map_node(ws, id, entry, seed, segments) {
+                Ok(words) => {
+                    let mut map = self.map.lock();
+                    if orphan {
+                        map.adopt(&self.geo, id, entry, &words)?;
+                        self.log.demand.set(map.due());
+                    } else {
+                        map.table.install(id, entry, words)?;
+                    }
                     self.note_memory(&map);
                 }
-                found => return Ok(found),
+                Err(error) => tried = Some(((id, entry), error)),
             }
         }
     }
@@ -197,7 +211,7 @@ impl<P: Platform> Shared<P> {
         self.note_memory(&map);
     }
 
-    fn note_memory(&self, map: &Map) {
+    pub(crate) fn note_memory(&self, map: &Map) {
         self.table_memory.store(map.table.memory, Ordering::Relaxed);
     }
 

@@ -3,8 +3,13 @@
 //! demand. A pure data structure: what must be read from or written to the image is done by its users.
 //!
 //! Level 0 holds the leaves (512 entries each, 2 MiB of the device); an inner node holds the entries
-//! of its children's stored copies and, where they are loaded, the children themselves. Inner entries
-//! change only in a checkpoint, and nodes are taken away only under the log's lock.
+//! of its children's stored copies and, where they are loaded, the children themselves. Nodes are taken away
+//! only under the log's lock.
+//!
+//! A discard does not load what it covers. Where a stored node lies in it as a whole, its entry becomes that of
+//! an [orphan](Entry::orphan), and there is nothing below any more for whoever looks. What the stored copy
+//! refers to is taken off the counts later ([`orphans`](super::orphans)), or when somebody writes there. A
+//! loaded child of such an entry has begun anew, without anything in it.
 
 use super::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
 use super::Result;
@@ -76,9 +81,14 @@ impl Node {
         self.dirty || self.dirty_below
     }
 
-    /// Whether it can be loaded again as it is.
+    /// Whether it can be loaded again as it is. A node with orphans stays, so that they are found.
     fn stored(&self) -> bool {
-        !self.due() && !self.taken && self.kids.iter().all(Option::is_none)
+        !self.due() && !self.taken && self.kids.iter().all(Option::is_none) && !self.has_orphans()
+    }
+
+    /// Whether the entry of a child is that of an orphan. A leaf has no children.
+    fn has_orphans(&self) -> bool {
+        !self.kids.is_empty() && self.entries.iter().any(|&word| Entry(word).is_orphan())
     }
 
     fn memory(level: u8) -> u64 {
@@ -95,7 +105,7 @@ impl Node {
 pub(crate) enum Found {
     /// The node is loaded.
     Loaded,
-    /// Nothing is mapped in the reach of this node, and no node exists.
+    /// Nothing is mapped in the reach of this node, and no node exists, or an orphan.
     Absent(NodeId),
     /// This node has a stored copy that must be loaded first.
     Stored(NodeId, Entry),
@@ -123,6 +133,19 @@ pub(crate) struct Table {
     pub(crate) due: u64,
     /// Leaf at which eviction goes on.
     hand: u64,
+    /// There may be orphans.
+    pub(crate) orphans: bool,
+    /// Counts what makes orphans.
+    pub(crate) abandoned: u64,
+}
+
+/// What a search for orphans comes upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// This one, with its entry.
+    Orphan(NodeId, Entry),
+    /// A stored inner node below which there may be some.
+    Unknown(NodeId),
 }
 
 fn parent_of(id: NodeId) -> NodeId {
@@ -148,6 +171,8 @@ impl Table {
             memory: 0,
             due: 0,
             hand: 0,
+            orphans: false,
+            abandoned: 0,
         }
     }
 
@@ -168,6 +193,11 @@ impl Table {
         self.height
     }
 
+    /// Leaves the tree reaches.
+    pub(crate) fn leaves(&self) -> u64 {
+        1 << (NODE_SHIFT * u32::from(self.height - 1))
+    }
+
     /// Looks for the leaf of `block`.
     pub(crate) fn find(&self, block: u64) -> Found {
         self.find_node(NodeId::leaf(block))
@@ -178,7 +208,7 @@ impl Table {
         let (mut id, mut entry, mut node) = (self.root_id(), self.root_entry, self.root.as_deref());
         loop {
             match node {
-                None if entry.is_hole() => return Found::Absent(id),
+                None if entry.is_hole() || entry.is_orphan() => return Found::Absent(id),
                 None => return Found::Stored(id, entry),
                 Some(_) if id.level <= wanted.level => return Found::Loaded,
                 Some(inner) => {
@@ -334,6 +364,52 @@ impl Table {
         Entry(old)
     }
 
+    /// Makes the stored node `id` at `entry`, which is not loaded, an orphan.
+    pub(crate) fn abandon(&mut self, id: NodeId, entry: Entry) {
+        self.orphans = true;
+        self.abandoned += 1;
+        if id.level == self.height - 1 {
+            self.root_entry = entry.orphan();
+        } else if let Some(parent) = self.soil(parent_of(id)) {
+            parent.entries[slot(id, id.level)] = entry.orphan().0;
+        }
+    }
+
+    /// The entry of `id` if that is an orphan and nothing has begun anew there.
+    pub(crate) fn orphan_at(&self, id: NodeId) -> Option<Entry> {
+        let entry = self.stored_at(id).filter(|entry| entry.is_orphan())?;
+        self.get(id).is_none().then_some(entry)
+    }
+
+    /// Lets the orphan `id` at `entry` begin anew, if it is still there: a leaf without any block, or an inner
+    /// node whose children (`words`) are orphans. It is due, so it stays until it was stored.
+    pub(crate) fn adopt(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result<bool> {
+        if self.orphan_at(id) != Some(entry) {
+            return Ok(false);
+        }
+        let mut entries = Vec::filled(0, NODE_ENTRIES)?;
+        if id.level > 0 {
+            self.abandoned += 1;
+            for (entry, &word) in entries.iter_mut().zip(words).filter(|(_, &word)| word != 0) {
+                *entry = Entry(word).orphan().0;
+            }
+        }
+        self.install(id, entry, entries)?;
+        Ok(self.soil(id).is_some())
+    }
+
+    /// The first orphan at or behind leaf `from`, among the loaded nodes; with `all` also the first node
+    /// that must be loaded to know.
+    pub(crate) fn next_orphan(&self, from: u64, all: bool) -> Option<Search> {
+        let id = self.root_id();
+        match self.root.as_deref() {
+            Some(root) => next_orphan(root, id, from, all),
+            None if self.root_entry.is_orphan() => Some(Search::Orphan(id, self.root_entry)),
+            None if self.root_entry.is_hole() || !all => None,
+            None => Some(Search::Unknown(id)),
+        }
+    }
+
     /// Drops nodes that can be loaded again and were not used lately, until `target` bytes are left.
     pub(crate) fn evict(&mut self, target: u64) {
         let id = self.root_id();
@@ -411,6 +487,29 @@ fn next_dirty(node: &Node, id: NodeId, level: u8, from: u64, generation: u64) ->
             if found.is_some() {
                 return found;
             }
+        }
+    }
+    None
+}
+
+fn next_orphan(node: &Node, id: NodeId, from: u64, all: bool) -> Option<Search> {
+    let level = id.level.checked_sub(1)?;
+    let shift = NODE_SHIFT * u32::from(level);
+    let first = (from >> shift).saturating_sub(id.index << NODE_SHIFT);
+    for at in (first as usize).min(NODE_ENTRIES)..NODE_ENTRIES {
+        let (kid, entry) = (node.kids[at].as_deref(), Entry(node.entries[at]));
+        let kid_id = NodeId {
+            level,
+            index: (id.index << NODE_SHIFT) | at as u64,
+        };
+        let found = match kid {
+            Some(kid) => next_orphan(kid, kid_id, from, all),
+            None if entry.is_orphan() => Some(Search::Orphan(kid_id, entry)),
+            None if entry.is_hole() || level == 0 || !all => None,
+            None => Some(Search::Unknown(kid_id)),
+        };
+        if found.is_some() {
+            return found;
         }
     }
     None

@@ -5,7 +5,7 @@ use super::checkpoint::Checkpoint;
 use super::format::{height_for, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE};
 use super::maintain::{maintain, write_behind};
 use super::open::{self, CreateOptions, Opened};
-use super::reclaim::Effort;
+use super::reclaim::{Effort, ORPHANS};
 use super::shared::{count, Shared};
 use super::space::user_bound;
 use super::workspace::Workspace;
@@ -17,7 +17,7 @@ use core::sync::atomic::Ordering;
 /// Figures of an open volume. Bytes and counts since it was opened, unless they describe its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Blocks that are stored.
+    /// Blocks that are stored. Those of a large discard count until the background has come to them.
     pub mapped_blocks: u64,
     /// Stored bytes, headers included, that blocks or the table still need.
     pub live_bytes: u64,
@@ -290,6 +290,7 @@ impl<P: Platform> Volume<P> {
                 return Err(Error::Closed);
             }
             let mut going = || !shared.log.lock().closing;
+            while shared.bury_orphans(&mut state, ORPHANS)? && going() {}
             let emptied =
                 shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
             // The log itself may lie behind everything else, and can be moved once it has gone on.

@@ -12,7 +12,8 @@ use super::space::Writer;
 use super::table::Found;
 use super::workspace::Workspace;
 use super::{Error, Result};
-use crate::platform::{Monitor, Platform, Sabotage};
+use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
+use core::sync::atomic::Ordering;
 
 /// Most blocks one zero record covers: the reach of a table node above the leaves, so that the time in
 /// the critical section stays short.
@@ -163,13 +164,9 @@ impl<P: Platform> Shared<P> {
 
     /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
     pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
-        let stopped = map.for_each_leaf(block, count, &mut |map, at, n| {
-            if map.any_mapped(at, n) {
-                map.replace(&self.geo, at, n, &mut |_| Entry::HOLE)?;
-            }
-            Ok(())
-        })?;
+        let stopped = map.discard(&self.geo, block, count)?;
         self.log.demand.set(map.due());
+        self.orphans.store(map.table.orphans, Ordering::Relaxed);
         Ok(stopped)
     }
 
@@ -191,14 +188,7 @@ impl<P: Platform> Shared<P> {
         let parts: [&[u8]; 1] = [&length];
         let record = Prepared::new::<P>(RecordHeader::plain(Kind::Zero, block), &parts);
         loop {
-            let mut mapped = false;
-            let stored = self
-                .map
-                .lock()
-                .for_each_leaf(block, count, &mut |map, at, n| {
-                    mapped |= map.any_mapped(at, n);
-                    Ok(())
-                })?;
+            let (mapped, stored) = self.map.lock().survey(block, count)?;
             if let Some(at) = stored {
                 self.prepare(ws, at, false)?;
                 continue;
@@ -218,8 +208,7 @@ impl<P: Platform> Shared<P> {
                 let mut map = self.map.lock();
                 if step == Step::Prepare {
                     map.enter(placed)?;
-                    let stored = map.for_each_leaf(block, count, &mut |_, _, _| Ok(()))?;
-                    return Ok(stored.is_none());
+                    return Ok(map.survey(block, count)?.1.is_none());
                 }
                 if !P::sabotaged(Sabotage::EarlyDiscard) {
                     P::placed(block, count);
@@ -230,6 +219,10 @@ impl<P: Platform> Shared<P> {
             let file = &self.file;
             let placed = self.log.append(file, &record, Writer::Discard, apply)?;
             if placed {
+                if self.orphans.load(Ordering::Relaxed) {
+                    // There is something to do in the background.
+                    self.log.lock().notify_all();
+                }
                 return Ok(());
             }
         }

@@ -296,6 +296,7 @@ impl<P: Platform> Maker<P> {
             compatible: 0,
             read_only_compatible: 0,
             geometry: geo,
+            orphans: false,
             clean: true,
             generation: 2,
             epoch: self.epoch,

@@ -275,6 +275,91 @@ fn the_table_stays_within_its_limit() {
     assert_eq!(volume.stats().unwrap().mapped_blocks, LEAVES);
 }
 
+/// P4: a discard of what is not in memory reads none of it, and what it leaves is counted later, whatever happens
+/// meanwhile.
+#[test]
+fn a_large_discard_leaves_its_counting_to_the_background() {
+    const LEAVES: u64 = 6000;
+    const MAPPED: u64 = 2 * LEAVES;
+    let file = SimFile::new();
+    let create = CreateOptions {
+        size: LEAVES * 512 * BLOCK,
+        ..options(4096, Algorithm::Lz4)
+    };
+    Vol::create(&file, &create).unwrap();
+    let volume = Vol::open(file.clone(), false).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    for i in 0..LEAVES {
+        write_noise(&volume, &mut ws, i * 512 + 7, i as u32, 2);
+    }
+    volume.close().unwrap();
+    let blocks = create.size / BLOCK;
+    let mut orphans = 0;
+    // All of it; all but a part of the first and the last leaf; some leaves in the middle.
+    for (from, to) in [(0, blocks), (8, blocks - 504), (512 * 100, 512 * 3000)] {
+        let file = file.snapshot();
+        let volume = Vol::open(file.clone(), false).unwrap();
+        let reads = SimFile::reads_here();
+        volume.zero(&mut ws, from, to - from).unwrap();
+        let reads = SimFile::reads_here() - reads;
+        assert!(reads < 100, "{reads} reads to discard {from}..{to}");
+        let kept = |at: u64| !(from..to).contains(&at);
+        let expect = |volume: &Vol| {
+            let mut ws = volume.workspace().unwrap();
+            let mut block = vec![0; BLOCK_SIZE];
+            for i in 0..LEAVES {
+                for (n, at) in (i as u32..).zip(i * 512 + 7..i * 512 + 9) {
+                    volume.read(&mut ws, at, &mut block).unwrap();
+                    let tag = if kept(at) { 2 + 3 * n } else { 0 };
+                    assert_eq!(tag_of(&block), tag, "block {at} of {from}..{to}");
+                }
+            }
+        };
+        // Somebody writes there at once, into a leaf that had something and in between.
+        write_noise(&volume, &mut ws, 512 * 200 + 9, 1, 1);
+        volume.flush().unwrap();
+        let crashed = file.after_crash(&mut Rng(from));
+        let summary =
+            check::check::<Home>(crashed.snapshot(), &mut |f| panic!("{f:?}"), &mut |_, _| {})
+                .unwrap();
+        orphans += summary.orphaned_blocks;
+        expect(&volume);
+        for (volume, file) in [
+            (volume, file),
+            (Vol::open(crashed.clone(), false).unwrap(), crashed),
+        ] {
+            expect(&volume);
+            volume.checkpoint().unwrap();
+            volume.close().unwrap();
+            // What was left then is found the next time.
+            let volume = Vol::open(file.clone(), false).unwrap();
+            expect(&volume);
+            let left = (0..LEAVES * 2)
+                .filter(|n| kept(n / 2 * 512 + 7 + n % 2))
+                .count() as u64
+                + 1;
+            let began = Instant::now();
+            while volume.stats().unwrap().mapped_blocks != left {
+                assert!(
+                    began.elapsed() < Duration::from_secs(60),
+                    "{left} of {MAPPED} should be left: {:?}",
+                    volume.stats()
+                );
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            volume.close().unwrap();
+            assert_checked(&file, "after a discard");
+            let summary = check::check::<Home>(file, &mut |_| {}, &mut |_, _| {}).unwrap();
+            assert_eq!((summary.orphaned_blocks, summary.mapped_blocks), (0, left));
+            assert!(
+                summary.live_bytes < (left + 64) * (BLOCK + 128),
+                "{summary:?}"
+            );
+        }
+    }
+    assert!(orphans > 0, "the background was always faster");
+}
+
 #[test]
 fn a_device_grows_and_shrinks() {
     let file = SimFile::new();

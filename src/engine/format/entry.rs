@@ -17,6 +17,8 @@ use super::{Geometry, BLOCK_SIZE, UNIT};
 /// - *share*: the part of the record's space, in units of 16 bytes, that dies with this entry. The shares
 ///   of a record's blocks add up to its space and each is at least 1, so a segment without live
 ///   bytes has no live entry either.
+///
+/// A node has an index of 0, or of 1 if it is an [orphan](Self::orphan).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry(pub u64);
 
@@ -37,6 +39,26 @@ impl Entry {
                 | (u64::from(index) << 9)
                 | u64::from(share),
         )
+    }
+
+    /// The index of an orphan.
+    const ORPHAN: u64 = 1 << 9;
+
+    /// The entry of a table node, for one that is no longer needed but still accounted for: the blocks below it
+    /// were discarded together, and read as zeros; what its stored copy refers to counts as live until it was
+    /// taken off the counts.
+    pub fn orphan(self) -> Self {
+        Self(self.0 | Self::ORPHAN)
+    }
+
+    /// Whether this is the entry of an orphan. Only for entries of table nodes.
+    pub fn is_orphan(self) -> bool {
+        self.0 & Self::ORPHAN != 0
+    }
+
+    /// The entry of a table node as it is or was before it became an orphan.
+    pub fn node(self) -> Self {
+        Self(self.0 & !Self::ORPHAN)
     }
 
     /// Whether the block is not stored.
@@ -96,6 +118,14 @@ mod tests {
         assert_eq!(e.sectors(), 34);
         assert_eq!(e.index(), 31);
         assert!(e.share() >= 256);
+    }
+
+    #[test]
+    fn an_orphan_is_the_same_node() {
+        let e = Entry::new(1 << 30, 200, 0, 1);
+        assert!(!e.is_orphan() && e.orphan().is_orphan());
+        assert_eq!(e.orphan().node(), e);
+        assert_eq!((e.orphan().address(), e.orphan().share()), (1 << 30, 200));
     }
 
     #[test]

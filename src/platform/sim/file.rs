@@ -10,6 +10,7 @@
 use super::{history, scheduling_point, Mark, Rng};
 use crate::engine::Error;
 use crate::platform::BackingFile;
+use std::cell::Cell;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
@@ -271,6 +272,10 @@ pub enum Fault {
 #[derive(Clone, Debug, Default)]
 pub struct SimFile(Arc<Mutex<Disk>>);
 
+std::thread_local! {
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
 /// What every operation says once the power is gone.
 const GONE: Error = Error::Io(5);
 
@@ -328,6 +333,11 @@ impl SimFile {
     /// Writes so far.
     pub fn writes(&self) -> u64 {
         self.disk().writes
+    }
+
+    /// Reads that the calling thread has made, of any file.
+    pub fn reads_here() -> u64 {
+        READS.get()
     }
 
     /// The file as it is found after the power comes back: one of the possible outcomes, chosen by `rng`.
@@ -564,6 +574,7 @@ impl BackingFile for SimFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         scheduling_point();
+        READS.set(READS.get() + 1);
         let mut disk = self.disk();
         if disk.crashed || disk.dead {
             return Err(GONE);

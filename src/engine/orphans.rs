@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Orphans of the sector table: what a discard left to be counted.
+//!
+//! A discard of a stored node only changes the entry that leads to it (see [`table`](super::table)), so its time does
+//! not follow what it discards. The blocks below are taken off the counts here, node by node, beside other
+//! operations. No log is written for that: until a checkpoint has stored the result, a crash brings the orphan
+//! back, together with its counts. So space that falls free in this way waits for checkpoints.
+
+use super::checkpoint::Checkpoint;
+use super::format::{Entry, NODE_SHIFT};
+use super::shared::Shared;
+use super::table::{NodeId, Search};
+use super::{Error, Result};
+use crate::platform::{Monitor, Platform};
+use core::sync::atomic::Ordering;
+
+/// The search for orphans, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint): no checkpoint may be under
+/// way, because its counts must be those of its table.
+#[derive(Default)]
+pub(crate) struct Orphanage {
+    /// Leaf to go on with.
+    at: u64,
+    /// [`Table::abandoned`](super::table::Table::abandoned) when the search began at the first leaf.
+    seen: u64,
+    /// Nodes that are not loaded may lead to orphans, as an earlier opening left them.
+    pub(crate) unknown: bool,
+    /// There is one that cannot be read.
+    pub(crate) stuck: bool,
+}
+
+impl Orphanage {
+    /// With `unknown`, any stored node may lead to orphans.
+    pub(crate) fn new(unknown: bool) -> Self {
+        Self {
+            unknown,
+            ..Self::default()
+        }
+    }
+}
+
+/// First leaf in the reach of a node.
+fn first_leaf(id: NodeId) -> u64 {
+    id.index << (NODE_SHIFT * u32::from(id.level))
+}
+
+/// First leaf behind the reach of a node.
+pub(crate) fn next_leaf(id: NodeId) -> u64 {
+    (id.index + 1) << (NODE_SHIFT * u32::from(id.level))
+}
+
+impl<P: Platform> Shared<P> {
+    /// Takes orphans off the counts, looking at `limit` nodes at most. True when there is more to do.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory and of the backing file. An orphan that is damaged stays.
+    pub(crate) fn bury_orphans(&self, state: &mut Checkpoint<P>, limit: usize) -> Result<bool> {
+        for _ in 0..limit {
+            let Some(search) = self.next_orphan(state) else {
+                return Ok(self.orphans.load(Ordering::Relaxed));
+            };
+            let result = match search {
+                Search::Orphan(id, entry) => self.bury(state, id, entry),
+                Search::Unknown(id) => {
+                    state.orphanage.at = first_leaf(id);
+                    self.load(&mut state.ws, id, false).map(|_| ())
+                }
+            };
+            match (result, search) {
+                (Ok(()), _) => {}
+                (Err(Error::Corrupt { .. }), Search::Orphan(id, _) | Search::Unknown(id)) => {
+                    state.orphanage.stuck = true;
+                    state.orphanage.at = next_leaf(id);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What to look at next; nothing when the search has come to its end.
+    fn next_orphan(&self, state: &mut Checkpoint<P>) -> Option<Search> {
+        let mut map = self.map.lock();
+        let table = &mut map.table;
+        let search = &mut state.orphanage;
+        if search.at < table.leaves() {
+            let found = table.next_orphan(search.at, search.unknown);
+            if found.is_some() {
+                return found;
+            }
+        }
+        // New ones may lie before where it was.
+        let again = search.seen != table.abandoned;
+        (search.at, search.seen) = (0, table.abandoned);
+        search.unknown = false;
+        table.orphans = again;
+        self.orphans.store(again, Ordering::Relaxed);
+        None
+    }
+
+    /// Takes an orphaned leaf off the counts; of an inner node, makes its children orphans.
+    fn bury(&self, state: &mut Checkpoint<P>, id: NodeId, entry: Entry) -> Result {
+        let (seed, segments) = {
+            let map = self.map.lock();
+            (map.seed(&self.geo, entry)?, map.usage.len())
+        };
+        let words = self.map_node(&mut state.ws, id, entry, seed, segments)?;
+        // Nodes are taken away only under the log's lock.
+        let _tail = self.log.lock();
+        let mut map = self.map.lock();
+        // Meanwhile somebody may have written there.
+        if map.table.orphan_at(id) == Some(entry) {
+            if id.level == 0 {
+                map.bury(&self.geo, id, &words)?;
+            } else {
+                map.adopt(&self.geo, id, entry, &words)?;
+            }
+            self.log.demand.set(map.due());
+            self.note_memory(&map);
+        }
+        Ok(())
+    }
+}
