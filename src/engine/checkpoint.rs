@@ -105,6 +105,9 @@ impl<P: Platform> Shared<P> {
         {
             let mut map = self.map.lock();
             map.end_checkpoint();
+            if written.is_ok() {
+                map.usage.checkpointed(start.seq);
+            }
             self.log.demand.set(map.due());
         }
         {
@@ -369,7 +372,7 @@ impl<P: Platform> Shared<P> {
             while state.usage_nodes[level].len() > keep {
                 if let Some(word) = state.usage_nodes[level].pop() {
                     let usage = &mut self.map.lock().usage;
-                    usage.account(&self.geo, Entry(word), Class::Own, Change::Remove)?;
+                    usage.account(&self.geo, Entry(word), Class::Own, Change::Drop)?;
                 }
             }
             nodes = nodes.div_ceil(NODE_ENTRIES);
@@ -391,7 +394,7 @@ impl<P: Platform> Shared<P> {
             let old = Entry(core::mem::replace(place, entry.0));
             let usage = &mut self.map.lock().usage;
             usage.account(&self.geo, entry, Class::Own, Change::Add)?;
-            usage.account(&self.geo, old, Class::Own, Change::Remove)
+            usage.account(&self.geo, old, Class::Own, Change::Drop)
         })
     }
 
@@ -420,6 +423,39 @@ impl<P: Platform> Shared<P> {
             }
         }
         Ok(dead)
+    }
+
+    /// Frees the segments that neither superblock needs because the log supersedes what their tables have in them,
+    /// without a checkpoint: only the log must be durable. Not while a checkpoint is written. Returns how many.
+    pub(crate) fn free_superseded(&self) -> Result<usize> {
+        let mut found = Vec::new();
+        {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            for (index, segment) in (0..).zip(map.usage.iter()) {
+                if map.usage.superseded(segment) && !tail.holds(index) {
+                    found.push(index)?;
+                }
+            }
+        }
+        if found.is_empty() {
+            return Ok(0);
+        }
+        if !P::sabotaged(Sabotage::EarlyFree) {
+            self.log.sync(&self.file)?;
+        }
+        {
+            let mut map = self.map.lock();
+            for &index in found.iter() {
+                if let Some(segment) = map.usage.get_mut(index) {
+                    segment.free = true;
+                    segment.dead_since = 0;
+                }
+            }
+        }
+        self.release(&found)?;
+        count(&self.counters.freed, found.len() as u64);
+        Ok(found.len())
     }
 
     /// Lets the log use free segments again, and gives the space of those back that it need not keep.

@@ -273,10 +273,10 @@ impl<P: Platform> Log<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] when the backing file has no room, and for a user also when the image has
+    /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
     /// reached the size it is bounded to ([`Space::bound`]).
     fn reserve(&self, file: &P::File, writer: Writer) -> Result<u64> {
-        let bounded = writer == Writer::User && !self.lock().space.hopeless;
+        let bounded = writer != Writer::Checkpoint && !self.lock().space.hopeless;
         if bounded && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }

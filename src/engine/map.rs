@@ -209,8 +209,7 @@ impl Map {
     /// Takes the blocks of a leaf off the counts.
     fn forget(&mut self, geo: &Geometry, words: &[u64], class: Class) -> Result {
         for &word in words.iter().filter(|&&word| word != 0) {
-            self.usage
-                .account(geo, Entry(word), class, Change::Remove)?;
+            self.usage.account(geo, Entry(word), class, Change::Drop)?;
             self.count_mapped(-1, class)?;
         }
         Ok(())
@@ -227,7 +226,7 @@ impl Map {
     pub(crate) fn set_stored(&mut self, geo: &Geometry, id: NodeId, entry: Entry) -> Result {
         let old = self.table.set_stored(id, entry);
         self.usage.account(geo, entry, Class::Live, Change::Add)?;
-        self.usage.account(geo, old, Class::Live, Change::Remove)
+        self.usage.account(geo, old, Class::Live, Change::Drop)
     }
 
     fn count_mapped(&mut self, delta: i64, class: Class) -> Result {

@@ -27,6 +27,8 @@ use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 const BATCH: usize = 16;
 /// Orphans of the sector table looked at in one go.
 pub(crate) const ORPHANS: usize = 64;
+/// Segments that are found for those who wait, if possible.
+const GAIN: u64 = 2;
 /// Rounds without gain after which there is no space to be found.
 const FRUITLESS: u32 = 16;
 
@@ -114,7 +116,8 @@ impl<P: Platform> Shared<P> {
                 continue;
             }
             let age = match effort {
-                Effort::Urgent => 1,
+                // One that needs checkpoints to be free is worth less.
+                Effort::Urgent => 1 + u64::from(map.usage.supersedable(segment)),
                 _ => (newest - segment.seq).min(1 << 20) + 1,
             };
             // Segments have at most 2^26 bytes: nothing is lost above, and little below.
@@ -168,36 +171,45 @@ impl<P: Platform> Shared<P> {
 
     /// Finds space for those who wait; false when there is none to be found.
     pub(crate) fn make_space(&self, state: &mut Checkpoint<P>) -> Result<bool> {
-        let available = || {
+        let size = u64::from(self.geo.segment_size);
+        let look = || {
             let tail = self.log.lock();
-            tail.space.available() + tail.space.allocator.available()
+            let available = tail.space.available() + tail.space.allocator.available();
+            (available, self.total(&tail, &self.map.lock()))
         };
-        let garbage = || {
-            let tail = self.log.lock();
-            self.total(&tail, &self.map.lock()).garbage
-        };
-        let before = available();
         while self.bury_orphans(state, ORPHANS)? {}
-        self.free_dead(state)?;
-        let mut left = garbage();
+        let (before, _) = look();
+        self.free_superseded()?;
         let mut fruitless = 0;
-        while available() <= before && left >= u64::from(self.geo.segment_size) {
+        loop {
+            let (available, total) = look();
+            if available > before + GAIN {
+                break;
+            }
             let mut going = || !self.log.lock().stop;
-            if self.empty_segments(state, Effort::Urgent, BATCH, &mut going)? == 0 {
-                break;
+            let emptied = match total.garbage >= size {
+                true => self.empty_segments(state, Effort::Urgent, BATCH, &mut going)?,
+                false => 0,
+            };
+            let freed = self.free_superseded()?;
+            if freed == 0 || emptied == 0 {
+                // What nodes of the table lay in, and what is young, needs checkpoints to be free. They leave
+                // garbage as well: with little to gain they eat it up.
+                self.free_dead(state)?;
             }
-            self.free_dead(state)?;
-            // The checkpoints leave garbage as well: with little to gain they eat it up.
-            let now = garbage();
-            if now >= left {
-                fruitless += 1;
+            let (now, left) = look();
+            if now <= available {
+                fruitless += u32::from(left.garbage + size / 8 >= total.garbage);
+                if emptied == 0 || fruitless == FRUITLESS {
+                    break;
+                }
             }
-            if fruitless == FRUITLESS {
-                break;
-            }
-            left = now;
         }
-        Ok(available() > before)
+        let (available, total) = look();
+        if available <= before && total.dead > 0 {
+            self.free_dead(state)?;
+        }
+        Ok(look().0 > before)
     }
 
     /// Moves everything live out of a segment. What is damaged stays, and the segment with it.

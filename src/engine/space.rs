@@ -17,9 +17,8 @@ const FOR_RECLAIM: u64 = 1;
 /// before it notices that there is nothing to gain.
 const FOR_DISCARDS: u64 = 3;
 
-/// Segments below the bound on the image's size that users' writes leave to others: reclaim moves some at once,
-/// or the checkpoints that follow cost more than it gains.
-const BELOW_BOUND: u64 = 7;
+/// Segments below the bound on the image's size that are left to checkpoints.
+const BELOW_BOUND: u64 = 2;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
@@ -163,9 +162,9 @@ impl Allocator {
     }
 }
 
-/// Bytes the image of a device may take for users' writes: the bound on its size less what others may take
-/// at that moment.
-pub(crate) fn user_bound(geo: &Geometry) -> u64 {
+/// Bytes the image of a device may take, but for checkpoints: the bound on its size less what those may take at
+/// that moment.
+pub(crate) fn image_bound(geo: &Geometry) -> u64 {
     geo.size_bound()
         .saturating_sub(BELOW_BOUND * u64::from(geo.segment_size))
 }
@@ -186,7 +185,7 @@ pub(crate) struct Space {
     pub(crate) full: bool,
     /// Rounds of reclaim that were made for those who wait.
     pub(crate) rounds: u64,
-    /// Bytes the image may take for users' writes.
+    /// Bytes the image may take, but for checkpoints.
     pub(crate) bound: u64,
 }
 
@@ -200,7 +199,7 @@ impl Space {
             hopeless: false,
             full: false,
             rounds: 0,
-            bound: user_bound(geo),
+            bound: image_bound(geo),
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Segment {
     pub(crate) tail: u8,
     /// Something live in it cannot be moved, because it is damaged.
     pub(crate) stuck: bool,
+    /// Checkpoints written when last something in it died that no record of the log supersedes.
+    unlogged: u64,
 }
 
 /// Most live units a segment can have, as stored.
@@ -88,10 +90,13 @@ pub(crate) enum Class {
     Own,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Add,
+    /// A record of the log supersedes it, and will when it is replayed.
     Remove,
+    /// Only checkpoints will say that it is gone.
+    Drop,
 }
 
 const _: () = assert!((1u64 << *SEGMENT_SHIFTS.end()) / (UNIT as u64) < 1 << LIVE_BITS);
@@ -101,6 +106,10 @@ pub(crate) struct Usage {
     dirty_pages: Vec<bool>,
     /// Number of dirty pages.
     pub(crate) due: u64,
+    /// Checkpoints written.
+    checkpoints: u64,
+    /// Sequence numbers at which the logs of the older and the newer superblock start.
+    starts: [u64; 2],
 }
 
 impl Usage {
@@ -110,6 +119,8 @@ impl Usage {
             segments: Vec::new(),
             dirty_pages: Vec::new(),
             due: 0,
+            checkpoints: 0,
+            starts: [0; 2],
         }
     }
 
@@ -202,6 +213,7 @@ impl Usage {
             offset: entry.address(),
         };
         let index = geo.segment_of(entry.address()).ok_or(damaged)?;
+        let checkpoints = self.checkpoints;
         let segment = match class {
             // The segment usage's own records do not show in its stored pages.
             Class::Own => self.get_unstored_mut(index),
@@ -214,9 +226,12 @@ impl Usage {
         };
         let (new, signed) = match change {
             Change::Add => (count.checked_add(share), share as i32),
-            Change::Remove => (count.checked_sub(share), -(share as i32)),
+            Change::Remove | Change::Drop => (count.checked_sub(share), -(share as i32)),
         };
         *count = new.ok_or(damaged)?;
+        if change == Change::Drop {
+            segment.unlogged = checkpoints;
+        }
         if class == Class::After {
             segment.after = segment.after.checked_add(signed).ok_or(damaged)?;
         }
@@ -250,6 +265,23 @@ impl Usage {
     pub(crate) fn mark_dirty(&mut self) {
         self.dirty_pages.fill(true);
         self.due = self.dirty_pages.len() as u64;
+    }
+
+    /// A checkpoint was written, whose log starts at sequence number `start`.
+    pub(crate) fn checkpointed(&mut self, start: u64) {
+        self.checkpoints += 1;
+        self.starts = [self.starts[1], start];
+    }
+
+    /// Whether neither superblock needs anything that was in the segment once the log is durable: what their tables
+    /// have in it is superseded by the logs behind them, which do not go through it.
+    pub(crate) fn superseded(&self, segment: &Segment) -> bool {
+        !segment.free && segment.dead() && self.supersedable(segment)
+    }
+
+    /// Whether the segment could become [`superseded`](Self::superseded) by records of the log alone.
+    pub(crate) fn supersedable(&self, segment: &Segment) -> bool {
+        segment.seq < self.starts[0] && segment.unlogged + 2 <= self.checkpoints
     }
 
     /// The checkpoint is over: from now on everything counts for the next one.

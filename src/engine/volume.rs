@@ -7,7 +7,7 @@ use super::maintain::{maintain, write_behind};
 use super::open::{self, CreateOptions, Opened};
 use super::reclaim::{Effort, ORPHANS};
 use super::shared::{count, Shared};
-use super::space::user_bound;
+use super::space::image_bound;
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{arc, Arc, Vec};
@@ -359,7 +359,7 @@ impl<P: Platform> Volume<P> {
         {
             let mut tail = shared.log.lock();
             shared.blocks.store(new, Ordering::Relaxed);
-            tail.space.bound = user_bound(&self.geometry());
+            tail.space.bound = image_bound(&self.geometry());
         }
         // Both superblocks are to have it.
         let resized = shared.free_dead(&mut state);

@@ -159,11 +159,13 @@ pub enum Sabotage {
     RetriedSync,
     /// A segment is written without having been reserved.
     Unreserved,
+    /// A segment is used again before the log that supersedes it is durable.
+    EarlyFree,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -180,6 +182,7 @@ impl Sabotage {
         Self::SpentReserve,
         Self::RetriedSync,
         Self::Unreserved,
+        Self::EarlyFree,
     ];
 }
 

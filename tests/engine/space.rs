@@ -47,19 +47,17 @@ fn write_noise<P: Platform>(
 
 /// P3: what does not compress takes at most 1.01 times the device and 16 MiB, also while it is overwritten.
 #[test]
-#[ignore = "takes minutes"]
 fn the_worst_case_stays_within_its_bound() {
     const SIZE: u64 = 160 * MIB;
     let bound = SIZE / 100 * 101 + 16 * MIB;
-    for record_size in [4096, 65536] {
+    for record_size in [4096, 65536, 131_072] {
         let volume = on_disk(SIZE, record_size);
         let mut ws = volume.workspace().unwrap();
         let mut model = vec![0; (SIZE / BLOCK) as usize];
-        // While reclaim moves records they are there twice; at rest it is the bound that counts.
-        let within = |spare: u64, when: &str| {
+        let within = |when: &str| {
             let stats = volume.stats().unwrap();
             assert!(
-                stats.allocated_bytes <= bound + spare,
+                stats.allocated_bytes <= bound,
                 "{record_size}: more than {bound} bytes {when}: {stats:?}"
             );
         };
@@ -67,7 +65,7 @@ fn the_worst_case_stays_within_its_bound() {
             write_noise(&volume, &mut ws, at, at as u32, 32);
             (0..32).for_each(|i| model[(at + i) as usize] = at as u32 + i as u32);
         }
-        within(0, "when full");
+        within("when full");
         let mut rng = Rng(u64::from(record_size));
         // Once around in blocks, and with a flush after some.
         for round in 0..model.len() as u32 / 2 {
@@ -78,18 +76,9 @@ fn the_worst_case_stays_within_its_bound() {
             if rng.below(64) == 0 {
                 volume.flush().unwrap();
             }
-            if round % 2048 == 0 {
-                within(6 * MIB, "while overwriting");
+            if round % 256 == 0 {
+                within("while overwriting");
             }
-        }
-        let began = Instant::now();
-        while volume.stats().unwrap().allocated_bytes > bound {
-            assert!(
-                began.elapsed() < Duration::from_secs(60),
-                "{record_size}: more than {bound} bytes at rest: {:?}",
-                volume.stats()
-            );
-            std::thread::sleep(Duration::from_millis(200));
         }
         let mut block = vec![0; BLOCK_SIZE];
         for (at, &n) in (0..).zip(&model) {
@@ -97,9 +86,14 @@ fn the_worst_case_stays_within_its_bound() {
             assert_eq!(tag_of(&block), 2 + 3 * n, "block {at}");
         }
         let stats = volume.stats().unwrap();
-        assert!(stats.moved_bytes > 0 || record_size != 4096, "{stats:?}");
+        assert!(stats.moved_bytes > 0, "{stats:?}");
+        println!(
+            "records of {record_size}: write amplification {:.1}, {} of {bound} bytes",
+            stats.log_bytes as f64 / stats.bytes_written as f64,
+            stats.allocated_bytes
+        );
         volume.close().unwrap();
-        within(0, "when closed");
+        within("when closed");
     }
 }
 
