@@ -452,7 +452,7 @@ impl<P: Platform> Log<P> {
                         waits += 1;
                     }
                     Err(Error::NoSpace) => {
-                        self.wait_for_space(writer)?;
+                        self.wait_for_space(writer, waits == 0)?;
                         waits += 1;
                     }
                     other => other?,
@@ -488,14 +488,15 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Asks reclaim for space and waits until it has done what it can.
-    fn wait_for_space(&self, writer: Writer) -> Result {
+    /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,
+    /// unless for a discard the `first` time: reclaim uses its reserve in between, and leaves it in the end.
+    fn wait_for_space(&self, writer: Writer, first: bool) -> Result {
         let mut tail = self.lock();
         let background = matches!(writer, Writer::Mover | Writer::Checkpoint);
         if background {
             return Err(Error::NoSpace);
         }
-        if tail.space.hopeless {
+        if tail.space.hopeless && !(first && writer == Writer::Discard) {
             tail.space.full = true;
             return Err(Error::NoSpace);
         }

@@ -30,7 +30,7 @@ pub(crate) const ORPHANS: usize = 64;
 /// Segments that are found for those who wait, if possible.
 const GAIN: u64 = 2;
 /// Rounds without gain after which there is no space to be found.
-const FRUITLESS: u32 = 16;
+const FRUITLESS: u32 = 4;
 
 /// How far reclaim goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -191,16 +191,19 @@ impl<P: Platform> Shared<P> {
                 true => self.empty_segments(state, Effort::Urgent, BATCH, &mut going)?,
                 false => 0,
             };
-            let freed = self.free_superseded()?;
-            if freed == 0 || emptied == 0 {
-                // What nodes of the table lay in, and what is young, needs checkpoints to be free. They leave
-                // garbage as well: with little to gain they eat it up.
+            let settled = emptied == 0 || self.free_superseded()? == 0;
+            if settled {
+                // What nodes of the table lay in, and what is young, needs checkpoints to be free. They cost space
+                // as well.
+                if look().1.dead == 0 {
+                    break;
+                }
                 self.free_dead(state)?;
             }
             let (now, left) = look();
             if now <= available {
                 fruitless += u32::from(left.garbage + size / 8 >= total.garbage);
-                if emptied == 0 || fruitless == FRUITLESS {
+                if fruitless == FRUITLESS || (settled && now < available) {
                     break;
                 }
             }
