@@ -89,6 +89,7 @@ pub fn check<P: Platform>(
         clean,
         checkpoint,
         spare,
+        length: _,
     } = open::open::<P>(file, true)?;
     // What the table refers to is counted from its nodes, at the end.
     shared.limit_table(u64::MAX);

@@ -543,8 +543,9 @@ impl<P: Platform> Shared<P> {
         Ok(())
     }
 
-    /// Gives back what was reserved when the power failed: everything that is not in use.
-    pub(crate) fn give_back(&self) -> Result {
+    /// Gives back what was reserved when the power failed: everything that is not in use. But the file stays `length`
+    /// bytes long, because a superblock says so.
+    pub(crate) fn give_back(&self, length: u64) -> Result {
         let (count, free) = {
             let tail = self.log.lock();
             let map = self.map.lock();
@@ -557,7 +558,7 @@ impl<P: Platform> Shared<P> {
             }
             (tail.space.allocator.count, free)
         };
-        let end = self.geo.segment_offset(count);
+        let end = self.geo.segment_offset(count).max(length);
         if !self.file.fixed_size() && self.file.len()? > end {
             self.file.truncate(end)?;
         }

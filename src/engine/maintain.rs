@@ -190,11 +190,7 @@ impl<P: Platform> Shared<P> {
             (tail.settled != tail.stats.user_bytes, total)
         };
         let (unsettled, mut total) = look();
-        if unsettled {
-            self.checkpoint(state, false)?;
-            total = look().1;
-        }
-        if total.dead > 0 {
+        if unsettled || total.dead > 0 {
             self.free_dead(state)?;
             total = look().1;
         }
@@ -206,7 +202,7 @@ impl<P: Platform> Shared<P> {
             !tail.stop && !tail.space.wanted && tail.stats.user_bytes == moment
         };
         let emptied = self.empty_segments(state, Effort::Idle, IDLE_BATCH, &mut idle)?;
-        if emptied > 0 {
+        if look().1.dead > 0 {
             self.free_dead(state)?;
         }
         Ok(emptied > 0)

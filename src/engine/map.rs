@@ -66,6 +66,7 @@ impl Map {
                     segment.free = false;
                     segment.tail = 0;
                     segment.stuck = false;
+                    segment.set_punched(0);
                 }
                 if let Some((before, tail)) = placed.before {
                     if let Some(segment) = self.usage.get_mut(before) {

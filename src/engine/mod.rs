@@ -17,6 +17,7 @@ mod maintain;
 mod map;
 mod open;
 mod orphans;
+mod punch;
 mod read;
 mod reclaim;
 pub mod repair;

@@ -161,6 +161,8 @@ pub(crate) struct Opened<P: Platform> {
     /// The newest checkpoint is damaged in this way, and the one before it was used: its log leads to
     /// the same state.
     pub(crate) spare: Option<Error>,
+    /// Either superblock says that the file is at least so long, in bytes.
+    pub(crate) length: u64,
 }
 
 /// Opens an image. Writes nothing to it.
@@ -181,8 +183,12 @@ pub(crate) fn open<P: Platform>(file: P::File, read_only: bool) -> Result<Opened
     if length < newest.length {
         return corrupt("image: the file was cut short, it ends", length);
     }
+    let longest = older.map_or(0, |older| older.length).max(newest.length);
     let (file, error) = match attempt(file, &newest, &newest, page, read_only) {
-        Ok(opened) => return Ok(opened),
+        Ok(mut opened) => {
+            opened.length = longest;
+            return Ok(opened);
+        }
         Err(failed) => failed,
     };
     match (error, older) {
@@ -191,6 +197,7 @@ pub(crate) fn open<P: Platform>(file: P::File, read_only: bool) -> Result<Opened
             match attempt(file, &older, &newest, page, read_only) {
                 Ok(mut opened) => {
                     opened.spare = Some(error);
+                    opened.length = longest;
                     Ok(opened)
                 }
                 // What is wrong with the newest is the better explanation.
@@ -296,6 +303,7 @@ fn attempt<P: Platform>(
             replayed,
             clean: found.clean,
             spare: None,
+            length: 0,
         }),
         Err(error) => Err((shared.file, error)),
     }

@@ -30,7 +30,7 @@ pub(crate) const ORPHANS: usize = 64;
 /// Segments that are found for those who wait, if possible.
 const GAIN: u64 = 2;
 /// Rounds without gain after which there is no space to be found.
-const FRUITLESS: u32 = 4;
+const FRUITLESS: u32 = 8;
 
 /// How far reclaim goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) struct Total {
     pub(crate) live: u64,
     /// Bytes without use in segments that hold something live and are not the log's own.
     pub(crate) garbage: u64,
+    /// The part of that in segments from which what could be moved was moved: checkpoints may free them.
+    pub(crate) stuck: u64,
     /// Segments that hold nothing live and are not free yet.
     pub(crate) dead: u64,
 }
@@ -68,7 +70,9 @@ impl<P: Platform> Shared<P> {
             if segment.dead() {
                 total.dead += 1;
             } else {
-                total.garbage += segment.garbage(&self.geo);
+                let garbage = segment.garbage(&self.geo);
+                total.garbage += garbage;
+                total.stuck += if segment.stuck { garbage } else { 0 };
             }
         }
         total
@@ -85,6 +89,11 @@ impl<P: Platform> Shared<P> {
         total.live / 4 + (64 << 20)
     }
 
+    /// Bytes of garbage in a segment that are worth moving what lives there, when there is time.
+    pub(crate) fn worth_moving(&self) -> u64 {
+        u64::from(self.geo.segment_size) / 32
+    }
+
     /// Segments worth emptying, the best first.
     ///
     /// Garbage is the benefit, and live bytes are the cost. When there is time to choose, age counts as
@@ -95,7 +104,7 @@ impl<P: Platform> Shared<P> {
         let size = u64::from(geo.segment_size);
         let least = match effort {
             Effort::Busy => size / 2,
-            Effort::Idle | Effort::Pack => size / 32,
+            Effort::Idle | Effort::Pack => self.worth_moving(),
             Effort::Urgent => size / 256,
         };
         let mut best: Vec<(u64, u64)> = Vec::with_capacity(BATCH + 1)?;
@@ -104,7 +113,11 @@ impl<P: Platform> Shared<P> {
         let newest = map.usage.iter().map(|s| s.seq).max().unwrap_or(0);
         let packed = tail.space.allocator.in_use();
         for (index, segment) in (0..).zip(map.usage.iter()) {
-            let garbage = segment.garbage(geo);
+            let mut garbage = segment.garbage(geo);
+            if effort == Effort::Pack {
+                // The image is to be short as well.
+                garbage += segment.punched();
+            }
             let far = effort == Effort::Pack && index >= packed;
             if segment.free
                 || segment.stuck
@@ -154,7 +167,7 @@ impl<P: Platform> Shared<P> {
             if !go_on() {
                 break;
             }
-            match self.empty_segment(state, index) {
+            match self.empty_segment(state, index, effort) {
                 Ok(()) => emptied += 1,
                 Err(Error::NoSpace) => break,
                 Err(error) => return Err(error),
@@ -187,36 +200,42 @@ impl<P: Platform> Shared<P> {
                 break;
             }
             let mut going = || !self.log.lock().stop;
-            let emptied = match total.garbage >= size {
+            let emptied = match total.garbage - total.stuck >= size {
                 true => self.empty_segments(state, Effort::Urgent, BATCH, &mut going)?,
                 false => 0,
             };
-            let settled = emptied == 0 || self.free_superseded()? == 0;
-            if settled {
-                // What nodes of the table lay in, and what is young, needs checkpoints to be free. They cost space
+            let freed = self.free_superseded()?;
+            let (now, left) = look();
+            let mut settled = false;
+            if emptied == 0 || freed == 0 || now <= available {
+                // Where nodes of the table were, and what is young, needs checkpoints to be free. They cost space
                 // as well.
-                if look().1.dead == 0 {
+                settled = left.dead + left.stuck > 0;
+                if settled {
+                    self.free_dead(state)?;
+                } else if emptied == 0 {
                     break;
                 }
-                self.free_dead(state)?;
             }
             let (now, left) = look();
             if now <= available {
-                fruitless += u32::from(left.garbage + size / 8 >= total.garbage);
-                if fruitless == FRUITLESS || (settled && now < available) {
+                fruitless += u32::from(left.garbage + size / 64 >= total.garbage);
+                let lost = settled && now < available;
+                if emptied == 0 || fruitless == FRUITLESS || lost {
                     break;
                 }
             }
         }
         let (available, total) = look();
-        if available <= before && total.dead > 0 {
+        if available <= before && total.dead + total.stuck > 0 {
             self.free_dead(state)?;
         }
         Ok(look().0 > before)
     }
 
-    /// Moves everything live out of a segment. What is damaged stays, and the segment with it.
-    fn empty_segment(&self, state: &mut Checkpoint<P>, index: u64) -> Result {
+    /// Moves everything live out of a segment, or gives what is dead in it back where that is as good. What is damaged
+    /// stays, and the segment with it.
+    fn empty_segment(&self, state: &mut Checkpoint<P>, index: u64, effort: Effort) -> Result {
         let geo = &self.geo;
         let seed = match self.map.lock().usage.get(index) {
             Some(segment) if !segment.free => segment.seed,
@@ -230,13 +249,20 @@ impl<P: Platform> Shared<P> {
         let moved = self.file.read_at(&mut bytes, base).and_then(|()| {
             match SegmentHeader::of_segment::<P>(&bytes, geo, index) {
                 Some(header) if header.seed::<P>() == seed => {
-                    self.move_records(state, &bytes, base, seed)
+                    let in_place = matches!(effort, Effort::Busy | Effort::Idle)
+                        && self.punch_segment(state, index, &bytes, seed)?;
+                    if !in_place {
+                        self.move_records(state, &bytes, base, seed)?;
+                    }
+                    Ok(!in_place)
                 }
-                _ => Ok(()),
+                _ => Ok(true),
             }
         });
         state.segment = Some(bytes);
-        moved?;
+        if !moved? {
+            return Ok(());
+        }
         let mut map = self.map.lock();
         let orphans = map.table.orphans;
         if let Some(segment) = map.usage.get_unstored_mut(index) {
@@ -277,7 +303,12 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Of the blocks of a record's span, which the table has in this record, and which are holes.
-    fn still_here(map: &Map, header: &RecordHeader, mask: u32, address: u64) -> (u32, u32) {
+    pub(crate) fn still_here(
+        map: &Map,
+        header: &RecordHeader,
+        mask: u32,
+        address: u64,
+    ) -> (u32, u32) {
         let first = header.number as usize % NODE_ENTRIES;
         let (mut here, mut holes) = (0, 0);
         if let Some(leaf) = map.table.leaf(header.number) {
@@ -406,31 +437,12 @@ impl<P: Platform> Shared<P> {
             level: header.count,
             index: header.number,
         };
-        let height = self.map.lock().table.height();
-        let reach = NODE_SHIFT * u32::from(height);
-        let shift = NODE_SHIFT * u32::from(id.level);
-        if id.level >= height || id.index >= 1 << (reach - shift - NODE_SHIFT) {
-            return Ok(());
-        }
         let parts = [payload];
         let record = Prepared::new::<P>(*header, &parts);
         let units = record.header.units();
         // One that the next checkpoint stores moves by itself.
-        let here = |map: &Map| {
-            !map.table.is_due(id)
-                && (map.table.stored_at(id))
-                    .is_some_and(|entry| !entry.is_hole() && entry.address() == address)
-        };
-        if id.level + 1 < height {
-            let above = NodeId {
-                level: id.level + 1,
-                index: id.index >> NODE_SHIFT,
-            };
-            if self.load(ws, above, false)? != Found::Loaded {
-                return Ok(());
-            }
-        }
-        if !here(&self.map.lock()) {
+        let here = |map: &Map| !map.table.is_due(id) && map.table.stores(id, address);
+        if !self.stored_here(ws, id, address)? || !here(&self.map.lock()) {
             return Ok(());
         }
         let file = &self.file;
@@ -454,6 +466,31 @@ impl<P: Platform> Shared<P> {
             count(&self.counters.moved, u64::from(units) * UNIT as u64);
         }
         Ok(())
+    }
+
+    /// Whether the stored copy of a node of the sector table, if there is such a node, is at this address.
+    pub(crate) fn stored_here(
+        &self,
+        ws: &mut Workspace<P>,
+        id: NodeId,
+        address: u64,
+    ) -> Result<bool> {
+        let height = self.map.lock().table.height();
+        let reach = NODE_SHIFT * u32::from(height);
+        let shift = NODE_SHIFT * u32::from(id.level);
+        if id.level >= height || id.index >= 1 << (reach - shift - NODE_SHIFT) {
+            return Ok(false);
+        }
+        if id.level + 1 < height {
+            let above = NodeId {
+                level: id.level + 1,
+                index: id.index >> NODE_SHIFT,
+            };
+            if self.load(ws, above, false)? != Found::Loaded {
+                return Ok(false);
+            }
+        }
+        Ok(self.map.lock().table.stores(id, address))
     }
 
     /// Makes the next checkpoint store the page of the segment usage again whose node this is, or one

@@ -18,7 +18,7 @@ const FOR_RECLAIM: u64 = 1;
 const FOR_DISCARDS: u64 = 3;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
-const BELOW_BOUND: u64 = 2;
+const BELOW_BOUND: u64 = 4;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;

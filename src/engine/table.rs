@@ -334,6 +334,12 @@ impl Table {
         Some(Entry(parent.entries[slot(id, id.level)]))
     }
 
+    /// Whether the stored copy of `id` is at this address, as far as the node above is loaded.
+    pub(crate) fn stores(&self, id: NodeId, address: u64) -> bool {
+        let stored = self.stored_at(id).filter(|entry| !entry.is_hole());
+        stored.is_some_and(|entry| entry.address() == address)
+    }
+
     /// Whether the next checkpoint will store `id` in any case.
     pub(crate) fn is_due(&self, id: NodeId) -> bool {
         self.get(id).is_some_and(|node| node.due() || node.taken)

@@ -30,6 +30,8 @@ pub(crate) struct Segment {
     pub(crate) tail: u8,
     /// Something live in it cannot be moved, because it is damaged.
     pub(crate) stuck: bool,
+    /// Bytes given back in place, as far as that is known.
+    punched: u32,
     /// Checkpoints written when last something in it died that no record of the log supersedes.
     unlogged: u64,
 }
@@ -56,7 +58,17 @@ impl Segment {
     /// Bytes that are neither live nor known to be given back.
     pub(crate) fn garbage(&self, geo: &Geometry) -> u64 {
         let used = u64::from(geo.segment_size) - geo.tail_bytes(self.tail);
-        used.saturating_sub(self.live_bytes())
+        used.saturating_sub(self.live_bytes() + self.punched())
+    }
+
+    /// Bytes inside that were given back in place.
+    pub(crate) fn punched(&self) -> u64 {
+        u64::from(self.punched)
+    }
+
+    /// Notes how many bytes inside were given back in place, all in all; a new life begins with 0.
+    pub(crate) fn set_punched(&mut self, bytes: u64) {
+        self.punched = bytes as u32;
     }
 
     /// What is stored of it: bits 0..32 seed, 32..55 live units, 55..63 tail, bit 63 free.

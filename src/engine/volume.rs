@@ -112,10 +112,11 @@ impl<P: Platform> Volume<P> {
             replayed,
             clean,
             spare: _,
+            length,
         } = open::open::<P>(file, read_only)?;
         if !read_only {
             if !clean {
-                shared.give_back()?;
+                shared.give_back(length)?;
             }
             let started = shared.log.start(&shared.file, replayed.next_seq());
             if started == Err(Error::NoSpace) {

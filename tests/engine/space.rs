@@ -97,33 +97,81 @@ fn the_worst_case_stays_within_its_bound() {
     }
 }
 
-/// P3: nobody writes, and what is dead goes by itself.
-#[test]
-fn an_idle_volume_gives_back_what_is_dead() {
-    let volume = on_disk(256 * MIB, 65536);
-    let mut ws = volume.workspace().unwrap();
-    for at in (0..96 * MIB / BLOCK).step_by(16) {
-        write_noise(&volume, &mut ws, at, at as u32, 16);
-    }
-    for at in (0..96 * MIB / BLOCK).filter(|at| at % 8 != 3) {
-        volume.zero(&mut ws, at, 1).unwrap();
-    }
+/// Waits until nobody's work is left and the image has the size it may have at rest.
+fn rest(volume: &Volume<Std>) {
     let began = Instant::now();
     loop {
         let stats = volume.stats().unwrap();
         if stats.allocated_bytes <= stats.live_bytes * 105 / 100 + 16 * MIB {
-            break;
+            return;
         }
         assert!(began.elapsed() < Duration::from_secs(60), "{stats:?}");
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Every block up to `end` holds what [`write_noise`] gave it, or nothing.
+fn expect_noise(volume: &Volume<Std>, end: u64, kept: impl Fn(u64) -> bool) {
+    let mut ws = volume.workspace().unwrap();
     let mut block = vec![0; BLOCK_SIZE];
-    for at in 0..96 * MIB / BLOCK {
+    for at in 0..end {
         volume.read(&mut ws, at, &mut block).unwrap();
-        let expected = if at % 8 == 3 { 2 + 3 * at as u32 } else { 0 };
+        let expected = if kept(at) { 2 + 3 * at as u32 } else { 0 };
         assert_eq!(tag_of(&block), expected, "block {at}");
     }
+}
+
+/// P3: nobody writes, and what is dead goes by itself.
+#[test]
+fn an_idle_volume_gives_back_what_is_dead() {
+    const END: u64 = 96 * MIB / BLOCK;
+    let volume = on_disk(256 * MIB, 65536);
+    let mut ws = volume.workspace().unwrap();
+    for at in (0..END).step_by(16) {
+        write_noise(&volume, &mut ws, at, at as u32, 16);
+    }
+    let kept = |at: u64| at % 8 == 3;
+    for at in (0..END).filter(|&at| !kept(at)) {
+        volume.zero(&mut ws, at, 1).unwrap();
+    }
+    rest(&volume);
+    expect_noise(&volume, END, kept);
     volume.close().unwrap();
+}
+
+/// P3: what is dead and lies together goes without anything being written again. Compaction finds what lives
+/// between the holes.
+#[test]
+fn what_lies_together_is_given_back_in_place() {
+    const END: u64 = 96 * MIB / BLOCK;
+    let volume = on_disk(256 * MIB, 65536);
+    let mut ws = volume.workspace().unwrap();
+    for at in (0..END).step_by(16) {
+        write_noise(&volume, &mut ws, at, at as u32, 16);
+    }
+    let kept = |at: u64| at % 128 < 64;
+    for at in (0..END).step_by(128) {
+        volume.zero(&mut ws, at + 64, 64).unwrap();
+    }
+    rest(&volume);
+    let stats = volume.stats().unwrap();
+    // But where nodes of the table were, which checkpoints have just written again.
+    let moved = stats.moved_bytes;
+    assert!(moved < stats.live_bytes / 4, "{stats:?}");
+    expect_noise(&volume, END, kept);
+    volume.compact(&mut |_| true).unwrap();
+    expect_noise(&volume, END, kept);
+    let stats = volume.stats().unwrap();
+    assert!(stats.moved_bytes > stats.live_bytes / 4, "{stats:?}");
+    assert!(
+        stats.segments * MIB < stats.live_bytes + 16 * MIB,
+        "{stats:?}"
+    );
+    let file = volume.file().as_file().try_clone().unwrap();
+    volume.close().unwrap();
+    let file = StdFile::from_file(file).unwrap();
+    let summary = check::check::<Std>(file, &mut |f| panic!("{f:?}"), &mut |_, _| {}).unwrap();
+    assert_eq!(summary.mapped_blocks, END / 2);
 }
 
 /// P2, trap 10: a full file system is emptied through the device, again and again.
