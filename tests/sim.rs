@@ -6,7 +6,7 @@
 
 use cloop::platform::Sabotage;
 use cloop::simulation::script::{Depth, SCRIPTS};
-use cloop::simulation::{run, Plan, Profile, Report, Trouble};
+use cloop::simulation::{run, Plan, Report};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
@@ -82,26 +82,7 @@ const PATIENCE: u64 = 400;
 fn every_sabotage_is_caught() {
     let mut survivors = Vec::new();
     for sabotage in Sabotage::ALL {
-        let (_, objections) = run_all(PATIENCE, |seed| {
-            let plan = Plan {
-                sabotage: Some(sabotage),
-                profile: if seed % 2 == 0 {
-                    Profile::Mixed
-                } else {
-                    Profile::Pressure
-                },
-                trouble: if seed % 4 < 2 {
-                    Trouble::None
-                } else {
-                    Trouble::Errors
-                },
-                // Long ones: a segment must have had an earlier life to be mistaken for it.
-                operations: 60,
-                rounds: 4,
-                ..Plan::random(seed)
-            };
-            run(plan, None)
-        });
+        let (_, objections) = run_all(PATIENCE, |seed| run(Plan::hunt(seed, sabotage), None));
         match objections.iter().min() {
             Some((seed, objection)) => {
                 let line: String = objection.chars().take(150).collect();

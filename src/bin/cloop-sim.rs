@@ -50,8 +50,10 @@ impl Args {
     fn plan(&self, seed: u64) -> Plan {
         Plan {
             photos: self.photos,
-            sabotage: self.sabotage,
-            ..Plan::random(seed)
+            ..match self.sabotage {
+                Some(sabotage) => Plan::hunt(seed, sabotage),
+                None => Plan::random(seed),
+            }
         }
     }
 }

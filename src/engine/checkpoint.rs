@@ -88,7 +88,9 @@ impl<P: Platform> Shared<P> {
             }
             let start = self.log.position(&tail).ok_or(Error::ReadOnly)?;
             tail.settled = tail.stats.user_bytes;
-            self.map.lock().begin_checkpoint();
+            let mut map = self.map.lock();
+            map.begin_checkpoint();
+            map.writing &= !P::sabotaged(Sabotage::LooseCounts);
             start
         };
         let log_start = LogStart {
@@ -244,6 +246,10 @@ impl<P: Platform> Shared<P> {
             let taken = self.map.lock().table.take_dirty(level, from, &mut ws.words);
             let Some(id) = taken else { return Ok(()) };
             from = id.index + 1;
+            let leaf = P::sabotaged(Sabotage::ForgottenLeaf) && level == 0 && id.index == 1;
+            if leaf || P::sabotaged(Sabotage::ForgottenNode) && level == 1 {
+                continue;
+            }
             let empty = ws.words.iter().all(|&word| word == 0);
             if empty {
                 // Nodes are dropped only under the log's lock.

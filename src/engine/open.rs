@@ -586,6 +586,7 @@ impl<P: Platform> Shared<P> {
                 return damaged;
             }
             loop {
+                let count = count >> u32::from(P::sabotaged(Sabotage::ShortZero));
                 let stored = self.unmap(&mut self.map.lock(), block, count)?;
                 match stored {
                     Some(at) => self.prepare(ws, at, false)?,

@@ -12,7 +12,7 @@ use super::table::{Found, NodeId};
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform};
+use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters that many threads bump; they order nothing.
@@ -207,6 +207,9 @@ impl<P: Platform> Shared<P> {
         // Nodes are taken away only under the log's lock.
         let _tail = self.log.lock();
         let mut map = self.map.lock();
+        if P::sabotaged(Sabotage::EvictDirty) {
+            map.table.forget_dirty();
+        }
         map.table.evict(target);
         self.note_memory(&map);
     }

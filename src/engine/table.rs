@@ -431,6 +431,14 @@ impl Table {
         }
     }
 
+    /// Takes every node for one that is stored as it is.
+    pub(crate) fn forget_dirty(&mut self) {
+        if let Some(root) = self.root.as_deref_mut() {
+            forget_dirty(root);
+        }
+        self.due = 0;
+    }
+
     /// Adds levels above the root until there are `height`.
     pub(crate) fn grow(&mut self, height: u8) -> Result {
         while self.height < height {
@@ -529,6 +537,14 @@ fn settle(node: &mut Node) -> u64 {
         node.dirty_below = below > 0;
     }
     below + u64::from(node.due())
+}
+
+fn forget_dirty(node: &mut Node) {
+    (node.dirty, node.dirty_below, node.taken) = (false, false, false);
+    node.kids
+        .iter_mut()
+        .flatten()
+        .for_each(|kid| forget_dirty(kid));
 }
 
 /// Evicts below `node`, from leaf `from` on; the leaf to go on with when `target` was reached.

@@ -363,7 +363,11 @@ impl<P: Platform> Volume<P> {
             tail.space.bound = image_bound(&self.geometry());
         }
         // Both superblocks are to have it.
-        let resized = shared.free_dead(&mut state);
+        let resized = if P::sabotaged(Sabotage::HalfResize) {
+            shared.checkpoint(&mut state, false)
+        } else {
+            shared.free_dead(&mut state)
+        };
         if resized.is_err() {
             shared.blocks.store(old, Ordering::Relaxed);
         }

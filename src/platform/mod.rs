@@ -161,11 +161,23 @@ pub enum Sabotage {
     Unreserved,
     /// A segment is used again before the log that supersedes it is durable.
     EarlyFree,
+    /// Nodes of the sector table are taken out of memory although they were changed.
+    EvictDirty,
+    /// A checkpoint does not store a leaf of the sector table that was changed.
+    ForgottenLeaf,
+    /// A checkpoint does not store the nodes above the leaves.
+    ForgottenNode,
+    /// A discard is replayed for a half of its blocks.
+    ShortZero,
+    /// The live counts of a checkpoint include what comes after it.
+    LooseCounts,
+    /// One superblock alone has the new size of the device.
+    HalfResize,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 23] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -183,6 +195,12 @@ impl Sabotage {
         Self::RetriedSync,
         Self::Unreserved,
         Self::EarlyFree,
+        Self::EvictDirty,
+        Self::ForgottenLeaf,
+        Self::ForgottenNode,
+        Self::ShortZero,
+        Self::LooseCounts,
+        Self::HalfResize,
     ];
 }
 

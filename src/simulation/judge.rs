@@ -2,7 +2,7 @@
 //! The judge: what may be found on a disk after a crash.
 
 use super::submit::apply;
-use super::{tag_of, Report, BLOCKS};
+use super::{site, sites, tag_of, Report, BLOCKS, SITES};
 use crate::engine::check::{check, Finding};
 use crate::engine::format::{Superblock, SUPERBLOCK_OFFSETS};
 use crate::engine::{Error, Volume, BLOCK_SIZE};
@@ -15,6 +15,15 @@ use std::vec::Vec;
 
 /// Blocks read at once.
 const CHUNK: u64 = 32;
+
+/// What is found on a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Size of the device in blocks.
+    pub(super) blocks: u64,
+    /// The tags of its sites; zeros where it does not reach.
+    pub(super) tags: Vec<u32>,
+}
 
 /// What the judge knows: the state of the device when the round began, and its changes in order.
 pub(super) struct History<'a> {
@@ -33,38 +42,42 @@ impl History<'_> {
         thorough: bool,
         rng: &mut Rng,
         report: &mut Report,
-    ) -> Result<Option<(SimFile, Vec<u32>)>, String> {
+    ) -> Result<Option<(SimFile, Found)>, String> {
         if found.harmed() {
             report.harmed += 1;
             self.judge_harmed(&found, mark, report)?;
             return Ok(None);
         }
         let state = self.prefix(&found, mark)?;
+        if thorough || rng.below(4) == 0 {
+            either_superblock(&found, &state, mark, report)?;
+        }
         if !thorough {
             return Ok(Some((found, state)));
         }
         whole(&found, report)?;
-        either_superblock(&found, &state)?;
-        let file = interrupt_recovery(found, &state, rng, report)?;
+        let (file, state) = interrupt_recovery(found, state, mark, rng, report)?;
         whole(&file, report).map_err(|e| format!("recovered: {e}"))?;
         Ok(Some((file, state)))
     }
 
     /// The state found must be a prefix of the order, at least as long as promised, and of nothing that
     /// came later. Returns it.
-    pub(super) fn prefix(&self, found: &SimFile, mark: Mark) -> Result<Vec<u32>, String> {
-        let now = read_all(found)?;
+    pub(super) fn prefix(&self, found: &SimFile, mark: Mark) -> Result<Found, String> {
+        let found = read_all(found)?;
+        found.fits(mark)?;
+        let now = &found.tags;
         let mut state = self.state(mark.promised);
         let promised_state = state.clone();
         let later = &self.order[mark.promised..mark.placed];
         let mut changes = later.iter();
-        while state != now {
+        while state != *now {
             let Some(change) = changes.next() else {
                 let mut text = format!(
                     "not a prefix: {} of {} changes promised; block: promised, found:",
                     mark.promised, mark.placed
                 );
-                for (b, (was, is)) in promised_state.iter().zip(&now).enumerate() {
+                for (b, (was, is)) in sites().zip(promised_state.iter().zip(now)) {
                     if was != is {
                         let _ = write!(text, " {b}: {was}, {is};");
                     }
@@ -74,7 +87,7 @@ impl History<'_> {
             };
             apply(&mut state, change);
         }
-        Ok(now)
+        Ok(found)
     }
 
     fn state(&self, length: usize) -> Vec<u32> {
@@ -101,7 +114,12 @@ impl History<'_> {
         let mut ws = volume.workspace().map_err(|e| e.to_string())?;
         let mut now = Vec::new();
         let mut bytes = std::vec![0; BLOCK_SIZE];
-        for b in 0..BLOCKS {
+        let blocks = volume.geometry().blocks;
+        for b in sites() {
+            if b >= blocks {
+                now.push(Some(0));
+                continue;
+            }
             now.push(match volume.read(&mut ws, b, &mut bytes) {
                 Ok(()) => Some(tag_of(&bytes).ok_or_else(|| format!("block {b} is a mixture"))?),
                 Err(Error::Corrupt { .. }) => None,
@@ -141,31 +159,49 @@ impl History<'_> {
     }
 }
 
+impl Found {
+    /// The size is one that the device may have.
+    fn fits(&self, mark: Mark) -> Result<(), String> {
+        match mark.sizes.contains(&self.blocks) {
+            true => Ok(()),
+            false => Err(format!(
+                "{} blocks instead of {:?}",
+                self.blocks, mark.sizes
+            )),
+        }
+    }
+}
+
 /// The tags of the whole device.
-pub(super) fn read_all(file: &SimFile) -> Result<Vec<u32>, String> {
+pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
     let volume = Volume::<Sim>::open(file.snapshot(), true).map_err(|e| e.to_string())?;
     let mut ws = volume.workspace().map_err(|e| e.to_string())?;
-    let mut tags = Vec::with_capacity(BLOCKS as usize);
+    let blocks = volume.geometry().blocks;
+    let mut tags = std::vec![0; SITES];
     let mut data = std::vec![0; CHUNK as usize * BLOCK_SIZE];
-    for first in (0..BLOCKS).step_by(CHUNK as usize) {
-        let count = CHUNK.min(BLOCKS - first) as usize;
-        let data = &mut data[..count * BLOCK_SIZE];
+    let mut at = 0;
+    while at < blocks {
+        let run = volume.next_mapped(&mut ws, at);
+        let Some((first, count)) = run.map_err(|e| format!("looking at the device: {e}"))? else {
+            break;
+        };
+        // What follows a run may as well be read with it.
+        let count = match first < BLOCKS {
+            true => CHUNK.min(BLOCKS - first),
+            false => CHUNK.min(count),
+        };
+        let data = &mut data[..count as usize * BLOCK_SIZE];
         volume
             .read(&mut ws, first, data)
             .map_err(|e| format!("reading the device: {e}"))?;
         for (b, bytes) in (first..).zip(data.chunks_exact(BLOCK_SIZE)) {
-            tags.push(tag_of(bytes).ok_or_else(|| format!("block {b} is a mixture"))?);
+            let tag = tag_of(bytes).ok_or_else(|| format!("block {b} is a mixture"))?;
+            let site = site(b).ok_or_else(|| format!("block {b} was never written"))?;
+            tags[site] = tag;
         }
+        at = first + count;
     }
-    // The device may have grown, but nobody wrote there.
-    let beyond = match volume.geometry().blocks {
-        BLOCKS => Ok(None),
-        _ => volume.next_mapped(&mut ws, BLOCKS),
-    };
-    if beyond != Ok(None) {
-        return Err(format!("beyond the end: {beyond:?}"));
-    }
-    Ok(tags)
+    Ok(Found { blocks, tags })
 }
 
 /// The image is whole: nothing for `cloop check` to find.
@@ -183,7 +219,12 @@ pub(super) fn whole(file: &SimFile, report: &mut Report) -> Result<(), String> {
 }
 
 /// If both superblocks are whole, each of them alone leads to the same state.
-pub(super) fn either_superblock(found: &SimFile, state: &[u32]) -> Result<(), String> {
+pub(super) fn either_superblock(
+    found: &SimFile,
+    state: &Found,
+    mark: Mark,
+    report: &mut Report,
+) -> Result<(), String> {
     let valid = |offset| {
         let mut page = std::vec![0; BLOCK_SIZE];
         found.read_at(&mut page, offset).is_ok()
@@ -197,9 +238,12 @@ pub(super) fn either_superblock(found: &SimFile, state: &[u32]) -> Result<(), St
         hurt.damage(offset + 100, 1);
         let now =
             read_all(&hurt).map_err(|e| format!("without the superblock at {offset}: {e}"))?;
-        if now != state {
+        let fits = now.fits(mark);
+        fits.map_err(|e| format!("without the superblock at {offset}: {e}"))?;
+        if now.tags != state.tags {
             return Err(format!("another state without the superblock at {offset}"));
         }
+        report.alone += 1;
     }
     Ok(())
 }
@@ -207,10 +251,11 @@ pub(super) fn either_superblock(found: &SimFile, state: &[u32]) -> Result<(), St
 /// Recovers, with crashes and errors while doing so: none of them changes the state that was found.
 fn interrupt_recovery(
     mut found: SimFile,
-    state: &[u32],
+    mut state: Found,
+    mark: Mark,
     rng: &mut Rng,
     report: &mut Report,
-) -> Result<SimFile, String> {
+) -> Result<(SimFile, Found), String> {
     for _ in 0..rng.below(4) {
         let when = rng.below(12);
         // What a failed fsync lost shows only when the memory of it is gone.
@@ -238,11 +283,14 @@ fn interrupt_recovery(
         report.interrupted += 1;
         let now =
             read_all(&found).map_err(|e| format!("after an interrupted recovery ({what}): {e}"))?;
-        if now != state {
+        now.fits(mark)
+            .map_err(|e| format!("after an interrupted recovery ({what}): {e}"))?;
+        if now.tags != state.tags {
             return Err(format!(
                 "an interrupted recovery ({what}) changed the state"
             ));
         }
+        state = now;
     }
-    Ok(found)
+    Ok((found, state))
 }

@@ -24,8 +24,50 @@ use std::string::{String, ToString};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
-/// Blocks of the device: two leaves of the sector table, and a bit.
+/// Blocks of the smallest device: two leaves of the sector table, and a bit. Any of them is written.
 const BLOCKS: u64 = 1100;
+
+/// Sizes of a device in blocks, the smallest first. They end within a leaf and at the end of a node, and
+/// the larger ones need one more level of the sector table.
+const SIZES: [u64; 6] = [BLOCKS, 1132, 12_000, 24_000, 275_000, 1 << 20];
+
+/// The blocks of larger devices that are written: a few in each of many leaves, and on both sides of
+/// what one zero record may cover.
+const FAR: [u64; 90] = far();
+
+const fn far() -> [u64; 90] {
+    let mut far = [0; 90];
+    let mut i = 0;
+    while i < 90 {
+        let n = i as u64;
+        far[i] = match i {
+            0..32 => BLOCKS + n,
+            32..72 => 2048 + 519 * (n - 32),
+            72..80 => (1 << 18) - 4 + (n - 72),
+            80..88 => 270_000 + 600 * (n - 80),
+            _ => (1 << 20) - 90 + n,
+        };
+        i += 1;
+    }
+    far
+}
+
+/// Number of blocks whose contents are known: the *sites*.
+const SITES: usize = BLOCKS as usize + FAR.len();
+
+/// The sites in order.
+fn sites() -> impl Iterator<Item = u64> {
+    (0..BLOCKS).chain(FAR)
+}
+
+/// Which site a block is.
+fn site(block: u64) -> Option<usize> {
+    match FAR.binary_search(&block) {
+        _ if block < BLOCKS => Some(block as usize),
+        Ok(at) => Some(BLOCKS as usize + at),
+        Err(_) => None,
+    }
+}
 
 /// What the submitters do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +76,9 @@ pub enum Profile {
     Mixed,
     /// Incompressible data over and over the same blocks, and no more space than that needs.
     Pressure,
+    /// Many leaves of the sector table, mostly out of memory: discards over many of them, and writes where
+    /// something was discarded.
+    Leaves,
 }
 
 /// What goes wrong besides the power.
@@ -87,8 +132,9 @@ impl Plan {
     /// A long random history.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng(seed ^ 0x706c_616e);
-        let profile = match rng.below(4) {
-            0 => Profile::Pressure,
+        let profile = match rng.below(8) {
+            0 | 1 => Profile::Pressure,
+            2 | 3 => Profile::Leaves,
             _ => Profile::Mixed,
         };
         let trouble = match rng.below(6) {
@@ -113,6 +159,22 @@ impl Plan {
             sabotage: None,
         }
     }
+
+    /// A history in which a sabotage is likely to show.
+    pub fn hunt(seed: u64, sabotage: Sabotage) -> Self {
+        Self {
+            sabotage: Some(sabotage),
+            profile: [Profile::Mixed, Profile::Pressure, Profile::Leaves][(seed % 3) as usize],
+            trouble: match seed % 4 {
+                0 | 1 => Trouble::None,
+                _ => Trouble::Errors,
+            },
+            // Long ones: a segment must have had an earlier life to be mistaken for it.
+            operations: 60,
+            rounds: 4,
+            ..Self::random(seed)
+        }
+    }
 }
 
 /// What a simulation that passed did.
@@ -124,6 +186,8 @@ pub struct Report {
     pub photos: u64,
     /// Recoveries that a crash or an error interrupted, and whose remains were judged.
     pub interrupted: u64,
+    /// Of the above, states that were recovered from one superblock alone as well: twice each.
+    pub alone: u64,
     /// Images checked completely.
     pub checks: u64,
     /// Of the above, disks with wrong bytes: how many, and how many of them were refused.
@@ -137,7 +201,7 @@ pub struct Report {
 impl Report {
     /// States of the disk that were recovered from, read completely and judged.
     pub fn points(&self) -> u64 {
-        self.crashes + self.photos + self.interrupted
+        self.crashes + self.photos + self.interrupted + self.alone
     }
 }
 
@@ -146,6 +210,7 @@ impl AddAssign for Report {
         self.crashes += other.crashes;
         self.photos += other.photos;
         self.interrupted += other.interrupted;
+        self.alone += other.alone;
         self.checks += other.checks;
         self.harmed += other.harmed;
         self.refused += other.refused;
@@ -190,7 +255,7 @@ fn execute(
     let mut config = Config::new();
     config.stack_size = 256 * 1024;
     config.failure_persistence = FailurePersistence::None;
-    config.max_steps = MaxSteps::FailAfter(3_000_000);
+    config.max_steps = MaxSteps::FailAfter(10_000_000);
     config.silence_warnings = true;
     let verdict = Arc::new(Mutex::new(Ok(Report::default())));
     let inside = verdict.clone();
@@ -239,9 +304,17 @@ fn message(panic: &(dyn core::any::Any + Send)) -> String {
 
 /// What the submitters of a round know together.
 struct Round {
-    /// State of the device before the round.
+    /// Tags of the sites before the round.
     start: Vec<u32>,
     next_tag: u32,
+    /// Size of the device in blocks.
+    blocks: u64,
+    /// Operations under way that reach beyond the smallest size: the size does not change meanwhile.
+    far: u64,
+    /// The size changes: what is beyond the smallest is left alone.
+    resizing: bool,
+    /// The size could not be changed, and is not changed again.
+    stuck: bool,
     /// A write has found space, so that what is reserved for discards was there.
     wrote: bool,
     objection: Option<String>,
@@ -255,6 +328,20 @@ fn round(shared: &Shared) -> MutexGuard<'_, Round> {
 }
 
 impl Round {
+    fn new(start: Vec<u32>, blocks: u64) -> Self {
+        Self {
+            start,
+            next_tag: 0,
+            blocks,
+            far: 0,
+            resizing: false,
+            stuck: false,
+            wrote: false,
+            objection: None,
+            trace: Trace::default(),
+        }
+    }
+
     fn say(&mut self, text: core::fmt::Arguments<'_>) {
         self.trace.say(text);
     }
@@ -298,9 +385,9 @@ pub fn tag_of(block: &[u8]) -> Option<u32> {
     (block == expected).then_some(tag)
 }
 
-fn options(record_size: u32) -> CreateOptions {
+fn options(blocks: u64, record_size: u32) -> CreateOptions {
     CreateOptions {
-        size: BLOCKS * BLOCK_SIZE as u64,
+        size: blocks * BLOCK_SIZE as u64,
         record_size,
         segment_size: 256 * 1024,
         algorithm: Algorithm::Lz4,
@@ -321,21 +408,30 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         6 => 65536,
         _ => 131_072,
     };
-    Volume::<Sim>::create(&file, &options(record_size)).map_err(|e| e.to_string())?;
-    let mut state = std::vec![0; BLOCKS as usize];
+    let first_size = match plan.profile {
+        Profile::Leaves => 2 + rng.below(SIZES.len() as u64 - 2),
+        _ => 0,
+    };
+    let options = options(SIZES[first_size as usize], record_size);
+    Volume::<Sim>::create(&file, &options).map_err(|e| e.to_string())?;
+    let mut state = judge::Found {
+        blocks: options.size / BLOCK_SIZE as u64,
+        tags: std::vec![0; SITES],
+    };
     let mut next_tag = 0;
+    let mut sizes = [state.blocks; 2];
     for number in 0..plan.rounds {
         trace.say(format_args!("round {number}"));
         if rng.below(2) == 0 {
             file.crash_after(rng.below(10 + 4 * plan.threads * plan.operations));
         }
         file.photograph(plan.photos, Rng(rng.next_u64()));
+        // Until it was opened the other superblock may have the other size.
+        sim::sized(sizes[0], sizes[1]);
         let shared = Arc::new(Mutex::new(Round {
-            start: state.clone(),
             next_tag,
-            wrote: false,
-            objection: None,
             trace: trace.clone(),
+            ..Round::new(state.tags.clone(), state.blocks)
         }));
         operate(plan, number, &file, &shared, &mut rng);
         let (order, mark) = sim::take_history();
@@ -346,7 +442,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         }
         report.changes += order.len() as u64;
         let history = judge::History {
-            start: &state,
+            start: &state.tags,
             order: &order,
         };
         for photo in file.take_photos() {
@@ -368,6 +464,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         // Whose bytes are wrong does not go on.
         let Some(recovered) = recovered else { break };
         (file, state) = recovered;
+        sizes = mark.sizes;
     }
     Ok(())
 }
@@ -392,6 +489,13 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
             return;
         }
     };
+    let blocks = volume.geometry().blocks;
+    sim::sized(blocks, blocks);
+    round(shared).blocks = blocks;
+    if plan.profile == Profile::Leaves || rng.below(8) == 0 {
+        // Room for a few nodes: whoever needs another one drops others, or waits for a checkpoint.
+        volume.shared.limit_table((48 + rng.below(100)) << 10);
+    }
     cause_trouble(plan, file, rng);
     let threads: Vec<_> = (0..plan.threads)
         .map(|t| {
@@ -404,6 +508,10 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         let _ = thread.join();
     }
     sim::fail_allocation(None);
+    if plan.profile == Profile::Pressure && plan.trouble == Trouble::None && rng.below(2) == 0 {
+        file.photograph(plan.photos * 16, Rng(rng.next_u64()));
+        submit::make_room(&volume, shared, Rng(rng.next_u64()));
+    }
     if rng.below(2) == 0 {
         file.repair();
     }

@@ -2,12 +2,12 @@
 //! Short histories, with a crash at every operation of the disk, every outcome of interest, and
 //! every crash of the recovery from it.
 
-use super::judge::{either_superblock, read_all, whole, History};
+use super::judge::{either_superblock, read_all, whole, Found, History};
 use super::submit::Submitter;
-use super::{execute, options, round, Report, Round, Schedule, Shared, Trace, BLOCKS};
+use super::{execute, options, round, Report, Round, Schedule, Shared, BLOCKS, SITES};
 use crate::engine::format::{LogStart, Superblock, SUPERBLOCK_OFFSETS};
 use crate::engine::{Error, Volume, BLOCK_SIZE};
-use crate::platform::sim::{self, Photo, Placed, Rng, Sim, SimFile, Survival};
+use crate::platform::sim::{self, Mark, Photo, Placed, Rng, Sim, SimFile, Survival};
 use crate::platform::{BackingFile, Sabotage};
 use std::format;
 use std::string::{String, ToString};
@@ -251,16 +251,11 @@ impl Script {
     fn play(&self, seed: u64) -> Result<Album, String> {
         let file = SimFile::new();
         let record_size = [4096, 16384, 65536][seed as usize % 3];
-        Volume::<Sim>::create(&file, &options(record_size)).map_err(|e| e.to_string())?;
+        Volume::<Sim>::create(&file, &options(BLOCKS, record_size)).map_err(|e| e.to_string())?;
         start_from(&file, self.counters)?;
         file.photograph(1, Rng(0));
-        let shared = Arc::new(Mutex::new(Round {
-            start: std::vec![0; BLOCKS as usize],
-            next_tag: 0,
-            wrote: false,
-            objection: None,
-            trace: Trace::default(),
-        }));
+        sim::sized(BLOCKS, BLOCKS);
+        let shared = Arc::new(Mutex::new(Round::new(std::vec![0; SITES], BLOCKS)));
         let open = || Volume::<Sim>::open(file.clone(), false).map_err(|e| e.to_string());
         let mut volume = open()?;
         let mut actions = Vec::new();
@@ -351,7 +346,7 @@ fn start_from(file: &SimFile, counters: u64) -> Result<(), String> {
 
 /// Every outcome of interest of a crash at the moment of `photo`.
 fn judge_all(photo: &Photo, order: &[Placed], seed: u64, depth: Depth) -> Result<Report, String> {
-    let start = std::vec![0; BLOCKS as usize];
+    let start = std::vec![0; SITES];
     let history = History {
         start: &start,
         order,
@@ -371,7 +366,7 @@ fn judge_all(photo: &Photo, order: &[Placed], seed: u64, depth: Depth) -> Result
             .map_err(|e| format!("{outcome:?}: {e}"))?;
         report.photos += 1;
         if n < 6 && (photo.operation + n) % depth.recovery == 0 {
-            exhaust_recovery(&found, &state, &mut report)
+            exhaust_recovery(&found, &state, photo.mark, &mut report)
                 .map_err(|e| format!("{outcome:?}: {e}"))?;
         }
     }
@@ -380,9 +375,14 @@ fn judge_all(photo: &Photo, order: &[Placed], seed: u64, depth: Depth) -> Result
 
 /// Crashes at every operation of the recovery. None of that changes the state; when it is through, the
 /// image is whole.
-fn exhaust_recovery(found: &SimFile, state: &[u32], report: &mut Report) -> Result<(), String> {
+fn exhaust_recovery(
+    found: &SimFile,
+    state: &Found,
+    mark: Mark,
+    report: &mut Report,
+) -> Result<(), String> {
     whole(found, report)?;
-    either_superblock(found, state)?;
+    either_superblock(found, state, mark, report)?;
     for crash in 0.. {
         let file = found.snapshot();
         file.crash_after(crash);
@@ -401,7 +401,7 @@ fn exhaust_recovery(found: &SimFile, state: &[u32], report: &mut Report) -> Resu
         for &outcome in outcomes {
             let again = file.after(outcome);
             let now = read_all(&again).map_err(|e| format!("{what}, {outcome:?}: {e}"))?;
-            if now != state {
+            if now != *state {
                 return Err(format!("{what}, {outcome:?}: it changed the state"));
             }
             report.interrupted += 1;

@@ -1,15 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The submitters: what they do to the volume, and what they expect of it while it runs.
 
-use super::{fill, round, tag_of, Plan, Profile, Shared, BLOCKS};
+use super::{fill, round, site, tag_of, Plan, Profile, Shared, BLOCKS, FAR, SIZES};
 use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Placed, Rng, Sim};
 use std::format;
 use std::vec::Vec;
 
 pub(super) fn apply(state: &mut [u32], change: &Placed) {
-    let at = change.block as usize;
-    state[at..at + change.tags.len()].copy_from_slice(&change.tags);
+    let end = change.block + change.count;
+    let near = change.block.min(BLOCKS) as usize..end.min(BLOCKS) as usize;
+    match change.tags.get(..near.len()) {
+        Some(tags) => state[near].copy_from_slice(tags),
+        None => state[near].fill(0),
+    }
+    if end <= BLOCKS {
+        return;
+    }
+    let first = FAR.partition_point(|&block| block < change.block);
+    for (at, &block) in FAR.iter().enumerate().skip(first) {
+        let Some(tag) = change.tag(block) else { break };
+        state[BLOCKS as usize + at] = tag;
+    }
 }
 
 /// One submitter. It stops at the first error that is not about space or memory.
@@ -22,6 +34,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
         let result = match plan.profile {
             Profile::Mixed => site.mixed(),
             Profile::Pressure => site.press(),
+            Profile::Leaves => site.roam(),
         };
         match result {
             Ok(()) | Err(Error::NoSpace | Error::NoMemory) => {}
@@ -34,6 +47,14 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
                 return round(shared).say(format_args!("{name}: stops, {error}"));
             }
         }
+    }
+}
+
+/// Promise P2: on a full disk what gives space back finds some, and then writes do again.
+pub(super) fn make_room(volume: &Volume<Sim>, shared: &Shared, rng: Rng) {
+    if let Ok(mut site) = Submitter::new(volume, shared, 0, rng) {
+        let result = site.make_room();
+        round(shared).say(format_args!("making room: {result:?}"));
     }
 }
 
@@ -78,6 +99,13 @@ impl<'a> Submitter<'a> {
             0..=4 => self.write(block, up_to(4)).map(|_| ()),
             16 => self.compact(),
             17 => self.resize(),
+            19 => self.far(|site, blocks| {
+                let (from, most) = site.place(blocks);
+                match size % 4 {
+                    0 => site.zero(from, blocks - from),
+                    _ => site.write(from, 1 + size % most).map(|_| ()),
+                }
+            }),
             18 => {
                 self.volume.shed_table(u64::MAX);
                 Ok(())
@@ -105,9 +133,41 @@ impl<'a> Submitter<'a> {
             10 => self.zero(300, 2 * size),
             11 => self.flush(),
             12 => self.checkpoint(),
-            13 => self.compact(),
+            13 => match size % 4 {
+                0 => self.resize(),
+                _ => self.compact(),
+            },
             _ => self.read(block, size),
         }
+    }
+
+    /// Fills the disk to the last bytes, and gives most of it back.
+    fn make_room(&mut self) -> Result<(), Error> {
+        for size in [32, 1] {
+            let full = (0..BLOCKS).any(|n| {
+                let block = (n * 37 + self.rng.below(8)) % (BLOCKS - size);
+                self.write_raw(block, size) == Err(Error::NoSpace)
+            });
+            if !full {
+                return Ok(());
+            }
+        }
+        // A part of each leaf stays, so that all leaves have to be stored.
+        for block in (0..BLOCKS).step_by(100) {
+            self.zero(block, 90.min(BLOCKS - block))?;
+        }
+        for _ in 0..2 {
+            let result = self.checkpoint();
+            if result == Err(Error::NoSpace) && round(self.shared).wrote {
+                round(self.shared).object("a checkpoint after discards finds no space".into());
+            }
+            result?;
+        }
+        let result = self.write_raw(0, 8);
+        if result == Err(Error::NoSpace) {
+            round(self.shared).object("a write after discards finds no space".into());
+        }
+        result.map(|_| ())
     }
 
     fn compact(&mut self) -> Result<(), Error> {
@@ -120,16 +180,114 @@ impl<'a> Submitter<'a> {
         result
     }
 
-    /// What lies beyond the first size is never written.
+    /// Another size, with everything there or, by force, what is beyond it lost.
     fn resize(&mut self) -> Result<(), Error> {
-        let blocks = [BLOCKS, BLOCKS + 500, 300_000, 1 << 20][self.rng.below(4) as usize];
-        let size = blocks * BLOCK_SIZE as u64;
-        let result = self.volume.resize(&mut self.ws, size, false);
-        round(self.shared).say(format_args!(
-            "{}: resize to {blocks}: {result:?}",
-            self.name
-        ));
+        let new = SIZES[self.rng.below(SIZES.len() as u64) as usize];
+        let force = self.rng.below(2) == 0;
+        let old = {
+            let mut round = round(self.shared);
+            if round.far > 0 || round.resizing || round.stuck {
+                return Ok(());
+            }
+            round.resizing = true;
+            round.blocks
+        };
+        sim::sized(old, new);
+        let end = sim::working_on(Placed::zeros(new, old.saturating_sub(new)));
+        let result = self
+            .volume
+            .resize(&mut self.ws, new * BLOCK_SIZE as u64, force);
+        let reached = end();
+        let mut round = round(self.shared);
+        match result {
+            Ok(()) => {
+                sim::promised(reached);
+                sim::sized(new, new);
+                (round.blocks, round.resizing) = (new, false);
+            }
+            Err(Error::InUse) => {
+                sim::sized(old, old);
+                round.resizing = false;
+            }
+            // Until the next opening a superblock may have the new size, but nobody goes by it.
+            Err(_) => (round.resizing, round.stuck) = (false, true),
+        }
+        round.say(format_args!("{}: resize to {new}: {result:?}", self.name));
+        match result {
+            Err(Error::InUse) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Does something that reaches beyond the smallest size, given the size; nothing when that is about
+    /// to change, or not larger.
+    fn far(&mut self, act: impl FnOnce(&mut Self, u64) -> Result<(), Error>) -> Result<(), Error> {
+        let blocks = {
+            let mut round = round(self.shared);
+            if round.resizing || round.blocks == BLOCKS {
+                return Ok(());
+            }
+            round.far += 1;
+            round.blocks
+        };
+        let result = act(self, blocks);
+        round(self.shared).far -= 1;
         result
+    }
+
+    /// A place beyond the smallest size, and how many blocks from there on are ever written.
+    fn place(&mut self, blocks: u64) -> (u64, u64) {
+        let reached = FAR.partition_point(|&block| block < blocks) as u64;
+        let at = self.rng.below(reached);
+        let run = &FAR[at as usize..reached as usize];
+        let near = (run[0]..).zip(run).take_while(|(b, &far)| *b == far);
+        (run[0], near.count() as u64)
+    }
+
+    /// All over the device: few blocks in many leaves.
+    fn roam(&mut self) -> Result<(), Error> {
+        let what = self.rng.below(24);
+        let size = self.rng.next_u64();
+        match what {
+            0 => self.resize(),
+            1 => self.compact(),
+            2 | 3 => self.checkpoint(),
+            4 | 5 => self.flush(),
+            6 => {
+                self.volume.shed_table(u64::MAX);
+                Ok(())
+            }
+            7 | 8 => {
+                let block = self.rng.below(BLOCKS - 8);
+                self.write(block, 1 + size % 8).map(|_| ())
+            }
+            // From anywhere to anywhere: to the end, mostly.
+            9..=11 => self.far(|site, blocks| {
+                let from = match size % 4 {
+                    0 => site.rng.below(blocks),
+                    1 => 0,
+                    _ => site.place(blocks).0,
+                };
+                let count = match site.rng.below(3) {
+                    0 => 1 + site.rng.below(blocks - from),
+                    1 => (512 << site.rng.below(6)).min(blocks - from),
+                    _ => blocks - from,
+                };
+                site.zero(from, count)
+            }),
+            12..=14 => self.far(|site, blocks| {
+                let (from, most) = site.place(blocks);
+                site.read(from, 1 + size % most)
+            }),
+            15 => self.far(|site, blocks| {
+                let (from, _) = site.place(blocks);
+                site.write_through(from)
+            }),
+            _ => self.far(|site, blocks| {
+                let (from, most) = site.place(blocks);
+                site.write(from, 1 + size % most).map(|_| ())
+            }),
+        }
     }
 
     /// Notes the end of an operation that changed something: how far the order reaches with it.
@@ -188,7 +346,7 @@ impl<'a> Submitter<'a> {
             fill(tag, bytes);
         }
         let stores = tags.iter().any(|&tag| tag != 0);
-        let end = sim::working_on(block, tags);
+        let end = sim::working_on(Placed::write(block, tags));
         let result = self.volume.write(&mut self.ws, block, &data);
         let reached = end();
         self.done("write", (block, count), reached, result);
@@ -203,8 +361,7 @@ impl<'a> Submitter<'a> {
     }
 
     pub(super) fn zero(&mut self, block: u64, count: u64) -> Result<(), Error> {
-        let count = count.min(BLOCKS - block);
-        let end = sim::working_on(block, std::vec![0; count as usize]);
+        let end = sim::working_on(Placed::zeros(block, count));
         let result = self.volume.zero(&mut self.ws, block, count);
         let reached = end();
         self.done("zero", (block, count), reached, result);
@@ -267,17 +424,14 @@ impl<'a> Submitter<'a> {
                 round(self.shared).object(format!("read: block {b} is a mixture"));
                 return Ok(());
             };
-            let right = before[b as usize] == tag
+            let was = site(b).map_or(0, |at| before[at]);
+            let right = was == tag
                 || sim::since(length, |order| {
-                    order.iter().any(|change| {
-                        let at = b.wrapping_sub(change.block) as usize;
-                        change.tags.get(at) == Some(&tag)
-                    })
+                    order.iter().any(|change| change.tag(b) == Some(tag))
                 });
             if !right {
                 round(self.shared).object(format!(
-                    "read: block {b} holds {tag}, was {} and became nothing else",
-                    before[b as usize]
+                    "read: block {b} holds {tag}, was {was} and became nothing else"
                 ));
             }
         }

@@ -14,8 +14,35 @@ use std::vec::Vec;
 pub struct Placed {
     /// First block.
     pub block: u64,
-    /// One tag for each block.
+    /// Number of blocks.
+    pub count: u64,
+    /// One tag for each block; none if all of them become zeros.
     pub tags: Vec<u32>,
+}
+
+impl Placed {
+    /// Blocks with these tags.
+    pub fn write(block: u64, tags: Vec<u32>) -> Self {
+        Self {
+            block,
+            count: tags.len() as u64,
+            tags,
+        }
+    }
+
+    /// Blocks of zeros.
+    pub fn zeros(block: u64, count: u64) -> Self {
+        let tags = Vec::new();
+        Self { block, count, tags }
+    }
+
+    /// What it makes of a block, if it changes that.
+    pub fn tag(&self, block: u64) -> Option<u32> {
+        let at = block
+            .checked_sub(self.block)
+            .filter(|&at| at < self.count)?;
+        Some(self.tags.get(at as usize).copied().unwrap_or(0))
+    }
 }
 
 /// How far a history is. All are lengths of the order.
@@ -29,6 +56,8 @@ pub struct Mark {
     pub promised: usize,
     /// What the last completed checkpoint holds, and the one before it.
     pub checkpoints: [usize; 2],
+    /// Sizes the device may have after a crash, in blocks: that before a change, and that after it.
+    pub sizes: [u64; 2],
 }
 
 #[derive(Default)]
@@ -44,13 +73,13 @@ std::thread_local! {
     static HISTORY: RefCell<History> = RefCell::default();
 }
 
-/// The calling thread begins to write these tags from `block` on. Returns a function for the end of the
+/// The calling thread begins to make this change. Returns a function for the end of the
 /// operation: how long the order was just behind its last change, 0 if it made none.
-pub fn working_on(block: u64, tags: Vec<u32>) -> impl FnOnce() -> usize {
+pub fn working_on(change: Placed) -> impl FnOnce() -> usize {
     let id = shuttle::thread::current().id();
     HISTORY.with_borrow_mut(|h| {
         h.last.insert(id, 0);
-        h.working.insert(id, Placed { block, tags });
+        h.working.insert(id, change);
     });
     move || {
         HISTORY.with_borrow_mut(|h| {
@@ -65,8 +94,11 @@ pub(super) fn placed(block: u64, count: u64) {
         let id = shuttle::thread::current().id();
         if let Some(work) = h.working.get(&id) {
             let from = (block - work.block) as usize;
-            let tags = work.tags[from..from + count as usize].to_vec();
-            h.order.push(Placed { block, tags });
+            let tags = match work.tags.is_empty() {
+                true => Vec::new(),
+                false => work.tags[from..from + count as usize].to_vec(),
+            };
+            h.order.push(Placed { block, count, tags });
             h.last.insert(id, h.order.len());
         }
     });
@@ -96,6 +128,11 @@ pub fn checkpointed(reached: usize) {
         let [last, _] = h.mark.checkpoints;
         h.mark.checkpoints = [last.max(reached), last.min(reached)];
     });
+}
+
+/// The device has `before` blocks or, if it was enough for that, `after`.
+pub fn sized(before: u64, after: u64) {
+    HISTORY.with_borrow_mut(|h| h.mark.sizes = [before, after]);
 }
 
 /// The changes so far, from the last call on, and how far they came. Forgets them.
