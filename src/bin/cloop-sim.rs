@@ -39,6 +39,9 @@ struct Args {
     trace: bool,
 }
 
+/// Seconds between two lines about how far it is.
+const PROGRESS: u64 = 10;
+
 fn sabotage(name: &str) -> Result<Sabotage, String> {
     let found = Sabotage::ALL.iter().find(|s| format!("{s:?}") == name);
     found
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
     let next = AtomicU64::new(args.seed);
     let end = args.points.map_or(args.seed + args.count, |_| u64::MAX / 2);
     let sum = Mutex::new((0u64, Report::default(), Vec::new()));
+    let told = AtomicU64::new(0);
     let jobs = args
         .jobs
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -93,9 +97,13 @@ fn main() -> ExitCode {
                     }
                 }
                 let points = report.points();
-                if *histories % 1000 == 0 {
-                    let seconds = begin.elapsed().as_secs_f64();
-                    eprintln!("{histories} histories, {points} crash points, {seconds:.0} s");
+                let seconds = begin.elapsed().as_secs();
+                if seconds >= told.load(Ordering::Relaxed) + PROGRESS {
+                    told.store(seconds, Ordering::Relaxed);
+                    eprintln!(
+                        "{seconds} s: {histories} histories, {points} crash points, {} failed",
+                        failed.len()
+                    );
                 }
                 if args.points.is_some_and(|max| points >= max) {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
@@ -108,9 +116,14 @@ fn main() -> ExitCode {
     let seconds = begin.elapsed().as_secs_f64();
     let points = report.points();
     println!(
-        "{histories} histories, {points} crash points in {seconds:.0} s, {:.0} a second; {report:?}; failed seeds: {failed:?}",
+        "{histories} histories in {seconds:.0} s, {:.0} crash points a second",
         points as f64 / seconds
     );
+    println!("{report}");
+    match failed[..] {
+        [] => println!("no history failed"),
+        _ => println!("{} failed, seeds {failed:?}", failed.len()),
+    }
     if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -123,9 +136,8 @@ fn scripts(name: &str) -> ExitCode {
         let begin = Instant::now();
         match script.exhaust(Depth::SHORT, None) {
             Ok(report) => println!(
-                "{}: {} crash points in {:.0} s; {report:?}",
+                "{}: {:.0} s, {report}",
                 script.name,
-                report.points(),
                 begin.elapsed().as_secs_f64()
             ),
             Err(objection) => {
@@ -144,7 +156,7 @@ fn trace(args: &Args) -> ExitCode {
     print!("{lines}");
     match result {
         Ok(report) => {
-            println!("seed {}: passed, {report:?}", args.seed);
+            println!("seed {}: passed, {report}", args.seed);
             ExitCode::SUCCESS
         }
         Err(objection) => {

@@ -23,6 +23,8 @@ pub(super) struct Found {
     pub(super) blocks: u64,
     /// The tags of its sites; zeros where it does not reach.
     pub(super) tags: Vec<u32>,
+    /// What the older superblock alone needs may be gone.
+    pub(super) fragile: bool,
 }
 
 /// What the judge knows: the state of the device when the round began, and its changes in order.
@@ -201,7 +203,11 @@ pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
         }
         at = first + count;
     }
-    Ok(Found { blocks, tags })
+    Ok(Found {
+        blocks,
+        tags,
+        fragile: false,
+    })
 }
 
 /// The image is whole: nothing for `cloop check` to find.
@@ -230,7 +236,7 @@ pub(super) fn either_superblock(
         found.read_at(&mut page, offset).is_ok()
             && Superblock::decode::<Sim>(&mut page, offset).is_ok()
     };
-    if !SUPERBLOCK_OFFSETS.into_iter().all(valid) {
+    if mark.fragile || !SUPERBLOCK_OFFSETS.into_iter().all(valid) {
         return Ok(());
     }
     for offset in SUPERBLOCK_OFFSETS {
@@ -260,7 +266,9 @@ fn interrupt_recovery(
         let when = rng.below(12);
         // What a failed fsync lost shows only when the memory of it is gone.
         let mut cut = rng.below(2) == 0;
-        match rng.below(12) {
+        let how = rng.below(12);
+        let limited = how == 5;
+        match how {
             0 => found.fail_after(when, Fault::Error),
             1 => found.fail_after(when, Fault::Broken),
             2 => found.fail_after(when, Fault::Short),
@@ -290,7 +298,9 @@ fn interrupt_recovery(
                 "an interrupted recovery ({what}) changed the state"
             ));
         }
-        state = now;
+        // Without any other space an opening uses what only the older superblock needs.
+        let fragile = state.fragile || limited;
+        state = Found { fragile, ..now };
     }
     Ok((found, state))
 }

@@ -52,6 +52,10 @@ const fn far() -> [u64; 90] {
     far
 }
 
+/// Bytes of memory for the sector table, when there are few of them: the nodes for all that one zero record
+/// can cover here. A discard needs all of them at the same time.
+const TABLE: u64 = 224 << 10;
+
 /// Number of blocks whose contents are known: the *sites*.
 const SITES: usize = BLOCKS as usize + FAR.len();
 
@@ -202,6 +206,25 @@ impl Report {
     /// States of the disk that were recovered from, read completely and judged.
     pub fn points(&self) -> u64 {
         self.crashes + self.photos + self.interrupted + self.alone
+    }
+}
+
+impl core::fmt::Display for Report {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "{} crash points: {} power cuts gone on from, {} photos, {} interrupted recoveries, \
+             {} recoveries from one superblock; {} complete checks; {} of {} harmed disks refused; {} changes",
+            self.points(),
+            self.crashes,
+            self.photos,
+            self.interrupted,
+            self.alone,
+            self.checks,
+            self.refused,
+            self.harmed,
+            self.changes
+        )
     }
 }
 
@@ -417,9 +440,10 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
     let mut state = judge::Found {
         blocks: options.size / BLOCK_SIZE as u64,
         tags: std::vec![0; SITES],
+        fragile: false,
     };
     let mut next_tag = 0;
-    let mut sizes = [state.blocks; 2];
+    let (mut sizes, mut fragile) = ([state.blocks; 2], false);
     for number in 0..plan.rounds {
         trace.say(format_args!("round {number}"));
         if rng.below(2) == 0 {
@@ -428,6 +452,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         file.photograph(plan.photos, Rng(rng.next_u64()));
         // Until it was opened the other superblock may have the other size.
         sim::sized(sizes[0], sizes[1]);
+        sim::fragile(fragile);
         let shared = Arc::new(Mutex::new(Round {
             next_tag,
             trace: trace.clone(),
@@ -465,6 +490,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         let Some(recovered) = recovered else { break };
         (file, state) = recovered;
         sizes = mark.sizes;
+        fragile = mark.fragile || state.fragile;
     }
     Ok(())
 }
@@ -474,6 +500,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     if plan.profile == Profile::Pressure {
         // From hardly enough to open it up to some space to spare.
         file.limit((10 + rng.below(30)) * 256 * 1024);
+        sim::fragile(true);
     }
     let mut opened = Volume::<Sim>::open(file.clone(), false);
     if let Err(crate::engine::Error::NoSpace) = opened {
@@ -491,10 +518,10 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     };
     let blocks = volume.geometry().blocks;
     sim::sized(blocks, blocks);
+    sim::fragile(false);
     round(shared).blocks = blocks;
     if plan.profile == Profile::Leaves || rng.below(8) == 0 {
-        // Room for a few nodes: whoever needs another one drops others, or waits for a checkpoint.
-        volume.shared.limit_table((48 + rng.below(100)) << 10);
+        volume.shared.limit_table(TABLE + (rng.below(128) << 10));
     }
     cause_trouble(plan, file, rng);
     let threads: Vec<_> = (0..plan.threads)

@@ -143,14 +143,16 @@ impl<'a> Submitter<'a> {
 
     /// Fills the disk to the last bytes, and gives most of it back.
     fn make_room(&mut self) -> Result<(), Error> {
-        for size in [32, 1] {
-            let full = (0..BLOCKS).any(|n| {
+        for (size, most) in [(32, 80), (1, 200)] {
+            let full = (0..most).any(|n| {
                 let block = (n * 37 + self.rng.below(8)) % (BLOCKS - size);
                 self.write_raw(block, size) == Err(Error::NoSpace)
             });
             if !full {
                 return Ok(());
             }
+            // What is pending costs memory in every photo.
+            self.flush()?;
         }
         // A part of each leaf stays, so that all leaves have to be stored.
         for block in (0..BLOCKS).step_by(100) {
@@ -254,7 +256,7 @@ impl<'a> Submitter<'a> {
             2 | 3 => self.checkpoint(),
             4 | 5 => self.flush(),
             6 => {
-                self.volume.shed_table(u64::MAX);
+                self.volume.shed_table(size % (256 << 10));
                 Ok(())
             }
             7 | 8 => {
@@ -278,6 +280,15 @@ impl<'a> Submitter<'a> {
             12..=14 => self.far(|site, blocks| {
                 let (from, most) = site.place(blocks);
                 site.read(from, 1 + size % most)
+            }),
+            16 | 17 => self.far(|site, blocks| {
+                // Some neighbours: as many leaves, mostly.
+                let at = site.rng.below(FAR.len() as u64) as usize;
+                let reached = FAR.iter().skip(at).take_while(|&&block| block < blocks);
+                for &block in reached.take(1 + size as usize % 24) {
+                    site.write(block, 1)?;
+                }
+                Ok(())
             }),
             15 => self.far(|site, blocks| {
                 let (from, _) = site.place(blocks);

@@ -58,6 +58,8 @@ pub struct Mark {
     pub checkpoints: [usize; 2],
     /// Sizes the device may have after a crash, in blocks: that before a change, and that after it.
     pub sizes: [u64; 2],
+    /// The image was opened on a disk so full that what the older superblock alone needs may be gone.
+    pub fragile: bool,
 }
 
 #[derive(Default)]
@@ -133,6 +135,11 @@ pub fn checkpointed(reached: usize) {
 /// The device has `before` blocks or, if it was enough for that, `after`.
 pub fn sized(before: u64, after: u64) {
     HISTORY.with_borrow_mut(|h| h.mark.sizes = [before, after]);
+}
+
+/// Whether what the older superblock alone needs may be gone.
+pub fn fragile(fragile: bool) {
+    HISTORY.with_borrow_mut(|h| h.mark.fragile = fragile);
 }
 
 /// The changes so far, from the last call on, and how far they came. Forgets them.

@@ -11,7 +11,7 @@ mod history;
 pub use self::file::{Fault, Photo, SimFile, Survival};
 pub(crate) use self::history::since;
 pub use self::history::{
-    checkpointed, completed, mark, promised, sized, take_history, working_on, Mark, Placed,
+    checkpointed, completed, fragile, mark, promised, sized, take_history, working_on, Mark, Placed,
 };
 
 use super::std::mem::set_failing_allocation;
