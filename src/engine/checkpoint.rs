@@ -189,8 +189,13 @@ impl<P: Platform> Shared<P> {
             self.file.truncate(next.length)?;
             self.log.sync_file(&self.file)?;
         }
+        self.commit_superblock(state, next)
+    }
+
+    /// Writes the superblock of the next generation durably. If that fails, the volume stops writing: the slot may
+    /// hold anything now, and the log must not move on from the other one.
+    pub(crate) fn commit_superblock(&self, state: &mut Checkpoint<P>, next: Superblock) -> Result {
         if let Err(error) = self.write_superblock(&next, &mut state.page) {
-            // The slot may hold anything now; the log must not move on from the older one.
             self.log.lock().fail(error);
             return Err(error);
         }

@@ -4,10 +4,12 @@
 use super::cache::RecordCache;
 use super::codec;
 use super::format::{
-    corrupt, decode_node, Entry, Geometry, Kind, RecordHeader, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES,
+    corrupt, decode_node, Entry, Geometry, Kind, RecordHeader, BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES,
+    NODE_ENTRIES,
 };
 use super::log::Log;
 use super::map::Map;
+use super::space::image_bound;
 use super::table::{Found, NodeId};
 use super::workspace::Workspace;
 use super::{Error, Result};
@@ -57,6 +59,17 @@ impl<P: Platform> Shared<P> {
     /// Device size in blocks.
     pub(crate) fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)
+    }
+
+    /// Changes the device size to `blocks`, and the size that the image may have with it.
+    pub(crate) fn set_blocks(&self, blocks: u64) {
+        let mut tail = self.log.lock();
+        self.blocks.store(blocks, Ordering::Relaxed);
+        tail.space.bound = image_bound(&Geometry {
+            blocks,
+            size: blocks << BLOCK_SHIFT,
+            ..self.geo
+        });
     }
 
     /// Checks a range of blocks against the device, and that it is still open.

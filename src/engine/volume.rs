@@ -7,7 +7,6 @@ use super::maintain::{maintain, write_behind};
 use super::open::{self, CreateOptions, Opened};
 use super::reclaim::{Effort, ORPHANS};
 use super::shared::{count, Shared};
-use super::space::image_bound;
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{arc, Arc, Vec};
@@ -357,21 +356,25 @@ impl<P: Platform> Volume<P> {
             let _tail = shared.log.lock();
             shared.map.lock().table.grow(height_for(new))?;
         }
-        {
-            let mut tail = shared.log.lock();
-            shared.blocks.store(new, Ordering::Relaxed);
-            tail.space.bound = image_bound(&self.geometry());
+        // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
+        // backing file, after which nothing more is written.
+        shared.checkpoint(&mut state, false)?;
+        if new < old {
+            shared.set_blocks(new);
         }
-        // Both superblocks are to have it.
-        let resized = if P::sabotaged(Sabotage::HalfResize) {
-            shared.checkpoint(&mut state, false)
-        } else {
-            shared.free_dead(&mut state)
+        let mut next = state.superblock;
+        next.geometry.size = size;
+        next.geometry.blocks = new;
+        let slots = match P::sabotaged(Sabotage::HalfResize) {
+            true => 1,
+            false => 2,
         };
-        if resized.is_err() {
-            shared.blocks.store(old, Ordering::Relaxed);
+        for _ in 0..slots {
+            next.generation += 1;
+            shared.commit_superblock(&mut state, next)?;
         }
-        resized
+        shared.set_blocks(new);
+        Ok(())
     }
 
     /// Bounds the memory of the sector table, in bytes; at least 1 MiB.
