@@ -82,7 +82,15 @@ const PATIENCE: u64 = 400;
 fn every_sabotage_is_caught() {
     let mut survivors = Vec::new();
     for sabotage in Sabotage::ALL {
-        let (_, objections) = run_all(PATIENCE, |seed| run(Plan::hunt(seed, sabotage), None));
+        let (_, objections) = run_all(PATIENCE, |seed| {
+            match run(Plan::hunt(seed, sabotage), None) {
+                // The engine is stuck in its own mess, which says nothing about the judge.
+                Err(said) if said.contains("max_steps") || said.contains("deadlock") => {
+                    Ok(Report::default())
+                }
+                result => result,
+            }
+        });
         match objections.iter().min() {
             Some((seed, objection)) => {
                 let line: String = objection.chars().take(150).collect();

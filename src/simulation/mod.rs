@@ -278,7 +278,13 @@ fn execute(
     let mut config = Config::new();
     config.stack_size = 256 * 1024;
     config.failure_persistence = FailurePersistence::None;
-    config.max_steps = MaxSteps::FailAfter(10_000_000);
+    // With a sabotage the engine may be stuck for ever.
+    let steps = if sabotage.is_some() {
+        2_000_000
+    } else {
+        10_000_000
+    };
+    config.max_steps = MaxSteps::FailAfter(steps);
     config.silence_warnings = true;
     let verdict = Arc::new(Mutex::new(Ok(Report::default())));
     let inside = verdict.clone();
