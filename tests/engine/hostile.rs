@@ -5,7 +5,7 @@ use cloop::engine::check::Finding;
 use cloop::engine::format::SUPERBLOCK_OFFSETS;
 use cloop::engine::{Error, Volume, BLOCK_SIZE};
 use cloop::hostile::{
-    bases, compact, exercise, exercise_compact, exercise_forgery, forgery_bases, named,
+    bases, compact, exercise, exercise_compact, exercise_forgery, forgery_bases, mend, named,
     random_forgery, survey, tag_of, Expect, Image, Named, BLOCKS, RECORD_IN_RECORD,
 };
 use cloop::platform::fuzz::{Fuzz, MemFile};
@@ -54,6 +54,17 @@ fn each_attack_ends_as_it_must() {
         cases.run(attack.name, || judge(&attack));
     }
     assert!(seen.len() > 70, "{}", seen.len());
+}
+
+#[test]
+fn each_attack_can_be_repaired() {
+    let mut cases = Cases::default();
+    for attack in named::<Home>() {
+        cases.run(attack.name, || {
+            let file = MemFile::new(&attack.bytes);
+            mend::<Home>(&file, &survey::<Home>(&file));
+        });
+    }
 }
 
 fn judge(attack: &Named) {
