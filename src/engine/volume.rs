@@ -343,16 +343,23 @@ impl<P: Platform> Volume<P> {
                 "size: it must be a multiple of 4096 bytes, at most 1 PiB",
             ));
         }
-        let shared = &*self.shared;
-        let mut state = self.checkpoint.lock();
-        let (old, new) = (shared.blocks(), size >> BLOCK_SHIFT);
-        if new < old {
-            let mapped = shared.next_mapped(ws, new)?;
-            if mapped.is_some() && !force {
-                return Err(Error::InUse);
+        let (shared, new) = (&*self.shared, size >> BLOCK_SHIFT);
+        let (old, mut state) = loop {
+            let old = shared.blocks();
+            if new < old {
+                let mapped = shared.next_mapped(ws, new)?;
+                if mapped.is_some() && !force {
+                    return Err(Error::InUse);
+                }
+                // Not under the lock: on a full file system this waits for a checkpoint.
+                shared.zero(ws, new, old - new)?;
             }
-            shared.zero(ws, new, old - new)?;
-        } else {
+            let state = self.checkpoint.lock();
+            if shared.blocks() == old {
+                break (old, state);
+            }
+        };
+        if new > old {
             let _tail = shared.log.lock();
             shared.map.lock().table.grow(height_for(new))?;
         }

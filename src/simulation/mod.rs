@@ -52,9 +52,8 @@ const fn far() -> [u64; 90] {
     far
 }
 
-/// Bytes of memory for the sector table, when there are few of them: the nodes for all that one zero record
-/// can cover here. A discard needs all of them at the same time.
-const TABLE: u64 = 224 << 10;
+/// Bytes of memory for the sector table, when there are few of them.
+const TABLE: u64 = 64 << 10;
 
 /// Number of blocks whose contents are known: the *sites*.
 const SITES: usize = BLOCKS as usize + FAR.len();
