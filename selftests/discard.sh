@@ -56,7 +56,6 @@ write_zeroes() {
 	is "$(get bytes_written)" -le $((2 * MiB)) "bytes written as data"
 	is "$before" -eq $((8 * MiB)) "bytes written as data"
 }
-check "blkdiscard --zeroout, records of 64K" write_zeroes 64K
 check "blkdiscard --zeroout, records of 16K" write_zeroes 16K
 
 written_zeros() {
@@ -75,53 +74,3 @@ written_zeros() {
 	is "$(get mapped_blocks)" -eq $((1021 - 256)) "mapped blocks"
 }
 check "zeros that are written as data cost nothing" written_zeros
-
-whole() {
-	local began before
-	image disk --size 1T
-	attach "$image"
-	noise "$tmp/noise" 2
-	copy if="$tmp/noise" of="$device" bs=1M seek=$((500 * 1024)) oflag=direct
-	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
-	is "$(get mapped_blocks)" -eq 1024 "mapped blocks"
-	before=$(get table_memory)
-	began=$(now)
-	blkdiscard -f "$device"
-	is $(($(now) - began)) -lt 10000 "milliseconds to discard 1 TiB"
-	is "$(get mapped_blocks)" -eq 0 "mapped blocks"
-	is "$(get table_memory)" -le "$before" "table memory"
-	zeros "$device" $((500 * GiB)) $((2 * MiB))
-	reattach "$image"
-	is "$(get mapped_blocks)" -eq 0 "mapped blocks"
-	is "$(cloop info --json "$device" | jq .live_bytes)" -lt $((64 * KiB)) "live bytes"
-	zeros "$device" 0 $((2 * MiB))
-}
-check "the whole of 1 TiB" whole
-
-trim() {
-	local empty full
-	image disk --size 128M
-	attach "$image"
-	mkfs.ext4 -q -E lazy_itable_init=0 "$device"
-	mount "$device" "$mnt"
-	cp /usr/bin/bash "$mnt"
-	sync "$mnt/bash"
-	fstrim "$mnt"
-	empty=$(get mapped_blocks)
-	noise "$mnt/noise" 24
-	sync "$mnt/noise"
-	full=$(get mapped_blocks)
-	is "$full" -ge $((empty + 24 * 256)) "mapped blocks with the file"
-	rm "$mnt/noise"
-	sync
-	fstrim "$mnt"
-	is "$(get mapped_blocks)" -lt $((empty + 256)) "mapped blocks without the file"
-	cmp /usr/bin/bash "$mnt/bash"
-	umount "$mnt"
-	e2fsck -fn "$device"
-	reattach "$image"
-	is "$(get mapped_blocks)" -lt $((empty + 256)) "mapped blocks after attaching again"
-	mount "$device" "$mnt"
-	cmp /usr/bin/bash "$mnt/bash"
-}
-check "fstrim gives back what was deleted" trim

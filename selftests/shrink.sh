@@ -1,0 +1,95 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# The image shrinks with what is in it, while it is in use.
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# files DIRECTORY MEBIBYTES: as many of the files of the system, and half as much that does not compress.
+files() {
+	local n source
+	mkdir "$1"
+	noise "$1/noise" $(($2 / 3))
+	for ((n = 0; ; n++)); do
+		for source in /usr/bin /usr/sbin /usr/share/perl5 /usr/lib/x86_64-linux-gnu; do
+			(($(du -sm "$1" | cut -f 1) < $2)) || return 0
+			mkdir -p "$1/$n"
+			cp -a "$source" "$1/$n"
+		done
+	done
+}
+
+# shrinks MOST WHAT: no more than MOST bytes live after a while, and the image is as small as is promised
+# for those (P3).
+shrinks() {
+	local began live allocated
+	began=$(now)
+	while :; do
+		live=$(get live_bytes)
+		allocated=$(allocated "$image")
+		((live > $1 || allocated > live + live / 20 + 16 * MiB)) || break
+		is $(($(now) - began)) -lt 120000 "milliseconds, $2, with $live bytes live and $allocated allocated"
+		sleep 0.5
+	done
+	figure "$2: $((allocated / MiB)) MiB for $((live / MiB)) MiB after $(($(now) - began)) ms"
+}
+
+filesystem() {
+	local type=$1 options=discard full
+	image disk --size 4G
+	attach "$image"
+	case $type in
+	ext4 | xfs) mkfs -t "$type" -q "$device" ;;
+	# Otherwise it discards some minutes later.
+	btrfs) mkfs.btrfs -q "$device" && options=discard=sync ;;
+	esac
+	mount -t "$type" "$device" "$mnt"
+	cp -a /usr/share/perl5 "$mnt/stays"
+	files "$mnt/first" "$(scaled 48 21)"
+	sync -f "$mnt"
+	# Without --reflink=never the second would be the first.
+	cp -a --reflink=never "$mnt/first" "$mnt/second"
+	sync -f "$mnt"
+	full=$(get live_bytes)
+	figure "full: $(($(allocated "$image") / MiB)) MiB for $((full / MiB)) MiB, $((($(get mapped_blocks) * 4096) / MiB)) MiB of blocks"
+	# xfs does not change its mind when it is mounted anew without being unmounted.
+	umount "$mnt"
+	mount -t "$type" -o "$options" "$device" "$mnt"
+	rm -r "$mnt/first"
+	sync -f "$mnt"
+	shrinks $((full * 6 / 10)) "$type, mounted with $options"
+	umount "$mnt"
+	mount -t "$type" -o nodiscard "$device" "$mnt"
+	rm -r "$mnt/second"
+	sync -f "$mnt"
+	is "$(get live_bytes)" -gt $((full * 4 / 10)) "live bytes before fstrim"
+	fstrim "$mnt"
+	shrinks $((full / 8)) "$type, fstrim"
+	diff -r /usr/share/perl5 "$mnt/stays"
+	umount "$mnt"
+	reattach "$image"
+	mount -t "$type" "$device" "$mnt"
+	diff -r /usr/share/perl5 "$mnt/stays"
+	umount "$mnt"
+	detach "$device"
+}
+
+for type in ext4 xfs btrfs; do
+	check "$type: deleted files leave the image, with -o discard and by fstrim" filesystem "$type"
+done
+
+# What mkfs zeroes, now or later, is not stored.
+tables() {
+	local live
+	image disk --size 16G
+	attach "$image"
+	mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$device"
+	sync "$device"
+	live=$(get live_bytes)
+	figure "ext4 of 16 GiB: $((live / KiB)) KiB"
+	is "$live" -lt $((2 * MiB)) "live bytes of an empty ext4"
+	# As before the kernel knew of write-zeroes.
+	copy if=/dev/zero of="$device" bs=1M count=64 seek=8192 conv=fsync
+	is "$(get live_bytes)" -lt $((live + 16 * KiB)) "live bytes with zeros written"
+	detach "$device"
+}
+check "inode tables and journal of ext4 cost nothing" tables
