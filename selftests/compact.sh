@@ -17,7 +17,7 @@ full_of_holes() {
 
 on_line() {
 	local said
-	full_of_holes 32
+	full_of_holes 24
 	said=$(cloop compact "$device")
 	printf '%s\n' "$said"
 	[[ $said =~ ^$device:\ .*,\ was\ .*$ ]] || fail "compact said: $said"
@@ -25,8 +25,8 @@ on_line() {
 	is "$(get garbage_bytes)" -lt $((2 * MiB)) "garbage that is left"
 	is "$(get freed_segments)" -gt 10 "segments that were freed"
 	is "$(get moved_bytes)" -gt 0 "bytes that were moved"
-	# 16 MiB of data, and what the log keeps.
-	is "$(allocated "$image")" -lt $((28 * MiB)) "bytes on disk"
+	# 12 MiB of data, and what the log keeps.
+	is "$(allocated "$image")" -lt $((24 * MiB)) "bytes on disk"
 	same "$tmp/left" "$device"
 	reattach "$image"
 	same "$tmp/left" "$device"
@@ -37,10 +37,10 @@ on_line() {
 check "an attached image becomes small" on_line
 
 off_line() {
-	full_of_holes 32
+	full_of_holes 16
 	detach "$device"
 	cloop compact "$image"
-	is "$(allocated "$image")" -lt $((18 * MiB)) "bytes on disk"
+	is "$(allocated "$image")" -lt $((10 * MiB)) "bytes on disk"
 	intact "$image"
 	attach "$image"
 	fails 1 "disk: in use as $device" cloop compact "$image"
@@ -95,16 +95,16 @@ check "what cannot be compacted is refused" refused
 
 beside_writers() {
 	local pid
-	full_of_holes 32
-	data "$tmp/data" 24
+	full_of_holes 16
+	data "$tmp/data" 12
 	copy if="$tmp/data" of="$device" bs=256K seek=256 oflag=direct &
 	pid=$!
 	cloop compact "$device"
 	wait "$pid"
-	cmp "$tmp/data" <(dd if="$device" bs=256K skip=256 count=96 iflag=direct status=none)
+	cmp "$tmp/data" <(dd if="$device" bs=256K skip=256 count=48 iflag=direct status=none)
 	same "$tmp/left" "$device"
 	reattach "$image"
-	cmp "$tmp/data" <(dd if="$device" bs=256K skip=256 count=96 iflag=direct status=none)
+	cmp "$tmp/data" <(dd if="$device" bs=256K skip=256 count=48 iflag=direct status=none)
 	same "$tmp/left" "$device"
 	detach "$device"
 }

@@ -110,9 +110,6 @@ limit() {
 	# A smaller limit is obeyed at once.
 	printf '%d\n' $((2 * MiB)) >"/sys/block/$name/cloop/table_limit"
 	is "$(value table_bytes)" -le $((2 * MiB)) "memory with a smaller one"
-	printf '%d\n' $((32 * MiB)) >"/sys/block/$name/cloop/table_limit"
-	"$here/scatter.py" verify "$device" $((MiB / 2)) $((4 * MiB)) 4096 1000
-	is "$(value table_bytes)" -gt $((3 * MiB)) "memory with a large limit"
 	# What memory pressure does.
 	printf '2\n' >/proc/sys/vm/drop_caches
 	for _ in {1..30}; do
