@@ -138,9 +138,9 @@ impl Core {
         let operation = request.operation();
         let result = match operation {
             Operation::Read => self.pool.with(|worker| self.read(worker, &mut request)),
-            Operation::Write { fua } => self
+            Operation::Write { fua, metadata } => self
                 .pool
-                .with(|worker| self.write(worker, &mut request))
+                .with(|worker| self.write(worker, &mut request, metadata))
                 .and_then(|()| match fua {
                     true => self.volume.force_unit_access(),
                     false => Ok(()),
@@ -193,12 +193,15 @@ impl Core {
         })
     }
 
-    fn write(&self, worker: &mut Worker, request: &mut Request) -> engine::Result {
+    fn write(&self, worker: &mut Worker, request: &mut Request, metadata: bool) -> engine::Result {
         let Worker { bounce, workspace } = worker;
         self.for_each_record(request.range(), |block, len| {
             let buf = &mut bounce[..len];
             covered(request.copy_out(buf))?;
-            self.volume.write(workspace, block, buf)
+            match metadata {
+                true => self.volume.write_metadata(workspace, block, buf),
+                false => self.volume.write(workspace, block, buf),
+            }
         })
     }
 

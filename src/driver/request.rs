@@ -16,6 +16,8 @@ pub(crate) enum Operation {
     Read,
     Write {
         fua: bool,
+        /// Of the structures of a file system.
+        metadata: bool,
     },
     Flush,
     /// Discard and write-zeroes: the range reads as zeros afterwards.
@@ -128,6 +130,7 @@ impl Request {
             c::req_op_REQ_OP_READ => Operation::Read,
             c::req_op_REQ_OP_WRITE => Operation::Write {
                 fua: flags & c::REQ_FUA != 0,
+                metadata: flags & c::REQ_META != 0,
             },
             c::req_op_REQ_OP_FLUSH => Operation::Flush,
             c::req_op_REQ_OP_DISCARD | c::req_op_REQ_OP_WRITE_ZEROES => Operation::Zero,

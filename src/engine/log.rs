@@ -18,7 +18,7 @@ use super::format::{
     self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
     UNIT,
 };
-use super::space::{Allocator, Demand, Space, Writer};
+use super::space::{Allocator, Demand, Space, Writer, FOR_METADATA};
 use super::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage};
@@ -435,6 +435,13 @@ impl<P: Platform> Log<P> {
             let Some(current) = tail.current else {
                 return Err(Error::ReadOnly);
             };
+            // Directly after an opening a file system replays its journal, through the page cache of the
+            // device, and cannot say that this is metadata.
+            let begun = current.seq - tail.first_seq;
+            let writer = match writer {
+                Writer::User if begun < FOR_METADATA => Writer::Metadata,
+                other => other,
+            };
             let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
             // A full segment is left only when the one after the next is reserved, so that the log
             // always knows where it goes on.
@@ -549,7 +556,7 @@ impl<P: Platform> Log<P> {
         writer: Writer,
         apply: &mut dyn FnMut(Step, &Placed) -> Result<bool>,
     ) -> Result<bool> {
-        if writer == Writer::User && self.demand.too_much() {
+        if writer.writes() && self.demand.too_much() {
             self.wait_for_checkpoint();
         }
         let mut tail = self.make_room(file, record.bytes(), writer)?;
@@ -570,10 +577,10 @@ impl<P: Platform> Log<P> {
         place(open, current, record);
         tail.appended = self.lsn(current.seq, current.offset);
         tail.stats.bytes += u64::from(record.bytes());
-        if matches!(writer, Writer::User | Writer::Discard) {
+        if writer.writes() || writer == Writer::Discard {
             tail.stats.user_bytes += u64::from(record.bytes());
             tail.space.hopeless = false;
-            tail.space.full &= writer == Writer::Discard;
+            tail.space.full &= writer != Writer::User;
         }
         let applied = apply(Step::Commit, &placed);
         if let Err(error) = applied {

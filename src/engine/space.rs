@@ -16,6 +16,9 @@ const FOR_RECLAIM: u64 = 1;
 /// Segments that users' writes leave to discards. Reclaim uses them as well, and may lose one to checkpoints
 /// before it notices that there is nothing to gain.
 const FOR_DISCARDS: u64 = 3;
+/// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
+/// and takes a failure of that for the end.
+pub(crate) const FOR_METADATA: u64 = 3;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 4;
@@ -31,6 +34,8 @@ const NODES_BESIDES: u64 = 48;
 pub(crate) enum Writer {
     /// A write.
     User,
+    /// A write of a file system's own structures: without it there will be no discard.
+    Metadata,
     /// A discard: takes little and gives much.
     Discard,
     /// Reclaim, moving a live record.
@@ -44,11 +49,17 @@ impl Writer {
     /// `checkpoints`.
     pub(crate) fn leaves(self, checkpoints: u64) -> u64 {
         match self {
-            Self::User => checkpoints + FOR_RECLAIM + FOR_DISCARDS,
+            Self::User => checkpoints + FOR_RECLAIM + FOR_DISCARDS + FOR_METADATA,
+            Self::Metadata => checkpoints + FOR_RECLAIM + FOR_DISCARDS,
             Self::Discard => checkpoints + FOR_RECLAIM,
             Self::Mover => checkpoints,
             Self::Checkpoint => 0,
         }
+    }
+
+    /// Whether it is a write of the user's, of whatever.
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Self::User | Self::Metadata)
     }
 }
 
@@ -251,6 +262,7 @@ mod tests {
     fn writers_leave_what_others_need() {
         let order = [
             Writer::User,
+            Writer::Metadata,
             Writer::Discard,
             Writer::Mover,
             Writer::Checkpoint,

@@ -7,6 +7,7 @@ use super::maintain::{maintain, write_behind};
 use super::open::{self, CreateOptions, Opened};
 use super::reclaim::{Effort, ORPHANS};
 use super::shared::{count, Shared};
+use super::space::Writer;
 use super::workspace::Workspace;
 use super::{Error, Result};
 use crate::platform::mem::{arc, Arc, Vec};
@@ -212,7 +213,18 @@ impl<P: Platform> Volume<P> {
     /// [`Error::NoSpace`], at once and without effect on what was acknowledged before.
     pub fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
         self.writable()?;
-        self.shared.write(ws, block, data)
+        self.shared.write(ws, block, data, Writer::User)
+    }
+
+    /// Writes what a file system is made of. It finds space longer than other data does: nothing can be
+    /// deleted without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_metadata(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+        self.writable()?;
+        self.shared.write(ws, block, data, Writer::Metadata)
     }
 
     /// Makes durable what a write that has just completed wrote, as forced unit access asks for: flushes.

@@ -45,7 +45,13 @@ fn is_zero(block: &[u8]) -> bool {
 
 impl<P: Platform> Shared<P> {
     /// Writes whole blocks from `block` on, one record after the other.
-    pub(crate) fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+    pub(crate) fn write(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        data: &[u8],
+        writer: Writer,
+    ) -> Result {
         if data.len() % BLOCK_SIZE != 0 {
             return Err(Error::Invalid("length: not a multiple of the block size"));
         }
@@ -56,7 +62,7 @@ impl<P: Platform> Shared<P> {
         while !rest.is_empty() {
             // Records lie at natural alignment: rewriting a region supersedes whole records.
             let span = (record - at % record) as usize * BLOCK_SIZE;
-            let written = self.write_record(ws, at, &rest[..rest.len().min(span)])?;
+            let written = self.write_record(ws, at, &rest[..rest.len().min(span)], writer)?;
             at += written as u64;
             rest = &rest[written * BLOCK_SIZE..];
         }
@@ -64,7 +70,13 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Writes one record with at most these blocks, and returns how many it covers.
-    fn write_record(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result<usize> {
+    fn write_record(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        data: &[u8],
+        writer: Writer,
+    ) -> Result<usize> {
         let span = data.len() / BLOCK_SIZE;
         let mut mask = 0u32;
         for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
@@ -104,7 +116,7 @@ impl<P: Platform> Shared<P> {
                 // What does not compress can be cut anywhere: use up the segment.
                 let fit = (self.log.room() as usize).saturating_sub(RECORD_HEADER) / BLOCK_SIZE;
                 if (1..span).contains(&fit) {
-                    return self.write_record(ws, block, &data[..fit * BLOCK_SIZE]);
+                    return self.write_record(ws, block, &data[..fit * BLOCK_SIZE], writer);
                 }
             }
             let mask_bytes = mask.to_le_bytes();
@@ -136,7 +148,7 @@ impl<P: Platform> Shared<P> {
                 }
                 Ok(true)
             };
-            let placed = self.log.append(&self.file, &record, Writer::User, apply)?;
+            let placed = self.log.append(&self.file, &record, writer, apply)?;
             if P::sabotaged(Sabotage::LateTable) {
                 self.map_record(&mut self.map.lock(), &stored)?;
             }

@@ -282,6 +282,59 @@ fn compaction_leaves_a_small_image() {
     }
 }
 
+/// A file system has to write before it can delete: its journal, and after a crash what is in that.
+#[test]
+fn a_full_file_takes_metadata() {
+    const BLOCKS: u64 = 6000;
+    let file = SimFile::new();
+    let create = CreateOptions {
+        size: BLOCKS * BLOCK,
+        ..options(16384, Algorithm::Lz4)
+    };
+    Vol::create(&file, &create).unwrap();
+    file.limit(12 * MIB);
+    let mut volume = Vol::open(file.clone(), false).unwrap();
+    let mut data = vec![0; BLOCK_SIZE];
+    let mut full = 0;
+    for cycle in 0..4u64 {
+        let mut ws = volume.workspace().unwrap();
+        // The first blocks are the journal.
+        full = (100.max(full / 2)..BLOCKS)
+            .find(|&at| {
+                noise(at as u32, &mut data);
+                volume.write(&mut ws, at, &data).is_err()
+            })
+            .expect("a full file");
+        noise(0, &mut data);
+        assert_eq!(volume.write(&mut ws, full, &data), Err(Error::NoSpace));
+        for at in 0..32 {
+            noise((cycle * 1000 + at) as u32, &mut data);
+            volume.write_metadata(&mut ws, at, &data).unwrap();
+        }
+        assert_eq!(volume.write(&mut ws, full, &data), Err(Error::NoSpace));
+        assert_eq!(volume.stats().unwrap().full, 1, "cycle {cycle}");
+        volume.flush().unwrap();
+        if cycle % 2 == 1 {
+            // Power fails.
+            drop(volume);
+            volume = Vol::open(file.clone(), false).unwrap();
+            ws = volume.workspace().unwrap();
+            for at in 0..32 {
+                noise((cycle * 1000 + at) as u32, &mut data);
+                volume.write(&mut ws, at, &data).unwrap();
+            }
+        }
+        volume.zero(&mut ws, full / 2, full - full / 2).unwrap();
+        for at in 0..32 {
+            volume.read(&mut ws, at, &mut data).unwrap();
+            let tag = 2 + 3 * (cycle * 1000 + at) as u32;
+            assert_eq!(tag_of(&data), tag, "cycle {cycle} block {at}");
+        }
+    }
+    volume.close().unwrap();
+    assert_checked(&file, "at the end");
+}
+
 /// P6: the table of a large device with a block here and there.
 #[test]
 fn the_table_stays_within_its_limit() {
