@@ -13,15 +13,17 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Segments that discards leave to reclaim, apart from those of the next checkpoints.
 const FOR_RECLAIM: u64 = 1;
+/// Segments that reclaim leaves to an opening: the power may fail while what it moves lies in two places.
+const FOR_OPENING: u64 = 1;
 /// Segments that users' writes leave to discards. Reclaim uses them as well, and may lose one to checkpoints
 /// before it notices that there is nothing to gain.
-const FOR_DISCARDS: u64 = 3;
+const FOR_DISCARDS: u64 = 2;
 /// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
 /// and takes a failure of that for the end.
-pub(crate) const FOR_METADATA: u64 = 3;
+pub(crate) const FOR_METADATA: u64 = 2;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
-const BELOW_BOUND: u64 = 4;
+const BELOW_BOUND: u64 = 3;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
@@ -49,10 +51,10 @@ impl Writer {
     /// `checkpoints`.
     pub(crate) fn leaves(self, checkpoints: u64) -> u64 {
         match self {
-            Self::User => checkpoints + FOR_RECLAIM + FOR_DISCARDS + FOR_METADATA,
-            Self::Metadata => checkpoints + FOR_RECLAIM + FOR_DISCARDS,
-            Self::Discard => checkpoints + FOR_RECLAIM,
-            Self::Mover => checkpoints,
+            Self::User => Self::Metadata.leaves(checkpoints) + FOR_METADATA,
+            Self::Metadata => Self::Discard.leaves(checkpoints) + FOR_DISCARDS,
+            Self::Discard => Self::Mover.leaves(checkpoints) + FOR_RECLAIM,
+            Self::Mover => checkpoints + FOR_OPENING,
             Self::Checkpoint => 0,
         }
     }
