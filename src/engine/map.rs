@@ -246,7 +246,7 @@ impl Map {
     }
 
     /// Whether any of `count` blocks of one loaded leaf is mapped.
-    fn maps(&self, block: u64, count: usize) -> bool {
+    pub(crate) fn maps(&self, block: u64, count: usize) -> bool {
         let first = block as usize % NODE_ENTRIES;
         self.table
             .leaf(block)

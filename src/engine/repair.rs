@@ -32,7 +32,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64};
 /// Segments that are believed to have been cut off the end of a file.
 const MOST_CUT: u64 = 1 << 20;
 
-/// Sequence numbers that are tried for a segment without a header, newest epoch or not: 16 TiB of log.
+/// Sequence numbers that are tried for all segments without a header: a second of computing. Honest images need a few
+/// times the number of their segments for each.
 const MOST_LIVES: u64 = 1 << 24;
 
 /// What a repair did.
@@ -149,8 +150,12 @@ struct Repair<'a, P: Platform> {
     ws: Workspace<P>,
     page: Buf,
     segment: Buf,
-    /// Segments the file has room for.
+    /// Segments the file has room for, and those that were cut off.
     segments: u64,
+    /// Segments the file has.
+    present: u64,
+    /// Sequence numbers that may still be tried.
+    tries: u64,
     /// The checkpoint to start from.
     base: Superblock,
     /// Seed of the present life of each segment; `None`: nothing is known of it.
@@ -313,7 +318,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     };
     let allocator = Allocator::new(segments, segments);
     let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
-    for index in 0..segments {
+    for index in 0..segments.min(fit) {
         file.read_at(&mut page[..BLOCK_SIZE], geo.segment_offset(index))?;
         let header = SegmentHeader::of_segment::<P>(&page, &geo, index).filter(|header| {
             // What only a forger would write must not overflow anything.
@@ -345,6 +350,8 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         segment: Buf::zeroed(geo.segment_size as usize)?,
         shared,
         segments,
+        present: fit,
+        tries: MOST_LIVES,
         base,
         seeds: Vec::new(),
         lives: Vec::new(),
@@ -422,7 +429,7 @@ impl<P: Platform> Repair<'_, P> {
     fn find_lives(&mut self, headers: &[Option<SegmentHeader>]) -> Result {
         let stored = self.stored_seeds()?;
         for index in 0..self.segments {
-            let header = headers[index as usize];
+            let header = headers.get(index as usize).copied().flatten();
             let word = stored.get(index as usize).copied().flatten();
             // A segment with something live in it was not used again since the checkpoint.
             let trusted = header.filter(|h| word.is_none_or(|seed| seed == h.seed::<P>()));
@@ -482,6 +489,9 @@ impl<P: Platform> Repair<'_, P> {
         known: Option<u32>,
     ) -> Result<(Option<u32>, Option<SegmentHeader>)> {
         let geo = self.shared.geo;
+        if index >= self.present {
+            return Ok((known, None));
+        }
         self.shared
             .file
             .read_at(&mut self.segment, geo.segment_offset(index))?;
@@ -505,7 +515,10 @@ impl<P: Platform> Repair<'_, P> {
             let last = self.base.log_end >> geo.segment_shift();
             let last = last.max(self.base.log_start.seq) + self.segments;
             let last = last.min(epoch.end);
-            for seq in epoch.first.max(last.saturating_sub(MOST_LIVES))..last {
+            let first = epoch.first.max(last.saturating_sub(self.tries));
+            self.tries -= last.saturating_sub(first);
+            // Newest first: that is what is live.
+            for seq in (first..last).rev() {
                 if seed::<P>(&geo.uuid, epoch.salt, seq, index) == wanted {
                     let header = SegmentHeader {
                         segment_shift: geo.segment_shift() as u8,
@@ -836,7 +849,10 @@ impl<P: Platform> Repair<'_, P> {
                     let (from, to) = (from.max(header.number), to.min(end));
                     if from < to {
                         map.for_each_part(from, to - from, &mut |map, part| {
-                            if let Part::Leaf(at, n) = part {
+                            let Part::Leaf(at, n) = part else {
+                                return Ok(());
+                            };
+                            if map.maps(at, n) {
                                 if let Some((leaf, _)) = map.table.leaf_mut(at) {
                                     let first = at as usize % NODE_ENTRIES;
                                     leaf[first..first + n].fill(0);

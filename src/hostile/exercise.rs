@@ -114,7 +114,7 @@ fn read_block<P: Platform<File = MemFile>>(
 /// # Panics
 ///
 /// When a sound image was written to, when the repair and a check of what it made disagree, or when that cannot be
-/// opened and changed as far as it is whole.
+/// opened and changed although nothing is left to be said against it.
 pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     let file = file.copy();
     let writes = file.writes();
@@ -149,22 +149,19 @@ pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     let after = super::survey::<P>(&file);
     assert_eq!(after.refused, None, "refused after a repair");
     assert_eq!(after.findings, left, "a check after the repair disagrees");
-    // What is left names its blocks, or is the header of a segment with records nobody can move.
-    let lost = left.iter().any(|f| f.data);
-    for finding in &left {
-        let header =
-            matches!(finding.error, Error::Corrupt { what, .. } if what == "segment header");
-        assert!(
-            finding.blocks.is_some() || header && lost,
-            "a repair left {finding:?}"
-        );
-    }
-    let volume = Volume::<P>::open(file.clone(), false).expect("opening after a repair");
+    // A repair may leave what a forger made; it says so. Nothing may fail but for that.
+    let Ok(volume) = Volume::<P>::open(file.clone(), false) else {
+        assert!(!left.is_empty(), "it cannot be opened after a repair");
+        return;
+    };
     let mut ws = volume.workspace().expect("memory");
-    volume
-        .write(&mut ws, 0, &contents(1))
-        .expect("a write after a repair");
-    volume.close().expect("closing after a repair");
+    let wrote = volume.write(&mut ws, 0, &contents(1));
+    let closed = volume.close();
+    let failed = wrote.and(closed).err();
+    assert!(
+        failed.is_none() || !left.is_empty(),
+        "after a repair: {failed:?}"
+    );
 }
 
 /// What a user did to the volume: tags of blocks (0: zeros), `None` where an operation failed.
