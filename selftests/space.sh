@@ -1,8 +1,109 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The space that an image takes: full of noise, and whoever writes it.
+# The space that an image takes: full and half empty again and again, full of noise, and whoever writes it.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# --- full and half empty again ---------------------------------------------------
+
+cut=$state/cut		# the copy of the backing file system
+cut_mnt=$state/cut-mnt	# what is on the device whose image is in it
+
+# fill CYCLE: files of 1 MiB on $mnt2 until there is no more room. Once fsync has returned, a file is in
+# $tmp/promised, with its place in $tmp/noise.
+fill() {
+	local i at
+	for ((i = 0; i < files; i++)); do
+		[[ ! -e $mnt2/file-$i ]] || continue
+		at=$((($1 * 7919 + i * 104729) % (7 * MiB)))
+		if ! dd if="$tmp/noise" of="$mnt2/file-$i" bs=1M count=1 iflag=skip_bytes skip="$at" conv=fsync status=none 2>"$tmp/error"; then
+			grep "No space left on device" "$tmp/error"
+			rm "$mnt2/file-$i"
+			return 0
+		fi
+		printf '%d %d\n' "$i" "$at" >>"$tmp/promised"
+	done
+	fail "there was room for everything"
+}
+
+# kept DIRECTORY LIST: what was promised is in it.
+kept() {
+	local i at
+	while read -r i at; do
+		cmp -n "$MiB" -i "0:$at" "$1/file-$i" "$tmp/noise"
+	done <"$2"
+}
+
+# power_cut: what the disk holds now, and nothing that is in a cache, has what was promised.
+power_cut() {
+	local device index name
+	cp "$tmp/promised" "$tmp/before"
+	dmsetup suspend --noflush --nolockfs selftest-disk
+	copy if="$disk2" of=/dev/mapper/selftest-cut bs=1M count="$size" iflag=direct oflag=direct
+	dmsetup resume selftest-disk
+	mkdir -p "$cut" "$cut_mnt"
+	mount /dev/mapper/selftest-cut "$cut"
+	intact "$cut/disk"
+	attach "$cut/disk"
+	mount "$device" "$cut_mnt"
+	kept "$cut_mnt" "$tmp/before"
+	umount "$cut_mnt"
+	e2fsck -fn "$device"
+	detach "$device"
+	intact "$cut/disk"
+	umount "$cut"
+}
+
+cycles() {
+	local size=$1 files=$(($1 * 2)) cycle filler
+	dmsetup create selftest-disk --table "0 $((size * 2048)) linear $disk2 0"
+	dmsetup create selftest-cut --table "0 $((size * 2048)) linear $disk2 $((GiB / 512))"
+	mkfs.ext4 -q -F -m 0 /dev/mapper/selftest-disk
+	mount /dev/mapper/selftest-disk "$mnt"
+	image=$mnt/disk
+	cloop create --size "$((size * 4))M" "$image"
+	attach "$image"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt2"
+	noise "$tmp/noise" 8
+	: >"$tmp/promised"
+	for ((cycle = 0; cycle < $2; cycle++)); do
+		fill "$cycle" &
+		filler=$!
+		if ((cycle % 3 == 0)); then
+			sleep "0.$((RANDOM % 10))"
+			power_cut
+		fi
+		wait "$filler"
+		figure "cycle $cycle: $(wc -l <"$tmp/promised") files, $(($(allocated "$image") / MiB)) MiB allocated"
+		((cycle % 3 != 1)) || power_cut
+		# An error of what was written before is reported once.
+		sync -f "$mnt2" || :
+		drop_caches
+		kept "$mnt2" "$tmp/promised"
+		if ((cycle % 3 == 2)); then
+			umount "$mnt2"
+			reattach "$image"
+			mount "$device" "$mnt2"
+			kept "$mnt2" "$tmp/promised"
+		fi
+		awk 'NR % 2 { print >"'"$tmp/promised"'.new"; next } { print "file-" $1 }' "$tmp/promised" >"$tmp/delete"
+		mv "$tmp/promised.new" "$tmp/promised"
+		(cd "$mnt2" && xargs rm <"$tmp/delete")
+		sync -f "$mnt2"
+		fstrim "$mnt2"
+	done
+	umount "$mnt2"
+	e2fsck -fn "$device"
+	detach "$device"
+	intact "$image"
+	umount "$mnt"
+}
+if [[ ${long:-} ]]; then
+	check "full and half empty again, ten times: nothing is lost" cycles 256 10
+else
+	check "full and half empty again, three times: nothing is lost" cycles 48 3
+fi
 
 # --- full of noise ---------------------------------------------------------------
 
