@@ -107,11 +107,19 @@ huge() {
 	figure "1023 GiB of it discarded in $took ms; beside it $(jq -r '.jobs[0] |
 		"\(.read.total_ios + .write.total_ios) reads and writes, of which the slowest took \([.read.clat_ns.max, .write.clat_ns.max] | max / 1e6 | round)"
 		' "$tmp/fio") ms"
-	is "$took" -lt 60000 "milliseconds to discard"
+	# A second on a machine; the emulated one is ten to fifteen times slower.
+	is "$took" -lt 10000 "milliseconds to discard"
 	blkdiscard -f "$device"
-	is "$(get mapped_blocks)" -eq 0 "mapped blocks"
 	zeros "$device" $((origin + step)) 4096
+	# What it covered is counted in the background.
+	began=$(now)
+	until (($(get mapped_blocks) == 0)); do
+		is $(($(now) - began)) -lt 180000 "milliseconds until all is counted, with $(get mapped_blocks) blocks left"
+		sleep 0.5
+	done
+	figure "all of it counted $(($(now) - began)) ms later"
 	cloop compact "$device"
+	is "$(allocated "$image")" -lt $((16 * MiB)) "bytes allocated"
 	figure "then $(($(allocated "$image") / MiB)) MiB of image, of which $(($(get reserved_bytes) / MiB)) MiB are reserved"
 	reattach "$image"
 	is "$(get mapped_blocks)" -eq 0 "mapped blocks"

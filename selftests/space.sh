@@ -141,8 +141,7 @@ full_of_noise() {
 	written=$(($(get bytes_written) - written)) logged=$(($(get log_bytes) - logged))
 	figure "$((written / 4096)) blocks overwritten at $((written * 1000 / 4096 / ($(now) - began))) per second," \
 		"$((logged * 10 / written)) tenths written to the image for each byte, $((most * 1000 / size)) thousandths allocated at most"
-	# What reclaim moves it has twice for a moment.
-	is "$most" -le $((bound + 8 * MiB)) "bytes allocated while blocks were overwritten"
+	is "$most" -le "$bound" "bytes allocated while blocks were overwritten"
 	settles "$bound"
 	figure "at rest: $(($(allocated "$image") * 1000 / size)) thousandths"
 	# Each block says where it belongs.

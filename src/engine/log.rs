@@ -354,6 +354,30 @@ impl<P: Platform> Log<P> {
         Ok(true)
     }
 
+    /// Gives back what is reserved beyond what writers need: a checkpoint that had much to store needed more.
+    pub(crate) fn trim_reserve(&self, file: &P::File) -> Result {
+        loop {
+            let mut tail = self.lock();
+            if tail.space.reserving || tail.space.available() <= self.floor(Writer::User) + 1 {
+                return Ok(());
+            }
+            let Some(far) = tail.space.last() else {
+                return Ok(());
+            };
+            drop(tail);
+            self.unreserve(file, far)?;
+        }
+    }
+
+    /// Gives a reserved segment back.
+    fn unreserve(&self, file: &P::File, index: u64) -> Result {
+        let size = u64::from(self.geo.segment_size);
+        let punched = file.punch(self.geo.segment_offset(index), size);
+        let mut tail = self.lock();
+        tail.stats.errors += u64::from(punched.is_err());
+        tail.space.allocator.release(index)
+    }
+
     /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
     fn move_reserve(&self, file: &P::File) -> Result {
         loop {
@@ -379,10 +403,7 @@ impl<P: Platform> Log<P> {
             let far = tail.space.last();
             drop(tail);
             if let Some(far) = far {
-                let punched = file.punch(self.geo.segment_offset(far), size);
-                let mut tail = self.lock();
-                tail.stats.errors += u64::from(punched.is_err());
-                tail.space.allocator.release(far)?;
+                self.unreserve(file, far)?;
             }
         }
     }

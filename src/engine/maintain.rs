@@ -195,6 +195,7 @@ impl<P: Platform> Shared<P> {
             total = look().1;
         }
         if total.garbage <= self.idle_garbage(&total) {
+            self.log.trim_reserve(&self.file)?;
             return Ok(false);
         }
         let mut idle = || {

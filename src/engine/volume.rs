@@ -338,6 +338,7 @@ impl<P: Platform> Volume<P> {
                 break;
             }
         }
+        shared.log.trim_reserve(&shared.file)?;
         shared.free_dead(&mut state)
     }
 
