@@ -504,7 +504,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
 fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut Rng) {
     if plan.profile == Profile::Pressure {
         // From hardly enough to open it up to some space to spare.
-        file.limit((10 + rng.below(30)) * 256 * 1024);
+        file.limit((14 + rng.below(28)) * 256 * 1024);
         sim::fragile(true);
     }
     let mut opened = Volume::<Sim>::open(file.clone(), false);
