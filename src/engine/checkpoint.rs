@@ -251,6 +251,11 @@ impl<P: Platform> Shared<P> {
             let taken = self.map.lock().table.take_dirty(level, from, &mut ws.words);
             let Some(id) = taken else { return Ok(()) };
             from = id.index + 1;
+            if P::sabotaged(Sabotage::LostOrphan) && level > 0 {
+                ws.words
+                    .iter_mut()
+                    .for_each(|word| *word = Entry(*word).node().0);
+            }
             let leaf = P::sabotaged(Sabotage::ForgottenLeaf) && level == 0 && id.index == 1;
             if leaf || P::sabotaged(Sabotage::ForgottenNode) && level == 1 {
                 continue;
@@ -444,7 +449,8 @@ impl<P: Platform> Shared<P> {
             let tail = self.log.lock();
             let map = self.map.lock();
             for (index, segment) in (0..).zip(map.usage.iter()) {
-                if map.usage.superseded(segment) && !tail.holds(index) {
+                let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.free && segment.dead();
+                if (map.usage.superseded(segment) || hasty) && !tail.holds(index) {
                     found.push(index)?;
                 }
             }

@@ -161,6 +161,10 @@ pub enum Sabotage {
     Unreserved,
     /// A segment is used again before the log that supersedes it is durable.
     EarlyFree,
+    /// A segment is used again when only a checkpoint to come says that nothing in it is needed.
+    UnloggedFree,
+    /// A checkpoint stores orphans of the sector table as if they were still needed.
+    LostOrphan,
     /// Nodes of the sector table are taken out of memory although they were changed.
     EvictDirty,
     /// A checkpoint does not store a leaf of the sector table that was changed.
@@ -177,7 +181,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -195,6 +199,8 @@ impl Sabotage {
         Self::RetriedSync,
         Self::Unreserved,
         Self::EarlyFree,
+        Self::UnloggedFree,
+        Self::LostOrphan,
         Self::EvictDirty,
         Self::ForgottenLeaf,
         Self::ForgottenNode,
