@@ -12,7 +12,7 @@ use super::format::{
 use super::log::{Log, Placed, Position};
 use super::map::Map;
 use super::orphans::Orphanage;
-use super::shared::{Counters, Shared};
+use super::shared::{Counters, Shared, REPLAY_MEMORY};
 use super::space::{Allocator, MAX_UNCOVERED};
 use super::table::{NodeId, Table};
 use super::usage::{Change, Class, Usage};
@@ -487,6 +487,9 @@ impl<P: Platform> Shared<P> {
                         Kind::Data | Kind::Zero => {
                             self.apply(ws, &header, payload, address)?;
                             replayed.records += 1;
+                            if self.map.lock().table.memory > REPLAY_MEMORY {
+                                return Err(Error::NoMemory);
+                            }
                         }
                         Kind::Pad | Kind::MapNode | Kind::UsageNode | Kind::Checkpoint => {}
                     }

@@ -55,6 +55,13 @@ pub(crate) struct Shared<P: Platform> {
     pub(crate) counters: Counters,
 }
 
+/// Bytes of nodes for which writers wait until a checkpoint has stored them, however large the limit on the sector
+/// table is: whoever replays the log needs as much memory.
+const MOST_DUE: u64 = 256 << 20;
+/// Bytes of memory for the sector table while the log is replayed. What two checkpoints leave in the log
+/// needs less.
+pub(crate) const REPLAY_MEMORY: u64 = 2 << 30;
+
 impl<P: Platform> Shared<P> {
     /// Device size in blocks.
     pub(crate) fn blocks(&self) -> u64 {
@@ -206,7 +213,7 @@ impl<P: Platform> Shared<P> {
     /// Bounds the memory of the sector table.
     pub(crate) fn limit_table(&self, bytes: u64) {
         self.table_limit.store(bytes, Ordering::Relaxed);
-        self.log.demand.bound(bytes);
+        self.log.demand.bound(bytes.min(MOST_DUE));
     }
 
     /// Takes parts of the sector table out of memory that need not be there.

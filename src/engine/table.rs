@@ -133,6 +133,8 @@ pub(crate) struct Table {
     pub(crate) due: u64,
     /// Leaf at which eviction goes on.
     hand: u64,
+    /// Bytes of loaded nodes from which on eviction may find something again.
+    futile: u64,
     /// There may be orphans.
     pub(crate) orphans: bool,
     /// Counts what makes orphans.
@@ -171,6 +173,7 @@ impl Table {
             memory: 0,
             due: 0,
             hand: 0,
+            futile: 0,
             orphans: false,
             abandoned: 0,
         }
@@ -418,6 +421,10 @@ impl Table {
 
     /// Drops nodes that can be loaded again and were not used lately, until `target` bytes are left.
     pub(crate) fn evict(&mut self, target: u64) {
+        if self.memory < self.futile {
+            return;
+        }
+        self.futile = 0;
         let id = self.root_id();
         // Once around may do no more than forget who was used.
         for from in [self.hand, 0, 0] {
@@ -429,6 +436,8 @@ impl Table {
                 return;
             }
         }
+        // The rest waits for a checkpoint: do not look at all of it for each node that is loaded.
+        self.futile = self.memory + self.memory / 16;
     }
 
     /// Takes every node for one that is stored as it is.
@@ -460,6 +469,7 @@ impl Table {
     /// Recomputes which inner nodes lead to dirty ones, after a checkpoint.
     pub(crate) fn settle(&mut self) {
         self.due = self.root.as_deref_mut().map_or(0, settle);
+        self.futile = 0;
     }
 
     /// Calls `f` with the entry of the stored copy of every loaded inner node's children.
