@@ -190,7 +190,7 @@ impl<P: Platform> Shared<P> {
             let available = tail.space.available() + tail.space.allocator.available();
             (available, self.total(&tail, &self.map.lock()))
         };
-        while self.bury_orphans(state, ORPHANS)? {}
+        while self.bury_orphans(state, ORPHANS)? && !self.log.lock().stop {}
         let (before, _) = look();
         self.free_superseded()?;
         let mut fruitless = 0;

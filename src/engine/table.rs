@@ -638,6 +638,33 @@ mod tests {
     }
 
     #[test]
+    fn an_orphan_leads_nowhere_and_may_begin_anew() {
+        let (at, stored) = (Entry::new(1 << 21, 9, 0, 1), Entry::new(1 << 20, 4, 0, 1));
+        let mut table = Table::new(2, stored);
+        let mut words = zeros();
+        words[3] = at.0;
+        table.install(table.root_id(), stored, words).unwrap();
+        let id = NodeId { level: 0, index: 3 };
+        assert_eq!(table.find(3 * 512), Found::Stored(id, at));
+        assert_eq!(table.next_orphan(0, true), None);
+        table.abandon(id, at);
+        assert_eq!(table.find(3 * 512 + 5), Found::Absent(id));
+        let orphan = Some(Search::Orphan(id, at.orphan()));
+        assert_eq!(table.next_orphan(0, false), orphan);
+        assert_eq!(table.next_orphan(4, false), None);
+        // Somebody else was faster, with another copy.
+        assert!(!table.adopt(id, stored.orphan(), &zeros()).unwrap());
+        assert!(table.adopt(id, at.orphan(), &zeros()).unwrap());
+        assert_eq!(table.find(3 * 512), Found::Loaded);
+        assert_eq!(table.next_orphan(0, false), None);
+        assert!(table.leaf(3 * 512).unwrap().iter().all(|&word| word == 0));
+        // It is not what its stored copy says, so it must not go.
+        let memory = table.memory;
+        table.evict(0);
+        assert_eq!((table.memory, table.find(3 * 512)), (memory, Found::Loaded));
+    }
+
+    #[test]
     fn an_empty_leaf_is_dropped_when_it_is_stored() {
         let mut table = Table::new(2, Entry::HOLE);
         grow(&mut table, 0);
