@@ -15,9 +15,10 @@ src=$(dirname "$scripts")
 cache=$(realpath -m "${CLOOP_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cloop}")
 
 # The layout of the cache.
-tree=$cache/tree		# Debian root with compilers and QEMU
+tree=${CLOOP_TREE:-$cache/tree}	# Debian root with compilers and QEMU
 kernel=$cache/kernel/current	# -> RELEASE/: src, obj, modules, vmlinuz, release
 vm=$cache/vm			# root.erofs, initramfs.cpio
+debug=$cache/debug		# of make check-debug: tree, kernel/
 out=$cache/out			# module/, target/: what `make build` builds
 logs=$cache/logs
 run=$cache/run			# one directory per running VM
