@@ -26,6 +26,7 @@ exercise() {
 }
 
 filesystem() {
+	needs "$1"
 	case $1 in
 	ext4 | xfs) mkfs -t "$1" -q "$disk2" 512M 2>/dev/null || mkfs -t "$1" -q -f "$disk2" ;;
 	btrfs) mkfs.btrfs -q -f "$disk2" ;;

@@ -15,6 +15,7 @@ clean() {
 
 filesystem() {
 	local type=$1 mapped allocated
+	needs "$type"
 	image disk --size 512M
 	attach "$image"
 	case $type in

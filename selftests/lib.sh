@@ -19,6 +19,11 @@ mnt2=$state/mnt2
 tmp=$state/tmp		# in memory
 disk1=/dev/vdb
 disk2=/dev/vdc		# for a test to do with what it likes
+if [[ -b /dev/ubda ]]; then
+	# As user-mode Linux calls them.
+	disk1=/dev/ubdb
+	disk2=/dev/ubdc
+fi
 
 # There is no udev in the VM: device-mapper makes its nodes itself.
 export DM_DISABLE_UDEV=1
@@ -45,6 +50,18 @@ scaled() {
 fail() {
 	printf 'FAILED: %s\n' "$*"
 	return 1
+}
+
+# skip REASON: end the test, which shows nothing on this kernel.
+skip() {
+	printf 'skip: %s\n' "$*"
+	exit 4
+}
+
+# needs FILE-SYSTEM: skip the test if the kernel does not have it.
+needs() {
+	modprobe -q "$1" || :
+	grep -qw "$1" /proc/filesystems || skip "this kernel has no $1"
 }
 
 # figure TEXT: a result that is shown even if the test is good.

@@ -33,6 +33,7 @@ give_back() {
 
 filesystem() {
 	local workers before reclaimed
+	[[ -e $huge ]] || skip "this kernel has no huge pages to take memory away with"
 	trap give_back EXIT
 	before=$(complaints)
 	image disk --size 512M --record-size 16K
@@ -64,6 +65,7 @@ check "a file system on cloop on ext4, buffered and mapped, in little memory" fi
 
 swap() {
 	local out before pids=() pid
+	[[ -e $huge ]] || skip "this kernel has no huge pages to take memory away with"
 	trap give_back EXIT
 	before=$(complaints)
 	image swap --size 1G

@@ -41,6 +41,7 @@ ext4() {
 check "ext4 grows while it is in use" ext4
 
 xfs() {
+	needs xfs
 	image disk --size 320M
 	attach "$image"
 	mkfs.xfs -q "$device"

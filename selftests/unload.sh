@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The module itself. The last topic: it ends with a look at the kernel's log since boot.
+# The module itself. The last topic that all kernels run: it ends with a look at the kernel's log since boot.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
