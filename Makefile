@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup build run shell check check-host check-vm check-long fuzz lint clean distclean
+.PHONY: help setup build run shell check build-debug check-host check-vm check-debug check-long fuzz lint clean distclean
 
 help:
 	@echo 'make run         boot the stock Debian kernel and show a filesystem on /dev/cloop0'
@@ -17,6 +17,7 @@ help:
 	@echo 'make lint        formatting, clippy, shellcheck, a module build without warnings'
 	@echo 'make check-host  the tests that need no VM'
 	@echo 'make check-vm    the tests in the VM'
+	@echo 'make check-debug the same with lockdep, KASAN, kmemleak and fault injection'
 	@echo 'make check-long  all tests, with more seeds and bigger loads'
 	@echo 'make fuzz        let a fuzzer play with images (SECONDS=600 for each target)'
 	@echo 'make setup       toolchain and VM; every target above does it when needed'
@@ -29,6 +30,11 @@ setup:
 
 build: setup
 	@scripts/build-module
+	@scripts/tree cargo build --release --locked
+
+build-debug:
+	@scripts/setup --debug
+	@scripts/build-module --debug
 	@scripts/tree cargo build --release --locked
 
 run: build
@@ -45,6 +51,9 @@ check-host: setup
 
 check-vm: setup
 	@scripts/check vm
+
+check-debug: build-debug
+	@scripts/check debug
 
 check-long: setup
 	@scripts/check --long lint host fuzz vm
