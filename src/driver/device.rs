@@ -5,7 +5,7 @@ use crate::background::Background;
 use crate::c;
 use crate::disk::{Disk, Workqueue};
 use crate::engine::{self, Geometry, State, Stats, Volume, BLOCK_SIZE};
-use crate::platform::kernel::{call, call_interruptible, Kernel, KernelFile};
+use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
 use crate::pool::{Pool, Worker};
 use crate::request::{Operation, Request};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -265,10 +265,14 @@ impl Device {
     /// Opens the image in `file` and makes `/dev/cloopN` of it.
     pub(crate) fn attach(index: usize, file: KernelFile, read_only: bool) -> Result<KBox<Self>> {
         let module = ModuleReference::new();
+        // The engine's locks are taken here as they are later, when memory may come from writing to
+        // the very device: lockdep cannot know that there is none yet.
+        let scope = io_scope();
         let volume = Volume::open(file, read_only).map_err(|error| {
             pr_err!("cloop{index}: cannot attach the image: {error}\n");
             errno(error)
         })?;
+        drop(scope);
         // SAFETY: It has no preconditions.
         volume.set_table_limit(unsafe { c::cloop_table_limit() });
         let result = Self::new(index, volume, module);
