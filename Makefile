@@ -17,7 +17,7 @@ help:
 	@echo 'make lint        formatting, clippy, shellcheck, a module build without warnings'
 	@echo 'make check-host  the tests that need no VM'
 	@echo 'make check-vm    the tests in the VM'
-	@echo 'make check-debug the same with lockdep, KASAN, kmemleak and fault injection'
+	@echo 'make check-debug some of them with lockdep, KASAN, kmemleak and fault injection'
 	@echo 'make check-long  all tests, with more seeds and bigger loads'
 	@echo 'make fuzz        let a fuzzer play with images (SECONDS=600 for each target)'
 	@echo 'make setup       toolchain and VM; every target above does it when needed'
