@@ -350,9 +350,9 @@ impl Device {
         if size >= old || self.core.read_only() {
             call(resize).map_err(errno)?;
         } else {
-            self.disk.frozen(|| call(resize).map_err(errno))?;
+            self.disk.paused(|| call(resize).map_err(errno))?;
         }
-        // Only now: whoever holds the locks of uevents may wait for memory, and so for a frozen disk.
+        // Only now: whoever holds the locks of uevents may wait for memory, and so for a paused disk.
         // Until then the engine refuses what lies beyond the end.
         self.disk.set_size(size);
         let index = self.core.index;

@@ -237,13 +237,12 @@ impl Disk {
 
     /// Calls `f` while nothing is under way at the disk, and everything is written that its file system
     /// had held back.
-    pub(crate) fn frozen<R>(&self, f: impl FnOnce() -> Result<R>) -> Result<R> {
-        let mut flags = 0;
+    pub(crate) fn paused<R>(&self, f: impl FnOnce() -> Result<R>) -> Result<R> {
         // SAFETY: By the type invariant, the disk is valid.
-        to_result(unsafe { c::cloop_disk_freeze(self.raw.as_ptr(), &mut flags) })?;
+        to_result(unsafe { c::cloop_disk_pause(self.raw.as_ptr()) })?;
         let result = f();
-        // SAFETY: This thread has frozen it.
-        unsafe { c::cloop_disk_thaw(self.raw.as_ptr(), flags) };
+        // SAFETY: It has just been paused.
+        unsafe { c::cloop_disk_resume(self.raw.as_ptr()) };
         result
     }
 

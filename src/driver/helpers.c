@@ -107,22 +107,28 @@ int cloop_disk_retire(struct gendisk *disk)
 }
 
 /*
- * Until cloop_disk_thaw() by the same thread, nothing is under way at the disk,
- * and what its file system held back is written.
+ * Until cloop_disk_resume(), nothing is under way at the disk, and what its file
+ * system held back is written. The queue is frozen only until it is empty:
+ * meanwhile the image is written, and whoever holds the lock of an inode may be
+ * waiting for memory, and so for this disk. As requests that wait for their
+ * turn, later ones wait without that lockdep takes them for a lock.
  */
-int cloop_disk_freeze(struct gendisk *disk, unsigned int *memflags)
+int cloop_disk_pause(struct gendisk *disk)
 {
+	unsigned int memflags;
 	int ret = bdev_freeze(disk->part0);
 
 	if (ret)
 		return ret;
-	*memflags = blk_mq_freeze_queue(disk->queue);
+	memflags = blk_mq_freeze_queue(disk->queue);
+	blk_mq_quiesce_queue(disk->queue);
+	blk_mq_unfreeze_queue(disk->queue, memflags);
 	return 0;
 }
 
-void cloop_disk_thaw(struct gendisk *disk, unsigned int memflags)
+void cloop_disk_resume(struct gendisk *disk)
 {
-	blk_mq_unfreeze_queue(disk->queue, memflags);
+	blk_mq_unquiesce_queue(disk->queue);
 	bdev_thaw(disk->part0);
 }
 
