@@ -22,11 +22,14 @@ use super::write::Stored;
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+use core::sync::atomic::Ordering;
 
 /// Segments chosen at once.
 const BATCH: usize = 16;
 /// Orphans of the sector table looked at in one go.
 pub(crate) const ORPHANS: usize = 64;
+/// Bytes of nodes that are never too many to wait for a checkpoint.
+const DUE: u64 = 1 << 20;
 /// Segments that are found for those who wait, if possible.
 const GAIN: u64 = 2;
 /// Rounds without gain after which there is no space to be found.
@@ -290,6 +293,11 @@ impl<P: Platform> Shared<P> {
                 continue;
             };
             let address = base + at as u64;
+            // What is moved makes nodes of the table due, and those stay in memory.
+            let most = self.table_limit.load(Ordering::Relaxed) / 2;
+            if self.log.demand.bytes() >= most.max(DUE) {
+                self.checkpoint(state, false)?;
+            }
             match header.kind {
                 Kind::Data => self.move_data(&mut state.ws, &header, payload, address)?,
                 Kind::MapNode => self.move_node(&mut state.ws, &header, payload, address)?,
