@@ -432,10 +432,7 @@ impl<P: Platform> Shared<P> {
                 segment.dead_since = generation;
             } else {
                 dead.push(index)?;
-                if let Some(segment) = map.usage.get_mut(index) {
-                    segment.free = true;
-                    segment.dead_since = 0;
-                }
+                map.usage.set_free(index);
             }
         }
         Ok(dead)
@@ -464,10 +461,7 @@ impl<P: Platform> Shared<P> {
         {
             let mut map = self.map.lock();
             for &index in found.iter() {
-                if let Some(segment) = map.usage.get_mut(index) {
-                    segment.free = true;
-                    segment.dead_since = 0;
-                }
+                map.usage.set_free(index);
             }
         }
         self.release(&found)?;
@@ -477,18 +471,10 @@ impl<P: Platform> Shared<P> {
 
     /// Lets the log use free segments again, and gives the space of those back that it need not keep.
     fn release(&self, segments: &[u64]) -> Result {
-        let size = u64::from(self.geo.segment_size);
         for &index in segments {
-            if self.log.keep(&self.file, index)? {
-                continue;
+            if !self.log.keep(&self.file, index)? {
+                self.log.give_back(&self.file, index)?;
             }
-            // A segment whose space cannot be given back is still good to be used again.
-            let punched = self.file.punch(self.geo.segment_offset(index), size);
-            // Lowest first: the end of the file becomes free and can be cut off.
-            let mut tail = self.log.lock();
-            tail.stats.errors += u64::from(punched.is_err());
-            tail.space.allocator.release(index)?;
-            tail.notify_all();
         }
         Ok(())
     }
@@ -550,10 +536,7 @@ impl<P: Platform> Shared<P> {
                 .get(index)
                 .is_some_and(|s| !s.free && s.dead() && s.seq == 0)
             {
-                if let Some(segment) = map.usage.get_mut(index) {
-                    segment.free = true;
-                    segment.dead_since = 0;
-                }
+                map.usage.set_free(index);
                 tail.space.allocator.release(index)?;
             }
         }

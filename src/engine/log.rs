@@ -365,17 +365,19 @@ impl<P: Platform> Log<P> {
                 return Ok(());
             };
             drop(tail);
-            self.unreserve(file, far)?;
+            self.give_back(file, far)?;
         }
     }
 
-    /// Gives a reserved segment back.
-    fn unreserve(&self, file: &P::File, index: u64) -> Result {
+    /// Gives the space of a segment back, which is free from now on: it is good to be used again even if that fails.
+    pub(crate) fn give_back(&self, file: &P::File, index: u64) -> Result {
         let size = u64::from(self.geo.segment_size);
         let punched = file.punch(self.geo.segment_offset(index), size);
         let mut tail = self.lock();
         tail.stats.errors += u64::from(punched.is_err());
-        tail.space.allocator.release(index)
+        tail.space.allocator.release(index)?;
+        tail.notify_all();
+        Ok(())
     }
 
     /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
@@ -403,7 +405,7 @@ impl<P: Platform> Log<P> {
             let far = tail.space.last();
             drop(tail);
             if let Some(far) = far {
-                self.unreserve(file, far)?;
+                self.give_back(file, far)?;
             }
         }
     }

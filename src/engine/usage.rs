@@ -199,6 +199,14 @@ impl Usage {
         self.segments.get_mut(index as usize)
     }
 
+    /// Marks a segment as free.
+    pub(crate) fn set_free(&mut self, index: u64) {
+        if let Some(segment) = self.get_mut(index) {
+            segment.free = true;
+            segment.dead_since = 0;
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter()
     }
