@@ -14,6 +14,9 @@
 //! [`Rank::Log`] is held while a record is placed and the sector table (under [`Rank::Map`]) changed
 //! with it, which makes the order of the log the order of the table. It is never held during I/O.
 
+mod commit;
+mod reserve;
+
 use super::format::{
     self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
     UNIT,
@@ -21,7 +24,7 @@ use super::format::{
 use super::space::{Allocator, Demand, Space, Writer, FOR_METADATA};
 use super::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
-use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage};
+use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
 
 /// Buffers of one segment each: the bound on what is dirty in memory.
 const BUFFERS: usize = 8;
@@ -269,147 +272,6 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Chooses a free segment, or a new one, and reserves its space. Called without the lock.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
-    /// reached the size it is bounded to ([`Space::bound`]).
-    fn reserve(&self, file: &P::File, writer: Writer) -> Result<u64> {
-        let bounded = writer != Writer::Checkpoint && !self.lock().space.hopeless;
-        if bounded && self.at_bound(file)? {
-            return Err(Error::NoSpace);
-        }
-        let max = self.geo.max_segments();
-        let taken = self.lock().space.allocator.take(max);
-        let index = taken.ok_or(Error::NoSpace)?;
-        if P::sabotaged(Sabotage::Unreserved) {
-            return Ok(index);
-        }
-        let offset = self.geo.segment_offset(index);
-        if let Err(error) = file.allocate(offset, u64::from(self.geo.segment_size)) {
-            self.lock().space.allocator.release(index)?;
-            return Err(error);
-        }
-        Ok(index)
-    }
-
-    /// Whether one more segment would make the image larger than it may get.
-    fn at_bound(&self, file: &P::File) -> Result<bool> {
-        let size = u64::from(self.geo.segment_size);
-        let (bound, in_use) = {
-            let tail = self.lock();
-            (tail.space.bound, tail.space.allocator.in_use())
-        };
-        // What the file really takes is less where ends of segments were given back; asking costs a call.
-        let most = self.geo.segment_offset(in_use + 1);
-        Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
-    }
-
-    /// Reserves one more segment for `writer` if there are too few. One thread at a time does.
-    pub(crate) fn reserve_ahead(&self, file: &P::File, writer: Writer) -> Result<()> {
-        {
-            let mut tail = self.lock();
-            if tail.space.reserving || tail.error.is_some() {
-                return Ok(());
-            }
-            tail.space.reserving = true;
-        }
-        let reserved = self.reserve(file, writer);
-        let mut tail = self.lock();
-        tail.space.reserving = false;
-        let result = reserved.and_then(|index| tail.space.ready.push(index));
-        tail.notify_all();
-        result
-    }
-
-    /// Reserves one more segment if users' writes will need it.
-    pub(crate) fn reserve_if_wanted(&self, file: &P::File) -> Result {
-        if self.wants_segment(&self.lock()) {
-            self.reserve_ahead(file, Writer::User)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a segment should be reserved ahead.
-    pub(crate) fn wants_segment(&self, tail: &Tail) -> bool {
-        let want = self.floor(Writer::User) + 1;
-        tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
-    }
-
-    /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system
-    /// what was given back might go to others. False when it is not needed, or not to be had.
-    pub(crate) fn keep(&self, file: &P::File, index: u64) -> Result<bool> {
-        if self.lock().space.available() > self.floor(Writer::User) {
-            return Ok(false);
-        }
-        // Its end was given back when the log had left it.
-        let size = u64::from(self.geo.segment_size);
-        if file.allocate(self.geo.segment_offset(index), size).is_err() {
-            return Ok(false);
-        }
-        let mut tail = self.lock();
-        tail.space.ready.push(index)?;
-        tail.notify_all();
-        Ok(true)
-    }
-
-    /// Gives back what is reserved beyond what writers need: a checkpoint that had much to store needed more.
-    pub(crate) fn trim_reserve(&self, file: &P::File) -> Result {
-        loop {
-            let mut tail = self.lock();
-            if tail.space.reserving || tail.space.available() <= self.floor(Writer::User) + 1 {
-                return Ok(());
-            }
-            let Some(far) = tail.space.last() else {
-                return Ok(());
-            };
-            drop(tail);
-            self.give_back(file, far)?;
-        }
-    }
-
-    /// Gives the space of a segment back, which is free from now on: it is good to be used again even if that fails.
-    pub(crate) fn give_back(&self, file: &P::File, index: u64) -> Result {
-        let size = u64::from(self.geo.segment_size);
-        let punched = file.punch(self.geo.segment_offset(index), size);
-        let mut tail = self.lock();
-        tail.stats.errors += u64::from(punched.is_err());
-        tail.space.allocator.release(index)?;
-        tail.notify_all();
-        Ok(())
-    }
-
-    /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
-    fn move_reserve(&self, file: &P::File) -> Result {
-        loop {
-            let mut tail = self.lock();
-            let last = tail.space.ready.iter().copied().max();
-            let near = tail
-                .space
-                .allocator
-                .lowest()
-                .filter(|&near| Some(near) < last);
-            if near.is_none() || tail.space.reserving {
-                return Ok(());
-            }
-            let near = tail.space.allocator.take(0).ok_or(Error::NoSpace)?;
-            drop(tail);
-            let size = u64::from(self.geo.segment_size);
-            let allocated = file.allocate(self.geo.segment_offset(near), size);
-            let mut tail = self.lock();
-            if allocated.is_err() {
-                return tail.space.allocator.release(near);
-            }
-            tail.space.ready.push(near)?;
-            let far = tail.space.last();
-            drop(tail);
-            if let Some(far) = far {
-                self.give_back(file, far)?;
-            }
-        }
-    }
-
     /// Goes on with a segment of which nothing is used yet, near the beginning of the image.
     pub(crate) fn leave_segment(&self, file: &P::File) -> Result {
         self.move_reserve(file)?;
@@ -427,14 +289,6 @@ impl<P: Platform> Log<P> {
                 None => tail.wait(),
             }
         }
-    }
-
-    /// Reserved segments that must be left once `writer` has appended.
-    fn floor(&self, writer: Writer) -> u64 {
-        if P::sabotaged(Sabotage::SpentReserve) {
-            return 0;
-        }
-        writer.leaves(self.demand.segments(&self.geo))
     }
 
     /// Takes the lock when a record of `need` bytes can be placed at once: there is room in the
@@ -516,34 +370,6 @@ impl<P: Platform> Log<P> {
                 tail.notify_all();
             }
         }
-    }
-
-    /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,
-    /// unless for a discard the `first` time: reclaim uses its reserve in between, and leaves it in the end.
-    fn wait_for_space(&self, writer: Writer, first: bool) -> Result {
-        let mut tail = self.lock();
-        let background = matches!(writer, Writer::Mover | Writer::Checkpoint);
-        if background {
-            return Err(Error::NoSpace);
-        }
-        if tail.space.hopeless && !(first && writer == Writer::Discard) {
-            tail.space.full = true;
-            return Err(Error::NoSpace);
-        }
-        let round = tail.space.rounds;
-        // Once: several that wait would wake each other for ever.
-        tail.space.wanted = true;
-        tail.notify_all();
-        while tail.space.rounds == round {
-            if let Some(error) = tail.error {
-                return Err(error);
-            }
-            if tail.closing || tail.stop {
-                return Err(Error::Closed);
-            }
-            tail.wait();
-        }
-        Ok(())
     }
 
     /// Waits until one more checkpoint was written, or could not be.
@@ -664,182 +490,6 @@ impl<P: Platform> Log<P> {
         tail.current = Some(current);
         // The capacity was allocated with the pool: there are never more chunks than buffers.
         tail.chunks.push(chunk)
-    }
-
-    /// Writes the oldest queued chunk, or waits for one that is being written.
-    fn write_or_wait(&self, file: &P::File) -> Result<()> {
-        if !self.write_one(file) {
-            let mut tail = self.lock();
-            if let Some(error) = tail.error {
-                return Err(error);
-            }
-            let idle =
-                tail.pool.is_empty() && !tail.chunks.iter().any(|c| c.state == ChunkState::Queued);
-            if idle {
-                tail.wait();
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the oldest queued chunk; false when there is none.
-    pub(crate) fn write_one(&self, file: &P::File) -> bool {
-        let (lsn, offset, len, unused, buf) = {
-            let mut tail = self.lock();
-            if tail.error.is_some() {
-                return false;
-            }
-            let queued = tail
-                .chunks
-                .iter_mut()
-                .find(|c| c.state == ChunkState::Queued);
-            let Some(chunk) = queued else { return false };
-            chunk.state = ChunkState::Writing;
-            let buf = chunk.buf.clone();
-            (chunk.lsn, chunk.offset, chunk.len, chunk.unused, buf)
-        };
-        let result = file.write_at(&buf[..len], offset);
-        let mut punched = Ok(());
-        if unused > 0 {
-            // As long as the chunk is listed the segment cannot become free, let alone be used again.
-            punched = file.punch(offset + len as u64, unused);
-        }
-        // The lock is not held: readers of the chunk do not share it but look under the lock.
-        drop(buf);
-        let mut tail = self.lock();
-        tail.stats.errors += u64::from(punched.is_err());
-        let at = tail.chunks.iter().position(|c| c.lsn == lsn);
-        match (result, at) {
-            (Ok(()), Some(at)) => {
-                let buf = tail.chunks.remove(at).and_then(|c| Unique::reclaim(c.buf));
-                if let Some(buf) = buf {
-                    // Within the capacity the pool was made with.
-                    let _ = tail.pool.push(buf);
-                }
-            }
-            (Err(error), Some(at)) => {
-                tail.chunks[at].state = ChunkState::Failed;
-                tail.fail(error);
-            }
-            (_, None) => {}
-        }
-        tail.notify_all();
-        true
-    }
-
-    /// Whether a chunk waits to be written.
-    pub(crate) fn wants_writing(tail: &Tail) -> bool {
-        tail.error.is_none() && tail.chunks.iter().any(|c| c.state == ChunkState::Queued)
-    }
-
-    /// Makes everything appended before the call durable. All callers that wait share the fsync of one
-    /// of them, but none rides on an fsync that began before its own data was written. Without anything
-    /// new it does no I/O. Returns the position up to which the log is durable.
-    ///
-    /// # Errors
-    ///
-    /// The first error of a write or fsync, and again the same for every later call: a failed fsync
-    /// may have dropped what it failed on, so a later success would prove nothing.
-    pub(crate) fn sync(&self, file: &P::File) -> Result<u64> {
-        let mut tail = self.lock();
-        let target = tail.appended;
-        loop {
-            if let Some(error) = tail.error {
-                // A read-only volume has nothing to make durable.
-                return if error == Error::ReadOnly {
-                    Ok(0)
-                } else {
-                    Err(error)
-                };
-            }
-            if tail.durable >= target {
-                return Ok(tail.durable);
-            }
-            if !tail.syncing {
-                break;
-            }
-            tail.wait();
-            if P::sabotaged(Sabotage::SharedSync) && !tail.syncing && tail.error.is_none() {
-                return Ok(target);
-            }
-        }
-        if P::sabotaged(Sabotage::EarlyFlush) {
-            return Ok(target);
-        }
-        tail.syncing = true;
-        let upto = tail.appended;
-        let sealed = self.seal(&mut tail, false);
-        if let Err(error) = sealed {
-            tail.fail(error);
-        }
-        // Write, and wait for what others are writing, up to that position.
-        while tail.error.is_none() && tail.chunks.iter().any(|c| c.lsn < upto) {
-            if tail
-                .chunks
-                .iter()
-                .any(|c| c.lsn < upto && c.state == ChunkState::Queued)
-            {
-                drop(tail);
-                self.write_one(file);
-                tail = self.lock();
-            } else {
-                tail.wait();
-            }
-        }
-        if tail.error.is_none() {
-            drop(tail);
-            let synced = if P::sabotaged(Sabotage::SkipSync) {
-                Ok(())
-            } else {
-                file.sync()
-            };
-            tail = self.lock();
-            tail.stats.syncs += 1;
-            match synced {
-                Ok(()) => tail.durable = tail.durable.max(upto),
-                Err(error) if P::sabotaged(Sabotage::RetriedSync) => {
-                    tail.syncing = false;
-                    tail.notify_all();
-                    return Err(error);
-                }
-                Err(error) => tail.fail(error),
-            }
-        }
-        tail.syncing = false;
-        tail.notify_all();
-        match tail.error {
-            Some(error) => Err(error),
-            None => Ok(tail.durable),
-        }
-    }
-
-    /// One fsync for what is not in the log: a superblock.
-    ///
-    /// Never beside another one: of two that run at once on the same open file, the kernel tells only one
-    /// that writing back failed, and the other's success would prove nothing.
-    ///
-    /// # Errors
-    ///
-    /// That of the fsync, which becomes the log's own.
-    pub(crate) fn sync_file(&self, file: &P::File) -> Result {
-        let mut tail = self.lock();
-        while tail.syncing {
-            tail.wait();
-        }
-        if let Some(error) = tail.error {
-            return Err(error);
-        }
-        tail.syncing = true;
-        drop(tail);
-        let synced = file.sync();
-        let mut tail = self.lock();
-        tail.syncing = false;
-        tail.stats.syncs += 1;
-        if let Err(error) = synced {
-            tail.fail(error);
-        }
-        tail.notify_all();
-        synced
     }
 
     /// If byte `address` of the image lies in a part of the log that is still in memory, copies what

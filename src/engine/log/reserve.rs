@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Segments reserved ahead of the log, so that what is acknowledged has its space (promise P2), and the wait
+//! for more of them.
+
+use super::{Log, Tail};
+use crate::engine::space::Writer;
+use crate::engine::{Error, Result};
+use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
+
+impl<P: Platform> Log<P> {
+    /// Chooses a free segment, or a new one, and reserves its space. Called without the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
+    /// reached the size it is bounded to ([`Space::bound`]).
+    pub(super) fn reserve(&self, file: &P::File, writer: Writer) -> Result<u64> {
+        let bounded = writer != Writer::Checkpoint && !self.lock().space.hopeless;
+        if bounded && self.at_bound(file)? {
+            return Err(Error::NoSpace);
+        }
+        let max = self.geo.max_segments();
+        let taken = self.lock().space.allocator.take(max);
+        let index = taken.ok_or(Error::NoSpace)?;
+        if P::sabotaged(Sabotage::Unreserved) {
+            return Ok(index);
+        }
+        let offset = self.geo.segment_offset(index);
+        if let Err(error) = file.allocate(offset, u64::from(self.geo.segment_size)) {
+            self.lock().space.allocator.release(index)?;
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// Whether one more segment would make the image larger than it may get.
+    fn at_bound(&self, file: &P::File) -> Result<bool> {
+        let size = u64::from(self.geo.segment_size);
+        let (bound, in_use) = {
+            let tail = self.lock();
+            (tail.space.bound, tail.space.allocator.in_use())
+        };
+        // What the file really takes is less where ends of segments were given back; asking costs a call.
+        let most = self.geo.segment_offset(in_use + 1);
+        Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
+    }
+
+    /// Reserves one more segment for `writer` if there are too few. One thread at a time does.
+    pub(crate) fn reserve_ahead(&self, file: &P::File, writer: Writer) -> Result<()> {
+        {
+            let mut tail = self.lock();
+            if tail.space.reserving || tail.error.is_some() {
+                return Ok(());
+            }
+            tail.space.reserving = true;
+        }
+        let reserved = self.reserve(file, writer);
+        let mut tail = self.lock();
+        tail.space.reserving = false;
+        let result = reserved.and_then(|index| tail.space.ready.push(index));
+        tail.notify_all();
+        result
+    }
+
+    /// Reserves one more segment if users' writes will need it.
+    pub(crate) fn reserve_if_wanted(&self, file: &P::File) -> Result {
+        if self.wants_segment(&self.lock()) {
+            self.reserve_ahead(file, Writer::User)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a segment should be reserved ahead.
+    pub(crate) fn wants_segment(&self, tail: &Tail) -> bool {
+        let want = self.floor(Writer::User) + 1;
+        tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
+    }
+
+    /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system
+    /// what was given back might go to others. False when it is not needed, or not to be had.
+    pub(crate) fn keep(&self, file: &P::File, index: u64) -> Result<bool> {
+        if self.lock().space.available() > self.floor(Writer::User) {
+            return Ok(false);
+        }
+        // Its end was given back when the log had left it.
+        let size = u64::from(self.geo.segment_size);
+        if file.allocate(self.geo.segment_offset(index), size).is_err() {
+            return Ok(false);
+        }
+        let mut tail = self.lock();
+        tail.space.ready.push(index)?;
+        tail.notify_all();
+        Ok(true)
+    }
+
+    /// Gives back what is reserved beyond what writers need: a checkpoint that had much to store needed more.
+    pub(crate) fn trim_reserve(&self, file: &P::File) -> Result {
+        loop {
+            let mut tail = self.lock();
+            if tail.space.reserving || tail.space.available() <= self.floor(Writer::User) + 1 {
+                return Ok(());
+            }
+            let Some(far) = tail.space.last() else {
+                return Ok(());
+            };
+            drop(tail);
+            self.give_back(file, far)?;
+        }
+    }
+
+    /// Gives the space of a segment back, which is free from now on: it is good to be used again even if that fails.
+    pub(crate) fn give_back(&self, file: &P::File, index: u64) -> Result {
+        let size = u64::from(self.geo.segment_size);
+        let punched = file.punch(self.geo.segment_offset(index), size);
+        let mut tail = self.lock();
+        tail.stats.errors += u64::from(punched.is_err());
+        tail.space.allocator.release(index)?;
+        tail.notify_all();
+        Ok(())
+    }
+
+    /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
+    pub(super) fn move_reserve(&self, file: &P::File) -> Result {
+        loop {
+            let mut tail = self.lock();
+            let last = tail.space.ready.iter().copied().max();
+            let near = tail
+                .space
+                .allocator
+                .lowest()
+                .filter(|&near| Some(near) < last);
+            if near.is_none() || tail.space.reserving {
+                return Ok(());
+            }
+            let near = tail.space.allocator.take(0).ok_or(Error::NoSpace)?;
+            drop(tail);
+            let size = u64::from(self.geo.segment_size);
+            let allocated = file.allocate(self.geo.segment_offset(near), size);
+            let mut tail = self.lock();
+            if allocated.is_err() {
+                return tail.space.allocator.release(near);
+            }
+            tail.space.ready.push(near)?;
+            let far = tail.space.last();
+            drop(tail);
+            if let Some(far) = far {
+                self.give_back(file, far)?;
+            }
+        }
+    }
+
+    /// Reserved segments that must be left once `writer` has appended.
+    pub(super) fn floor(&self, writer: Writer) -> u64 {
+        if P::sabotaged(Sabotage::SpentReserve) {
+            return 0;
+        }
+        writer.leaves(self.demand.segments(&self.geo))
+    }
+
+    /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,
+    /// unless for a discard the `first` time: reclaim uses its reserve in between, and leaves it in the end.
+    pub(super) fn wait_for_space(&self, writer: Writer, first: bool) -> Result {
+        let mut tail = self.lock();
+        let background = matches!(writer, Writer::Mover | Writer::Checkpoint);
+        if background {
+            return Err(Error::NoSpace);
+        }
+        if tail.space.hopeless && !(first && writer == Writer::Discard) {
+            tail.space.full = true;
+            return Err(Error::NoSpace);
+        }
+        let round = tail.space.rounds;
+        // Once: several that wait would wake each other for ever.
+        tail.space.wanted = true;
+        tail.notify_all();
+        while tail.space.rounds == round {
+            if let Some(error) = tail.error {
+                return Err(error);
+            }
+            if tail.closing || tail.stop {
+                return Err(Error::Closed);
+            }
+            tail.wait();
+        }
+        Ok(())
+    }
+}

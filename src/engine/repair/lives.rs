@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a damaged image still says of itself: whose it is, how often it was opened, and which life each of
+//! its segments has.
+
+use super::{next_record, space, Repair};
+use crate::engine::format::{
+    le64, seed, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
+    SEGMENT_HEADER, SEGMENT_SHIFTS, UNIT,
+};
+use crate::engine::open::read_slot;
+use crate::engine::usage::Usage;
+use crate::engine::{Error, Result};
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{BackingFile, Monitor, Platform};
+
+/// One life of a segment that belongs to the image.
+#[derive(Clone, Copy)]
+pub(super) struct Life {
+    pub(super) header: SegmentHeader,
+    /// The header on the medium says so.
+    pub(super) stored: bool,
+}
+
+/// The lives of one opening of the image.
+#[derive(Clone, Copy)]
+pub(super) struct Epoch {
+    pub(super) epoch: u64,
+    pub(super) salt: u64,
+    /// Its first sequence number.
+    pub(super) first: u64,
+    /// The first sequence number of the one after it.
+    pub(super) end: u64,
+    /// The log was durable at least up to here: what is missing before is damage (or was given back),
+    /// what is missing after is the end.
+    pub(super) durable: u64,
+}
+
+/// What the file says of itself: the superblocks that are whole and of one image, newest first, and the uuid
+/// and log2 of the segment size of that image.
+pub(super) struct Identity {
+    pub(super) slots: Vec<Superblock>,
+    pub(super) uuid: [u8; 16],
+    pub(super) shift: u32,
+}
+
+pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Identity> {
+    let mut slots: Vec<Superblock> = Vec::new();
+    for slot in [0, 1] {
+        match read_slot::<P>(file, slot, page) {
+            Ok(superblock) => {
+                let at = slots.partition_point(|s| s.generation > superblock.generation);
+                slots.insert(at, superblock)?;
+            }
+            Err(Error::Corrupt { .. } | Error::NotAnImage) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let one = slots
+        .iter()
+        .all(|s| s.geometry.uuid == slots[0].geometry.uuid);
+    if let (Some(newest), true) = (slots.first(), one) {
+        let (uuid, shift) = (newest.geometry.uuid, newest.geometry.segment_shift());
+        return Ok(Identity { slots, uuid, shift });
+    }
+    // Whose segments are these?
+    let mut votes: Vec<([u8; 16], u32, u64)> = Vec::new();
+    let length = file.len()?;
+    let mut offset = DATA_START;
+    while offset < length {
+        file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+        if let Some(header) = SegmentHeader::decode::<P>(page) {
+            let shift = u32::from(header.segment_shift);
+            let place = (offset - DATA_START) >> shift.min(63);
+            if SEGMENT_SHIFTS.contains(&shift) && header.index == place {
+                match votes
+                    .iter_mut()
+                    .find(|v| (v.0, v.1) == (header.uuid, shift))
+                {
+                    Some(vote) => vote.2 += 1,
+                    None => votes.push((header.uuid, shift, 1))?,
+                }
+            }
+        }
+        offset += 1 << *SEGMENT_SHIFTS.start();
+    }
+    let most = votes.iter().max_by_key(|vote| vote.2);
+    let Some(&(uuid, shift, _)) = most else {
+        return Err(Error::NotAnImage);
+    };
+    let mut own = Vec::new();
+    for slot in slots.iter().filter(|s| s.geometry.uuid == uuid) {
+        own.push(*slot)?;
+    }
+    Ok(Identity {
+        slots: own,
+        uuid,
+        shift,
+    })
+}
+
+/// The newest copy of a superblock in the log of this image, for when no slot has one.
+pub(super) fn newest_copy<P: Platform>(
+    file: &P::File,
+    identity: &Identity,
+    page: &mut Buf,
+) -> Result<Option<Superblock>> {
+    let size = 1u64 << identity.shift;
+    let mut bytes = Buf::zeroed(size as usize)?;
+    let (mut newest, mut offset): (Option<Superblock>, _) = (None, DATA_START);
+    let length = file.len()?;
+    while offset < length {
+        file.read_at(&mut bytes, offset)?;
+        let header = SegmentHeader::decode::<P>(&bytes).filter(|h| h.uuid == identity.uuid);
+        if let Some(header) = header {
+            let (seed, mut at) = (header.seed::<P>(), SEGMENT_HEADER as u32);
+            while let Some((place, record)) = next_record::<P>(&bytes, seed, at) {
+                if record.kind == Kind::Checkpoint {
+                    let payload = &bytes[place as usize + UNIT..];
+                    let copy = Superblock::from_record::<P>(payload, &mut page[..BLOCK_SIZE]);
+                    if let Ok(copy) = copy {
+                        let key = |s: &Superblock| (s.epoch, s.generation);
+                        if copy.geometry.uuid == identity.uuid
+                            && newest.as_ref().is_none_or(|n| key(n) < key(&copy))
+                        {
+                            newest = Some(copy);
+                        }
+                    }
+                }
+                at = place + space(&record);
+            }
+        }
+        offset += size;
+    }
+    Ok(newest)
+}
+
+impl<P: Platform> Repair<'_, P> {
+    /// The openings of the image, oldest first, from superblocks and headers.
+    pub(super) fn find_epochs(
+        &mut self,
+        identity: &Identity,
+        headers: &[Option<SegmentHeader>],
+    ) -> Result {
+        let known = headers.iter().flatten().map(|h| (h.epoch, h.salt, h.first));
+        let slots = identity.slots.iter();
+        let slots = slots.map(|s| (s.epoch, s.salt, s.log_start.seq));
+        let base = (self.base.epoch, self.base.salt, self.base.log_start.seq);
+        for (epoch, salt, first) in known.chain(slots).chain([base]) {
+            // A later epoch than the newest superblock's never got as far as a change by a user.
+            if epoch > self.base.epoch {
+                continue;
+            }
+            let key = (epoch, salt);
+            let at = self.epochs.partition_point(|e| (e.epoch, e.salt) < key);
+            match self.epochs.get(at).map(|e| (e.epoch, e.salt)) {
+                Some(other) if other == key => {
+                    let first = first.min(self.epochs[at].first);
+                    self.epochs[at].first = first;
+                }
+                _ => self.epochs.insert(
+                    at,
+                    Epoch {
+                        epoch,
+                        salt,
+                        first,
+                        end: u64::MAX,
+                        durable: 0,
+                    },
+                )?,
+            }
+        }
+        for at in 0..self.epochs.len() {
+            let later = self.epochs[at + 1..].iter();
+            let end = later
+                .filter(|e| e.epoch > self.epochs[at].epoch)
+                .map(|e| e.first)
+                .min();
+            self.epochs[at].end = end.unwrap_or(u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Which life each segment has, where its header is damaged too.
+    pub(super) fn find_lives(&mut self, headers: &[Option<SegmentHeader>]) -> Result {
+        let stored = self.stored_seeds()?;
+        for index in 0..self.segments {
+            let header = headers.get(index as usize).copied().flatten();
+            let word = stored.get(index as usize).copied().flatten();
+            // A segment with something live in it was not used again since the checkpoint.
+            let trusted = header.filter(|h| word.is_none_or(|seed| seed == h.seed::<P>()));
+            let (seed, found) = match trusted {
+                Some(header) => {
+                    let stored = true;
+                    (Some(header.seed::<P>()), Some(Life { header, stored }))
+                }
+                None => {
+                    let (seed, header) = self.recognise(index, word)?;
+                    let stored = false;
+                    (seed, header.map(|header| Life { header, stored }))
+                }
+            };
+            self.seeds.push(seed)?;
+            if let (Some(seed), None) = (seed, found) {
+                self.nameless.push((index, seed))?;
+            }
+            if let Some(life) = found {
+                let key = |l: &Life| (l.header.epoch, l.header.seq);
+                let at = self.lives.partition_point(|other| key(other) < key(&life));
+                self.lives.insert(at, life)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The seeds of segments with something live in them, as the checkpoint's segment usage has them; none if
+    /// that cannot be read.
+    fn stored_seeds(&mut self) -> Result<Vec<Option<u32>>> {
+        let mut seeds = Vec::new();
+        if self.base.segments > self.segments {
+            return Ok(seeds);
+        }
+        let loaded = self
+            .shared
+            .load_usage(&mut self.ws, &self.base, &mut self.page);
+        let mut map = self.shared.map.lock();
+        match loaded {
+            Ok(_) => {
+                for segment in map.usage.iter() {
+                    seeds.push((segment.stored_live() > 0).then_some(segment.seed))?;
+                }
+            }
+            Err(Error::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        map.usage = Usage::new();
+        Ok(seeds)
+    }
+
+    /// Finds out by its records which seed and life a segment without a header has. `known`: its seed, if that
+    /// is stored elsewhere.
+    fn recognise(
+        &mut self,
+        index: u64,
+        known: Option<u32>,
+    ) -> Result<(Option<u32>, Option<SegmentHeader>)> {
+        let geo = self.shared.geo;
+        if index >= self.present {
+            return Ok((known, None));
+        }
+        self.shared
+            .file
+            .read_at(&mut self.segment, geo.segment_offset(index))?;
+        let bytes = &*self.segment;
+        // Two neighbours that agree on a seed.
+        let agree = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
+            let (header, seed) = RecordHeader::measure::<P>(&bytes[at..], at as u32)?;
+            let next = at + space(&header) as usize;
+            let (_, other) = RecordHeader::measure::<P>(bytes.get(next..)?, next as u32)?;
+            (seed == other).then_some(seed)
+        });
+        let Some(wanted) = known.or(agree) else {
+            return Ok((None, None));
+        };
+        let link = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
+            let ending = RecordHeader::decode_ending::<P>(&bytes[at..], wanted, at as u32)?;
+            (ending.0.kind == Kind::Link).then(|| le64(ending.1, 0))
+        });
+        for epoch in self.epochs.iter() {
+            // The log may have gone on since the checkpoint, but not for longer than there are segments.
+            let last = self.base.log_end >> geo.segment_shift();
+            let last = last.max(self.base.log_start.seq) + self.segments;
+            let last = last.min(epoch.end);
+            let first = epoch.first.max(last.saturating_sub(self.tries));
+            self.tries -= last.saturating_sub(first);
+            // Newest first: that is what is live.
+            for seq in (first..last).rev() {
+                if seed::<P>(&geo.uuid, epoch.salt, seq, index) == wanted {
+                    let header = SegmentHeader {
+                        segment_shift: geo.segment_shift() as u8,
+                        index,
+                        seq,
+                        epoch: epoch.epoch,
+                        salt: epoch.salt,
+                        uuid: geo.uuid,
+                        next: link.unwrap_or(u64::MAX),
+                        durable: 0,
+                        first: epoch.first,
+                    };
+                    return Ok((Some(wanted), Some(header)));
+                }
+            }
+        }
+        Ok((Some(wanted), None))
+    }
+
+    /// How far the log of each epoch was certainly durable.
+    pub(super) fn find_durable(&mut self, identity: &Identity) -> Result {
+        let geo = self.shared.geo;
+        for at in 0..self.epochs.len() {
+            let epoch = self.epochs[at];
+            let mut durable = 0;
+            for slot in identity.slots.iter().chain([&self.base]) {
+                if (slot.epoch, slot.salt) == (epoch.epoch, epoch.salt) {
+                    durable = slot.log_end.max(self.lsn(slot.log_start.seq, 0));
+                }
+            }
+            if epoch.end != u64::MAX {
+                // All but its last segment was there when the epoch after it began.
+                durable = durable.max(self.lsn(epoch.end.saturating_sub(1), 0));
+            }
+            self.epochs[at].durable = durable;
+        }
+        for life in self.lives.iter() {
+            let header = life.header;
+            let key = (header.epoch, header.salt);
+            let Some(epoch) = self.epochs.iter_mut().find(|e| (e.epoch, e.salt) == key) else {
+                continue;
+            };
+            if header.seq >= epoch.end {
+                continue;
+            }
+            epoch.durable = epoch.durable.max(header.durable);
+            let offset = geo.segment_offset(header.index);
+            self.shared.file.read_at(&mut self.segment, offset)?;
+            let seed = header.seed::<P>();
+            for at in (SEGMENT_HEADER..self.segment.len()).step_by(UNIT) {
+                let ending = RecordHeader::decode_ending::<P>(&self.segment[at..], seed, at as u32);
+                if let Some((record, _)) = ending {
+                    let lsn = (header.seq << geo.segment_shift()) + at as u64;
+                    epoch.durable = epoch.durable.max(record.durable(lsn).unwrap_or(0));
+                }
+            }
+        }
+        Ok(())
+    }
+}

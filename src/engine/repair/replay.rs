@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The state of the device, put together in memory: the stored table as far as that can be read, and the log
+//! behind it.
+
+use super::lives::Epoch;
+use super::{next_record, space, Patch, Repair, Report};
+use crate::engine::format::{
+    le64, Entry, Kind, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT, SEGMENT_HEADER, UNIT,
+};
+use crate::engine::map::Part;
+use crate::engine::table::{Found, NodeId};
+use crate::engine::{Error, Result};
+use crate::platform::mem::Vec;
+use crate::platform::{BackingFile, Monitor, Platform};
+
+impl<P: Platform> Repair<'_, P> {
+    /// Takes the stored table over, as far as it can be read.
+    // As deep as the tree: at most 5 levels.
+    pub(super) fn load(&mut self, id: NodeId, entry: Entry) -> Result {
+        // What an orphan refers to is counted no more.
+        if entry.is_hole() || entry.is_orphan() {
+            return Ok(());
+        }
+        let index = self.shared.geo.segment_of(entry.address()).unwrap_or(0);
+        let seed = self.seeds.get(index as usize).copied().flatten();
+        let words = match seed {
+            Some(seed) => {
+                let (ws, segments) = (&mut self.ws, self.segments);
+                self.shared.map_node(ws, id, entry, seed, segments)
+            }
+            None => Err(Error::NotAnImage),
+        };
+        let shift = NODE_SHIFT * u32::from(id.level);
+        let first = (id.index << NODE_SHIFT) << shift;
+        match words {
+            Ok(words) => {
+                for (at, &word) in words.iter().enumerate() {
+                    let block = first + ((at as u64) << shift);
+                    if word == 0 || block >= self.shared.geo.blocks {
+                        continue;
+                    }
+                    if id.level == 0 {
+                        self.set(block, Entry(word))?;
+                    } else {
+                        let kid = NodeId {
+                            level: id.level - 1,
+                            index: (id.index << NODE_SHIFT) + at as u64,
+                        };
+                        self.load(kid, Entry(word))?;
+                    }
+                }
+                Ok(())
+            }
+            Err(Error::Corrupt { .. } | Error::NotAnImage) => {
+                let end = first + ((NODE_ENTRIES as u64) << shift);
+                let end = end.min(self.shared.geo.blocks);
+                (self.report)(&Report::Rebuilt(first, end - first));
+                self.lost.push((first, end))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Points a block to `entry`.
+    fn set(&mut self, block: u64, entry: Entry) -> Result {
+        let mut map = self.shared.map.lock();
+        loop {
+            match map.table.find(block) {
+                Found::Absent(_) if entry.is_hole() => return Ok(()),
+                Found::Absent(id) => {
+                    let words = Vec::filled(0, NODE_ENTRIES)?;
+                    map.table.install(id, Entry::HOLE, words)?;
+                }
+                _ => break,
+            }
+        }
+        if let Some((leaf, _)) = map.table.leaf_mut(block) {
+            leaf[block as usize % NODE_ENTRIES] = entry.0;
+        }
+        Ok(())
+    }
+
+    /// Applies the log to the table: from log start on all of it, before that what is about lost blocks.
+    pub(super) fn replay(&mut self) -> Result {
+        // Where the log of the epoch goes on: the sequence number expected.
+        let mut going: Option<(u64, u64, u64)> = None;
+        let start = self.log_start();
+        let shift = self.shared.geo.segment_shift();
+        for at in 0..self.lives.len() {
+            let header = self.lives[at].header;
+            let key = (header.epoch, header.salt);
+            let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
+            let Some(&epoch) = epoch.filter(|e| header.seq < e.end) else {
+                continue;
+            };
+            let expected = match going {
+                Some((e, s, seq)) if (e, s) == key => seq,
+                _ => epoch.first,
+            };
+            if expected == u64::MAX {
+                // The end of this epoch's log lies before.
+                continue;
+            }
+            let current = key == (self.base.epoch, self.base.salt);
+            let replayed = current && header.seq >= self.base.log_start.seq;
+            if !replayed && self.lost.is_empty() {
+                going = Some((key.0, key.1, header.seq + 1));
+                continue;
+            }
+            if header.seq > expected && expected << shift >= epoch.durable {
+                going = Some((key.0, key.1, u64::MAX));
+                continue;
+            }
+            if replayed && header.seq > expected.max(self.base.log_start.seq) {
+                // A whole segment of the log is gone.
+                self.unnamed(self.shared.geo.segment_offset(header.index), 0);
+            }
+            let ended = self.replay_life(&header, &epoch, start, current)?;
+            let next = if ended { u64::MAX } else { header.seq + 1 };
+            going = Some((key.0, key.1, next));
+        }
+        let key = (self.base.epoch, self.base.salt);
+        let reached = match going {
+            Some((epoch, salt, seq)) if (epoch, salt) == key => seq,
+            _ => self.base.log_start.seq,
+        };
+        let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
+        if reached != u64::MAX && epoch.is_some_and(|e| reached << shift < e.durable) {
+            self.unnamed(self.shared.geo.segment_offset(self.segments), 0);
+        }
+        Ok(())
+    }
+
+    /// A part of the log is lost, and nothing says which blocks it was about. After a clean close nothing
+    /// was.
+    fn unnamed(&mut self, offset: u64, len: u64) {
+        if !self.base.clean {
+            self.unnamed += 1;
+            (self.report)(&Report::Unnamed(offset, len));
+        }
+    }
+
+    /// Applies one segment; true when the log ends in it.
+    fn replay_life(
+        &mut self,
+        header: &SegmentHeader,
+        epoch: &Epoch,
+        start: u64,
+        current: bool,
+    ) -> Result<bool> {
+        let geo = self.shared.geo;
+        let base = geo.segment_offset(header.index);
+        self.shared.file.read_at(&mut self.segment, base)?;
+        let seed = header.seed::<P>();
+        let size = geo.segment_size;
+        let mut at = SEGMENT_HEADER as u32;
+        loop {
+            let found = next_record::<P>(&self.segment, seed, at);
+            let to = found.map_or(size, |(place, _)| place);
+            if to > at {
+                let lsn = self.lsn(header.seq, at);
+                if lsn >= epoch.durable {
+                    return Ok(true);
+                }
+                let late = current && lsn >= start;
+                if late || !self.lost.is_empty() {
+                    if self.heal(base, seed, at, to)? {
+                        continue;
+                    }
+                    self.gap(base, at, to, late)?;
+                }
+            }
+            let Some((place, record)) = found else {
+                return Ok(false);
+            };
+            let late = current && self.lsn(header.seq, place) >= start;
+            self.apply(&record, place, base, late)?;
+            at = place + space(&record);
+            if record.kind == Kind::Link {
+                return Ok(false);
+            }
+            if at >= size {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Puts a single flipped bit in the header of the record at `at` right, in memory and among the patches.
+    fn heal(&mut self, base: u64, seed: u32, at: u32, to: u32) -> Result<bool> {
+        let place = at as usize;
+        for bit in 0..UNIT * 8 {
+            let byte = place + bit / 8;
+            self.segment[byte] ^= 1 << (bit % 8);
+            let whole = RecordHeader::decode::<P>(&self.segment[place..], seed, at);
+            if whole.is_some_and(|(header, _)| at + space(&header) <= to) {
+                let mut bytes = [0; SEGMENT_HEADER];
+                bytes[0] = self.segment[byte];
+                self.patches.push(Patch {
+                    offset: base + byte as u64,
+                    bytes,
+                    len: 1,
+                })?;
+                return Ok(true);
+            }
+            self.segment[byte] ^= 1 << (bit % 8);
+        }
+        Ok(false)
+    }
+
+    /// Deals with the bytes from `at` to `to` of a segment, in which no record is whole. Where their headers
+    /// lead from one end to the other, they are believed: the blocks they name point to them, and so
+    /// cannot be read.
+    fn gap(&mut self, base: u64, at: u32, to: u32, late: bool) -> Result {
+        let mut named: Vec<(u32, RecordHeader, Option<u32>)> = Vec::new();
+        let mut place = at;
+        while place < to {
+            let Some((header, seed)) =
+                RecordHeader::measure::<P>(&self.segment[place as usize..], place)
+            else {
+                break;
+            };
+            // A whole record of another life lies here by mistake, and says nothing of what was here.
+            let stray = self.seeds.iter().any(|&known| known == Some(seed));
+            if stray || header.kind == Kind::Zero || header.kind == Kind::Link {
+                break;
+            }
+            let payload = &self.segment[place as usize + UNIT..][..header.payload];
+            let mask = match header.kind {
+                Kind::Data => header.mask(payload),
+                _ => None,
+            };
+            if header.kind == Kind::Data && (mask.is_none() || !self.inside(&header)) {
+                break;
+            }
+            named.push((place, header, mask))?;
+            place += space(&header);
+        }
+        if place != to {
+            if late {
+                self.unnamed(base + u64::from(at), u64::from(to - at));
+            }
+            return Ok(());
+        }
+        for &(place, header, mask) in named.iter() {
+            if let Some(mask) = mask {
+                self.map_record(&header, mask, base + u64::from(place), late)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a data record keeps to its bounds.
+    fn inside(&self, header: &RecordHeader) -> bool {
+        let (block, span) = (header.number, u64::from(header.span));
+        let shift = self.shared.geo.record_blocks().trailing_zeros();
+        block + span <= self.shared.geo.blocks && block >> shift == (block + span - 1) >> shift
+    }
+
+    /// Whether what the log says of a block counts.
+    fn wanted(&self, block: u64, late: bool) -> bool {
+        late || self.lost.iter().any(|r| (r.0..r.1).contains(&block))
+    }
+
+    /// Makes the change of one whole record again.
+    fn apply(&mut self, header: &RecordHeader, place: u32, base: u64, late: bool) -> Result {
+        let payload = &self.segment[place as usize + UNIT..][..header.payload];
+        let mask = match header.kind {
+            Kind::Data => header.mask(payload),
+            _ => None,
+        };
+        match header.kind {
+            Kind::Data => match mask {
+                Some(mask) if self.inside(header) => {
+                    self.map_record(header, mask, base + u64::from(place), late)
+                }
+                _ => Ok(()),
+            },
+            Kind::Zero => {
+                let end = header.number.saturating_add(le64(payload, 0));
+                let whole = [(0, self.shared.geo.blocks)];
+                let ranges: &[(u64, u64)] = if late { &whole } else { &self.lost };
+                let mut map = self.shared.map.lock();
+                for &(from, to) in ranges {
+                    let (from, to) = (from.max(header.number), to.min(end));
+                    if from < to {
+                        map.for_each_part(from, to - from, &mut |map, part| {
+                            let Part::Leaf(at, n) = part else {
+                                return Ok(());
+                            };
+                            if map.maps(at, n) {
+                                if let Some((leaf, _)) = map.table.leaf_mut(at) {
+                                    let first = at as usize % NODE_ENTRIES;
+                                    leaf[first..first + n].fill(0);
+                                }
+                            }
+                            Ok(())
+                        })?;
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Points the blocks of a data record to it.
+    fn map_record(&mut self, header: &RecordHeader, mask: u32, address: u64, late: bool) -> Result {
+        let mut index = 0;
+        for i in 0..u64::from(header.span) {
+            let stored = (mask >> i) & 1 == 1;
+            let block = header.number + i;
+            if self.wanted(block, late) {
+                let entry = if stored {
+                    Entry::new(address, header.units(), index, u32::from(header.count))
+                } else {
+                    Entry::HOLE
+                };
+                self.set(block, entry)?;
+            }
+            index += u32::from(stored);
+        }
+        Ok(())
+    }
+}
