@@ -34,14 +34,10 @@ pub(crate) struct Stored {
 
 /// Whether a block is all zeros. Data that is not shows it in the first word almost always.
 fn is_zero(block: &[u8]) -> bool {
-    let zero = |bytes: &[u8]| {
-        bytes.chunks_exact(8).fold(0, |acc, word| {
-            acc | u64::from_ne_bytes([
-                word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
-            ])
-        }) == 0
-    };
-    zero(&block[..8]) && block.chunks_exact(256).all(zero)
+    // An array of eight bytes, not eight bytes of a slice: the compiler loads it at once.
+    let word = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes);
+    let zero = |bytes: &[u8]| bytes.chunks_exact(8).fold(0, |all, b| all | word(b)) == 0;
+    zero(&block[..8]) && block.chunks_exact(64).all(zero)
 }
 
 impl<P: Platform> Shared<P> {
