@@ -20,7 +20,7 @@ const FOR_OPENING: u64 = 1;
 const FOR_DISCARDS: u64 = 2;
 /// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
 /// and takes a failure of that for the end.
-pub(crate) const FOR_METADATA: u64 = 2;
+const FOR_METADATA: u64 = 2;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
@@ -36,7 +36,7 @@ const NODES_BESIDES: u64 = 48;
 pub(crate) enum Writer {
     /// A write.
     User,
-    /// A write of a file system's own structures: without it there will be no discard.
+    /// A write of a file system's own structures, or of what may be some: without it there will be no discard.
     Metadata,
     /// A discard: takes little and gives much.
     Discard,

@@ -267,7 +267,7 @@ impl<P: Platform> Volume<P> {
             return Err(Error::Closed);
         }
         count(&self.shared.counters.flushes, 1);
-        self.shared.log.sync(&self.shared.file).map(|_| ())
+        self.shared.log.flush(&self.shared.file)
     }
 
     /// Writes a checkpoint now, so that recovery has next to nothing to replay. Flushes as well.

@@ -250,6 +250,66 @@ fn a_full_file_is_emptied_and_filled_again() {
     assert_checked(&file, "at the end");
 }
 
+/// After a power failure on a full file system, a file system on the device replays its journal: writes here
+/// and there, which do not say that they are metadata. Without them it cannot be mounted, nor anything be deleted.
+#[test]
+fn a_journal_is_replayed_on_a_full_file() {
+    const BLOCKS: u64 = 6000;
+    const JOURNAL: u64 = 96;
+    for seed in 0..40 {
+        let (file, volume) = on_a_small_disk(BLOCKS);
+        let mut ws = volume.workspace().unwrap();
+        let mut rng = Rng(seed);
+        // The structures of the file system.
+        for at in 0..BLOCKS / 16 {
+            write_noise(&volume, &mut ws, at, at as u32, 1);
+        }
+        volume.flush().unwrap();
+        let mut data = vec![0; 4 * BLOCK_SIZE];
+        noise(7, &mut data);
+        let mut n = 0;
+        loop {
+            // Files, each with some metadata behind it.
+            let at = BLOCKS / 16 + rng.below(BLOCKS / 4 * 15 / 16) * 4;
+            match volume.write(&mut ws, at, &data) {
+                Ok(()) => {}
+                Err(Error::NoSpace) => break,
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+            n += 1;
+            if n % 8 == 0 {
+                let at = rng.below(BLOCKS / 16);
+                volume
+                    .write_metadata(&mut ws, at, &data[..BLOCK_SIZE])
+                    .unwrap();
+                volume.flush().unwrap();
+            }
+        }
+        // The last commits of the journal, as far as there is room.
+        for _ in 0..rng.below(200) {
+            let at = rng.below(BLOCKS / 16);
+            if volume
+                .write_metadata(&mut ws, at, &data[..BLOCK_SIZE])
+                .is_err()
+            {
+                break;
+            }
+            volume.flush().unwrap();
+        }
+        for round in 0..3 {
+            let crashed = file.after_crash(&mut rng);
+            crashed.limit(12 * MIB);
+            let volume = Vol::open(crashed, false).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            for block in 0..JOURNAL {
+                let at = rng.below(BLOCKS / 16);
+                let done = volume.write(&mut ws, at, &data[..BLOCK_SIZE]);
+                assert_eq!(done, Ok(()), "seed {seed}, round {round}, block {block}");
+            }
+            volume.flush().unwrap();
+        }
+    }
+}
+
 #[test]
 fn compaction_leaves_a_small_image() {
     let file = SimFile::new();

@@ -73,6 +73,14 @@ impl<P: Platform> Log<P> {
         tail.error.is_none() && tail.chunks.iter().any(|c| c.state == ChunkState::Queued)
     }
 
+    /// A flush by a user: see [`sync`](Self::sync).
+    pub(crate) fn flush(&self, file: &P::File) -> Result {
+        self.sync(file)?;
+        let mut tail = self.lock();
+        tail.flushed |= tail.stats.user_bytes > 0;
+        Ok(())
+    }
+
     /// Makes everything appended before the call durable. All callers that wait share the fsync of one
     /// of them, but none rides on an fsync that began before its own data was written. Without anything
     /// new it does no I/O. Returns the position up to which the log is durable.

@@ -21,7 +21,7 @@ use super::format::{
     self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
     UNIT,
 };
-use super::space::{Allocator, Demand, Space, Writer, FOR_METADATA};
+use super::space::{Allocator, Demand, Space, Writer};
 use super::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
@@ -119,6 +119,9 @@ pub(crate) struct Tail {
     /// Sequence number with which the epoch began.
     first_seq: u64,
     syncing: bool,
+    /// Users have written something and flushed it. What they write before is taken for metadata: directly after an
+    /// opening a file system replays its journal, through the page cache of the device, and cannot say so.
+    flushed: bool,
     /// First error that made the log unsafe to continue.
     pub(crate) error: Option<Error>,
     /// Only the closing checkpoint may still append.
@@ -201,6 +204,7 @@ impl<P: Platform> Log<P> {
             durable: 0,
             first_seq: 0,
             syncing: false,
+            flushed: false,
             error: (!writable).then_some(Error::ReadOnly),
             closing: false,
             checkpoint: 0,
@@ -312,11 +316,8 @@ impl<P: Platform> Log<P> {
             let Some(current) = tail.current else {
                 return Err(Error::ReadOnly);
             };
-            // Directly after an opening a file system replays its journal, through the page cache of the
-            // device, and cannot say that this is metadata.
-            let begun = current.seq - tail.first_seq;
             let writer = match writer {
-                Writer::User if begun < FOR_METADATA => Writer::Metadata,
+                Writer::User if !tail.flushed => Writer::Metadata,
                 other => other,
             };
             let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
