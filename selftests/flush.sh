@@ -4,18 +4,29 @@
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# counted: syncs and checkpoints of the device, when neither is under way, in $count.
+counted() {
+	local before
+	count=$(get syncs)\ $(get checkpoints)
+	while before=$count && sleep 0.1; do
+		count=$(get syncs)\ $(get checkpoints)
+		[[ $count != "$before" ]] || return 0
+	done
+}
+
 # syncs COMMAND...: how often COMMAND makes the backing file durable, in $syncs, and how often the
 # disk below it flushes its cache, in $disk_flushes. When nobody writes for five seconds the device puts
 # its image in order, by checkpoints with two syncs each: those are not counted.
 syncs() {
-	local before disk_before checkpoints all
-	checkpoints=$(get checkpoints)
-	before=$(get syncs)
+	local count before disk_before checkpoints all
+	counted
+	before=$count
 	disk_before=$(flushes "$disk1")
 	"$@"
-	all=$(($(get syncs) - before))
+	counted
+	all=$((${count% *} - ${before% *}))
+	checkpoints=$((${count#* } - ${before#* }))
 	disk_flushes=$(($(flushes "$disk1") - disk_before))
-	checkpoints=$(($(get checkpoints) - checkpoints))
 	syncs=$((all - 2 * checkpoints))
 	((checkpoints == 0)) || disk_flushes=$((disk_flushes * syncs / all))
 	printf '%s: %d syncs, %d flushes of the disk, %d checkpoints besides\n' "$*" "$syncs" "$disk_flushes" "$checkpoints"

@@ -114,7 +114,7 @@ huge() {
 	# What it covered is counted in the background.
 	began=$(now)
 	until (($(get mapped_blocks) == 0)); do
-		is $(($(now) - began)) -lt 180000 "milliseconds until all is counted, with $(get mapped_blocks) blocks left"
+		is $(($(now) - began)) -lt "$(scaled 180000 5)" "milliseconds until all is counted, with $(get mapped_blocks) blocks left"
 		sleep 0.5
 	done
 	figure "all of it counted $(($(now) - began)) ms later"
