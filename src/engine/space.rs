@@ -22,6 +22,10 @@ const FOR_DISCARDS: u64 = 2;
 /// and takes a failure of that for the end.
 const FOR_METADATA: u64 = 2;
 
+/// Segments that users may fill after an opening, until they first flush, as if it all was metadata: directly after
+/// an opening a file system replays its journal, through the page cache of the device, and cannot say so.
+pub(crate) const JOURNAL: u64 = 16;
+
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
 

@@ -21,7 +21,7 @@ use super::format::{
     self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
     UNIT,
 };
-use super::space::{Allocator, Demand, Space, Writer};
+use super::space::{Allocator, Demand, Space, Writer, JOURNAL};
 use super::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
@@ -119,8 +119,7 @@ pub(crate) struct Tail {
     /// Sequence number with which the epoch began.
     first_seq: u64,
     syncing: bool,
-    /// Users have written something and flushed it. What they write before is taken for metadata: directly after an
-    /// opening a file system replays its journal, through the page cache of the device, and cannot say so.
+    /// Users have written something and flushed it.
     flushed: bool,
     /// First error that made the log unsafe to continue.
     pub(crate) error: Option<Error>,
@@ -316,8 +315,10 @@ impl<P: Platform> Log<P> {
             let Some(current) = tail.current else {
                 return Err(Error::ReadOnly);
             };
+            // By what they wrote themselves: reclaim may have filled segments to make space for it.
+            let begun = tail.stats.user_bytes >> self.geo.segment_shift();
             let writer = match writer {
-                Writer::User if !tail.flushed => Writer::Metadata,
+                Writer::User if !tail.flushed && begun < JOURNAL => Writer::Metadata,
                 other => other,
             };
             let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
