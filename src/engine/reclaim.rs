@@ -207,31 +207,22 @@ impl<P: Platform> Shared<P> {
                 true => self.empty_segments(state, Effort::Urgent, BATCH, &mut going)?,
                 false => 0,
             };
-            let freed = self.free_superseded()?;
+            self.free_superseded()?;
             let (now, left) = look();
-            let mut settled = false;
-            if emptied == 0 || freed == 0 || now <= available {
-                // Where nodes of the table were, and what is young, needs checkpoints to be free. They cost space
-                // as well.
-                settled = left.dead + left.stuck > 0;
-                if settled {
-                    self.free_dead(state)?;
-                } else if emptied == 0 {
-                    break;
-                }
+            // Where nodes of the table were, and what is young, needs checkpoints to be free. They cost space
+            // as well.
+            let settle = now <= available && left.dead + left.stuck > 0;
+            if settle {
+                self.free_dead(state)?;
             }
             let (now, left) = look();
-            if now <= available {
-                fruitless += u32::from(left.garbage + size / 64 >= total.garbage);
-                let lost = settled && now < available;
-                if emptied == 0 || fruitless == FRUITLESS || lost {
-                    break;
-                }
+            if now > available {
+                continue;
             }
-        }
-        let (available, total) = look();
-        if available <= before && total.dead + total.stuck > 0 {
-            self.free_dead(state)?;
+            fruitless += u32::from(left.garbage + size / 64 >= total.garbage);
+            if emptied == 0 || fruitless == FRUITLESS || (settle && now < available) {
+                break;
+            }
         }
         Ok(look().0 > before)
     }
