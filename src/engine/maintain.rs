@@ -6,7 +6,8 @@ use super::checkpoint::{due, Checkpoint};
 use super::log::Log;
 use super::reclaim::{Effort, ORPHANS};
 use super::shared::Shared;
-use super::Result;
+use super::space::Writer;
+use super::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform};
 use core::sync::atomic::Ordering;
 
@@ -78,8 +79,29 @@ struct Plan {
     later: bool,
 }
 
+/// Reserves again what the opening has used of the reserve, lest there is none left for the next one. Reclaim
+/// finds the space if need be.
+fn refill<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpoint<P>>) {
+    loop {
+        let mut tail = shared.log.lock();
+        while tail.space.reserving {
+            tail.wait();
+        }
+        if tail.stop || !shared.log.wants_segment(&tail) {
+            return;
+        }
+        drop(tail);
+        match shared.log.reserve_ahead(&shared.file, Writer::User) {
+            Ok(()) => {}
+            Err(Error::NoSpace) if shared.make_space(&mut state.lock()) == Ok(true) => {}
+            Err(_) => return,
+        }
+    }
+}
+
 /// Writes a checkpoint whenever the log has grown enough, and reclaims space.
 pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpoint<P>>) {
+    refill(shared, state);
     let mut plan = Plan {
         failed: None,
         busy: false,

@@ -22,9 +22,10 @@ const FOR_DISCARDS: u64 = 2;
 /// and takes a failure of that for the end.
 const FOR_METADATA: u64 = 2;
 
-/// Segments that users may fill after an opening, until they first flush, as if it all was metadata: directly after
-/// an opening a file system replays its journal, through the page cache of the device, and cannot say so.
+/// Segments that users may fill after an opening as [`Writer::Replay`], until they first flush: directly after an opening a file system replays its journal, through the page cache of the device, and cannot say so.
 pub(crate) const JOURNAL: u64 = 16;
+/// The same, whether they have flushed or not: of its superblock, which ext4 writes next, it does not say so either.
+pub(crate) const BEGINNING: u64 = 2;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
@@ -40,8 +41,11 @@ const NODES_BESIDES: u64 = 48;
 pub(crate) enum Writer {
     /// A write.
     User,
-    /// A write of a file system's own structures, or of what may be some: without it there will be no discard.
+    /// A write of a file system's own structures: without it there will be no discard.
     Metadata,
+    /// A write directly after an opening, which has used what was left to it, and what a file system had left of its
+    /// metadata's reserve when the power failed.
+    Replay,
     /// A discard: takes little and gives much.
     Discard,
     /// Reclaim, moving a live record.
@@ -57,6 +61,7 @@ impl Writer {
         match self {
             Self::User => Self::Metadata.leaves(checkpoints) + FOR_METADATA,
             Self::Metadata => Self::Discard.leaves(checkpoints) + FOR_DISCARDS,
+            Self::Replay => Self::Metadata.leaves(checkpoints) - FOR_OPENING,
             Self::Discard => Self::Mover.leaves(checkpoints) + FOR_RECLAIM,
             Self::Mover => checkpoints + FOR_OPENING,
             Self::Checkpoint => 0,
@@ -65,7 +70,7 @@ impl Writer {
 
     /// Whether it is a write of the user's, of whatever.
     pub(crate) fn writes(self) -> bool {
-        matches!(self, Self::User | Self::Metadata)
+        matches!(self, Self::User | Self::Metadata | Self::Replay)
     }
 }
 
@@ -269,6 +274,7 @@ mod tests {
         let order = [
             Writer::User,
             Writer::Metadata,
+            Writer::Replay,
             Writer::Discard,
             Writer::Mover,
             Writer::Checkpoint,

@@ -21,7 +21,7 @@ use super::format::{
     self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
     UNIT,
 };
-use super::space::{Allocator, Demand, Space, Writer, JOURNAL};
+use super::space::{Allocator, Demand, Space, Writer, BEGINNING, JOURNAL};
 use super::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
@@ -317,8 +317,10 @@ impl<P: Platform> Log<P> {
             };
             // By what they wrote themselves: reclaim may have filled segments to make space for it.
             let begun = tail.stats.user_bytes >> self.geo.segment_shift();
+            let early = begun < BEGINNING || !tail.flushed && begun < JOURNAL;
             let writer = match writer {
-                Writer::User if !tail.flushed && begun < JOURNAL => Writer::Metadata,
+                Writer::User | Writer::Metadata if early && tail.space.hopeless => Writer::Replay,
+                Writer::User if early => Writer::Metadata,
                 other => other,
             };
             let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
