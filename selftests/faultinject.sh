@@ -49,10 +49,11 @@ faults() {
 	printf -v end '0x%x' $((0x${text[1]} + 4096))
 	knob require-end "$end"
 	if [[ $1 == own ]]; then
-		# All of fs/ that works on an open file, by the order of linking; init code comes elsewhere.
+		# All of fs/ that works on an open file, by the order of linking: block/ comes behind it, and code of
+		# file systems that is rarely used behind that.
 		knob reject-start "$(symbol do_truncate)"
-		knob reject-end "$(awk '$3 == "do_truncate" || $3 == "_etext" || $3 ~ /^(ext4|xfs|btrfs)_/ && tolower($2) == "t" {
-			print "0x" $1, $3 }' /proc/kallsyms | sort | sed -n '/ do_truncate$/,/ _etext$/p' | tail -n 2 | sed -n '1s/ .*//p')"
+		knob reject-end "$(awk '$3 == "do_truncate" || $3 == "submit_bio" || $3 ~ /^(ext4|xfs|btrfs)_/ && tolower($2) == "t" {
+			print "0x" $1, $3 }' /proc/kallsyms | sort | sed -n '/ do_truncate$/,/ submit_bio$/p' | tail -n 2 | sed -n '1s/ .*//p')"
 	else
 		knob reject-start 0
 		knob reject-end 0
