@@ -109,6 +109,16 @@ attaching() {
 check "each allocation of an attach fails in turn" attaching
 check "each allocation of a read-only attach fails in turn" attaching --read-only
 
+changing() {
+	faults all
+	image disk --size 64G
+	"$here/nomem.py" "$1" "$image" >"$tmp/said"
+	figure "$(<"$tmp/said")"
+	intact "$image"
+}
+check "each allocation of a detach fails in turn: what was flushed is there" changing detach
+check "each allocation of a resize fails in turn: the old size or the new one" changing resize
+
 detaching() {
 	local i clean=0 status
 	faults all

@@ -3,10 +3,13 @@
 """Operations some of whose memory allocations are made to fail (fault injection).
 
     nomem.py attach [--read-only] IMAGE
+    nomem.py detach|resize IMAGE
     nomem.py io DEVICE SECONDS
 
 attach attaches the image and detaches it, again and again: first the 1st allocation fails, then the 2nd, and
-so on, until there is none left to fail. Of the later ones more and more are passed over.
+so on, until there is none left to fail. Of the later ones more and more are passed over. detach and resize do
+the same with the allocations of these: what was flushed is there afterwards, and the size is the old one or
+the new.
 
 io reads, writes, flushes and discards at random. What fails must fail with ENOMEM, what was read must be
 what was written, and a failed write leaves each block old or new. It prints how much it did.
@@ -24,54 +27,161 @@ import time
 
 import _random
 
-ATTACH, DETACH = 0xC010CB01, 0x4008CB02
+ATTACH, DETACH, RESIZE = 0xC010CB01, 0x4008CB02, 0x4010CB05
 BLKDISCARD = 0x1277
 BLOCK = 4096
 FAIL_NTH = "/proc/thread-self/fail-nth"
 
 
-def attach(path, read_only):
-    control = os.open("/dev/cloop-control", os.O_RDWR)
-    file = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
+def failing(nth, operation, *arguments):
+    """Has the nth allocation of operation fail; what came of it, and whether there were so many."""
     knob = os.open(FAIL_NTH, os.O_RDWR)
+    os.pwrite(knob, b"%d\n" % nth, 0)
+    try:
+        operation(*arguments)
+        done = None
+    except OSError as error:
+        done = error.errno
+    left = int(os.pread(knob, 32, 0).strip(b"\0\n"))
+    os.pwrite(knob, b"0\n", 0)
+    os.close(knob)
+    if left and done is not None:
+        sys.exit(f"it failed with {errno.errorcode[done]} and without a failed allocation")
+    return done, not left
+
+
+def in_turn(what, allowed, attempt):
+    """Calls attempt(nth), which answers as failing, with the 1st allocation to fail, then the 2nd, until there is
+    none left."""
     nth, failed, survived = 1, 0, 0
     while True:
-        request = bytearray(struct.pack("<iIiI", file, int(read_only), -1, 0))
-        os.pwrite(knob, b"%d\n" % nth, 0)
-        try:
-            fcntl.ioctl(control, ATTACH, request)
-            done = None
-        except OSError as error:
-            done = error.errno
-        left = int(os.pread(knob, 32, 0).strip(b"\0\n"))
-        os.pwrite(knob, b"0\n", 0)
-        if done is None:
-            index = struct.unpack("<iIiI", request)[2]
-            # Whoever looks at new devices may have it open for a moment.
-            for _ in range(100):
-                try:
-                    fcntl.ioctl(control, DETACH, struct.pack("<iI", index, 0))
-                    break
-                except OSError as error:
-                    if error.errno != errno.EBUSY:
-                        raise
-                    time.sleep(0.02)
-            else:
-                sys.exit("the device stays busy")
-        elif done != errno.ENOMEM:
-            sys.exit(f"allocation {nth} failed, and attach said {errno.errorcode[done]}")
-        if left:
-            if done is not None:
-                sys.exit(f"attach failed with {errno.errorcode[done]} and without a failed allocation")
+        done, reached = attempt(nth)
+        if done not in (None, *allowed):
+            sys.exit(f"allocation {nth} failed, and {what} said {errno.errorcode[done]}")
+        if not reached:
             break
-        if done is None:
-            survived += 1
-        else:
-            failed += 1
+        failed += done is not None
+        survived += done is None
         nth += 1 + nth // 25
-    print(f"{nth - left} allocations; {failed} made attach fail, {survived} did not")
+    print(f"{what}: {failed} allocations that failed made it fail, {survived} did not")
     if failed < 8:
-        sys.exit("that is not what attach allocates")
+        sys.exit(f"that is not what {what} allocates")
+
+
+class Image:
+    """An image, to be attached and detached."""
+
+    def __init__(self, path, read_only=False):
+        self.control = os.open("/dev/cloop-control", os.O_RDWR)
+        self.file = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
+        self.read_only = read_only
+
+    def attach(self):
+        request = bytearray(struct.pack("<iIiI", self.file, int(self.read_only), -1, 0))
+        fcntl.ioctl(self.control, ATTACH, request)
+        self.index = struct.unpack("<iIiI", request)[2]
+        self.device = f"/dev/cloop{self.index}"
+
+    def detach(self):
+        fcntl.ioctl(self.control, DETACH, struct.pack("<iI", self.index, 0))
+
+    def resize(self, size):
+        fcntl.ioctl(self.control, RESIZE, struct.pack("<iIQ", self.index, 0, size))
+
+    def size(self):
+        device = os.open(self.device, os.O_RDONLY)
+        size = os.lseek(device, 0, os.SEEK_END)
+        os.close(device)
+        return size
+
+    def idle(self):
+        """Waits until nobody has it open: whoever looks at new devices may."""
+        for _ in range(100):
+            try:
+                os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL))
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                time.sleep(0.02)
+        sys.exit("the device stays busy")
+
+    def release(self):
+        """Detaches, whatever becomes of what was not flushed."""
+        self.idle()
+        try:
+            self.detach()
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EIO):
+                raise
+        if os.path.exists(self.device):
+            sys.exit("the device is still there")
+
+
+def attach(path, read_only):
+    image = Image(path, read_only)
+
+    def attempt(nth):
+        done, reached = failing(nth, image.attach)
+        if done is None:
+            image.release()
+        return done, reached
+
+    in_turn("attach", [errno.ENOMEM], attempt)
+
+
+def detach(path):
+    image = Image(path)
+    buffer = mmap.mmap(-1, BLOCK)
+
+    def attempt(nth):
+        image.attach()
+        device = os.open(image.device, os.O_RDWR | os.O_DIRECT)
+        # Parts of the table all over the device are to be stored; one block is flushed, and others are not.
+        for i in range(20):
+            buffer[:] = pattern(nth * 20 + i, nth)
+            os.pwrite(device, buffer, (nth * 20 + i) * 1000 * BLOCK)
+            if i == 0:
+                os.fsync(device)
+        os.close(device)
+        image.idle()
+        done, reached = failing(nth, image.detach)
+        if os.path.exists(image.device):
+            sys.exit("the device is still there")
+        image.attach()
+        device = os.open(image.device, os.O_RDWR | os.O_DIRECT)
+        for i in range(1 if done else 20):
+            os.preadv(device, [buffer], (nth * 20 + i) * 1000 * BLOCK)
+            if buffer[:] != pattern(nth * 20 + i, nth):
+                sys.exit(f"allocation {nth} failed, and block {i} is lost")
+        os.close(device)
+        image.release()
+        return done, reached
+
+    in_turn("detach", [errno.ENOMEM, errno.EIO], attempt)
+
+
+def resize(path):
+    image = Image(path)
+    image.attach()
+    small = image.size()
+
+    def attempt(nth):
+        old = image.size()
+        # Now and then the table grows by a level.
+        new = old // 2 if old > small * 8 else old * 2
+        done, reached = failing(nth, image.resize, new)
+        allowed = [old, new] if done == errno.EIO else [old] if done else [new]
+        if done == errno.EIO:
+            # The backing file failed, which only a detach ends.
+            image.release()
+            image.attach()
+        if image.size() not in allowed:
+            sys.exit(f"allocation {nth} failed, and {image.size()} bytes are left of {old} on the way to {new}")
+        return done, reached
+
+    in_turn("resize", [errno.ENOMEM, errno.EIO], attempt)
+    image.release()
 
 
 def pattern(block, generation):
@@ -156,6 +266,8 @@ def main():
     what, *rest = sys.argv[1:]
     if what == "attach":
         attach(rest[-1], "--read-only" in rest)
+    elif what in ("detach", "resize"):
+        {"detach": detach, "resize": resize}[what](rest[0])
     else:
         io(rest[0], float(rest[1]))
 
