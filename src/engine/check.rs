@@ -65,6 +65,9 @@ struct Check<'a, P: Platform> {
     ws: Workspace<P>,
     /// Live units of each segment, counted from the table.
     live: Vec<u64>,
+    /// The part of them that orphans refer to. It may be gone: once the log said that nothing needs it, its
+    /// segment was free.
+    orphaned: Vec<u64>,
     /// Where records are that are needed: address in units << [`UNITS_BITS`] | units.
     extents: Vec<u64>,
     /// Parts of the table could not be read.
@@ -98,6 +101,7 @@ pub fn check<P: Platform>(
         ws: shared.workspace()?,
         shared: &shared,
         live: Vec::filled(0, segments)?,
+        orphaned: Vec::filled(0, segments)?,
         extents: Vec::new(),
         incomplete: false,
         summary: Summary {
@@ -111,8 +115,8 @@ pub fn check<P: Platform>(
         check.find(error, None, false);
     }
     check.superblocks(checkpoint.superblock.generation)?;
-    check.segments()?;
     check.table(progress)?;
+    check.segments()?;
     check.counts(checkpoint.superblock.offset())?;
     for &word in checkpoint.usage_nodes.iter().flat_map(|level| level.iter()) {
         check.extent(Entry(word), Entry(word).share())?;
@@ -180,8 +184,11 @@ impl<P: Platform> Check<'_, P> {
         let geo = self.shared.geo;
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         let mut used: Vec<(u64, u32)> = Vec::new();
-        for (index, segment) in (0..).zip(self.shared.map.lock().usage.iter()) {
-            if !segment.dead() && segment.stored_live() > 0 {
+        let orphaned = self.orphaned.iter();
+        for ((index, segment), &orphaned) in
+            (0..).zip(self.shared.map.lock().usage.iter()).zip(orphaned)
+        {
+            if !segment.dead() && segment.stored_live() > orphaned {
                 used.push((index, segment.seed))?;
             }
         }
@@ -276,6 +283,10 @@ impl<P: Platform> Check<'_, P> {
         for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
+                let index = self.shared.geo.segment_of(Entry(word).address());
+                if let Some(units) = index.and_then(|i| self.orphaned.get_mut(i as usize)) {
+                    *units += u64::from(Entry(word).share());
+                }
                 self.summary.orphaned_blocks += 1;
                 continue;
             }

@@ -322,6 +322,58 @@ fn a_journal_is_replayed_on_a_full_file() {
     }
 }
 
+/// What a discard that is only in the log has freed is used again. After a crash the leaves below it are orphans,
+/// and refer to segments that have another life, or none.
+#[test]
+fn what_orphans_refer_to_may_be_gone() {
+    const BLOCKS: u64 = 6000;
+    const LEAF: u64 = 512;
+    let mut orphans = 0;
+    for seed in 0..60 {
+        let (file, volume) = on_a_small_disk(BLOCKS);
+        let mut ws = volume.workspace().unwrap();
+        let mut rng = Rng(seed);
+        let fill = |ws: &mut _, tag: u32, end: u64| {
+            let mut data = vec![0; 4 * BLOCK_SIZE];
+            noise(tag, &mut data);
+            (0..end / 4)
+                .filter(|at| volume.write(ws, at * 4, &data).is_ok())
+                .count()
+        };
+        fill(&mut ws, 7, BLOCKS);
+        for _ in 0..3 {
+            volume.checkpoint().unwrap();
+        }
+        // Its leaves are in memory, so each block is counted off at once.
+        let leaves = 1 + rng.below(3);
+        volume.zero(&mut ws, 0, leaves * LEAF).unwrap();
+        volume.flush().unwrap();
+        fill(&mut ws, 9, rng.below(leaves * LEAF));
+        volume.flush().unwrap();
+        let crashed = file.after_crash(&mut rng);
+        assert_checked(&crashed, &format!("seed {seed}"));
+        let summary =
+            check::check::<Home>(crashed.snapshot(), &mut |_| {}, &mut |_, _| {}).unwrap();
+        orphans += summary.orphaned_blocks;
+        let mut expected = vec![0; BLOCK_SIZE];
+        let mut found = vec![0; BLOCK_SIZE];
+        let read_only = Vol::open(crashed.snapshot(), true).unwrap();
+        let opened = Vol::open(crashed.clone(), false).unwrap();
+        for at in 0..BLOCKS {
+            volume.read(&mut ws, at, &mut expected).unwrap();
+            for other in [&read_only, &opened] {
+                other
+                    .read(&mut other.workspace().unwrap(), at, &mut found)
+                    .unwrap();
+                assert!(found == expected, "seed {seed}: block {at}");
+            }
+        }
+        opened.close().unwrap();
+        assert_checked(&crashed, &format!("seed {seed}, closed"));
+    }
+    assert!(orphans > 0, "there were no orphans");
+}
+
 #[test]
 fn compaction_leaves_a_small_image() {
     let file = SimFile::new();

@@ -186,8 +186,14 @@ impl<P: Platform> Repair<'_, P> {
         for index in 0..self.segments {
             let header = headers.get(index as usize).copied().flatten();
             let word = stored.get(index as usize).copied().flatten();
-            // A segment with something live in it was not used again since the checkpoint.
-            let trusted = header.filter(|h| word.is_none_or(|seed| seed == h.seed::<P>()));
+            // A segment with something live in it was not used again since the checkpoint, unless the log has
+            // superseded all of it.
+            let base = &self.base;
+            let later = |h: &SegmentHeader| {
+                (h.epoch, h.salt) == (base.epoch, base.salt) && h.seq > base.log_start.seq
+            };
+            let trusted =
+                header.filter(|h| later(h) || word.is_none_or(|seed| seed == h.seed::<P>()));
             let (seed, found) = match trusted {
                 Some(header) => {
                     let stored = true;
