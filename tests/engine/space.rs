@@ -2,6 +2,7 @@
 //! Promises P2 (space before acknowledgement), P3 (bounded size), P4 (zero is free) and P6 (bounded memory).
 
 use crate::model::{assert_checked, fill, options, tag_of, Home, Vol};
+use cloop::engine::repair::repair;
 use cloop::engine::{check, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
@@ -357,11 +358,17 @@ fn what_orphans_refer_to_may_be_gone() {
         orphans += summary.orphaned_blocks;
         let mut expected = vec![0; BLOCK_SIZE];
         let mut found = vec![0; BLOCK_SIZE];
+        // Nor does a repair take the present life of such a segment for damage.
+        let repaired = crashed.snapshot();
+        repaired.damage([90, 65_536 + 90][seed as usize % 2], 4);
+        repair::<Home>(&mut || Ok(repaired.clone()), &mut |_| {}, &mut |_, _| {}).unwrap();
+        assert_checked(&repaired, &format!("seed {seed}, repaired"));
+        let repaired = Vol::open(repaired, true).unwrap();
         let read_only = Vol::open(crashed.snapshot(), true).unwrap();
         let opened = Vol::open(crashed.clone(), false).unwrap();
         for at in 0..BLOCKS {
             volume.read(&mut ws, at, &mut expected).unwrap();
-            for other in [&read_only, &opened] {
+            for other in [&repaired, &read_only, &opened] {
                 other
                     .read(&mut other.workspace().unwrap(), at, &mut found)
                     .unwrap();
