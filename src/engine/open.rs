@@ -362,9 +362,9 @@ impl<P: Platform> Shared<P> {
                 let seed = self.seed_on_disk(entry, page)?;
                 let words = self.node(ws, Kind::UsageNode, id, entry, seed)?;
                 if level == 0 {
-                    let geo = &self.geo;
-                    let segments = superblock.usage_segments;
-                    self.map.lock().usage.load_page(&words, segments, geo)?;
+                    let (segments, orphans) = (superblock.usage_segments, superblock.orphans);
+                    let usage = &mut self.map.lock().usage;
+                    usage.load_page(&words, segments, &self.geo, orphans)?;
                 } else {
                     // The nodes of the level below that exist. Without a division, because objtool
                     // takes the panic on a zero divisor for a function that returns.

@@ -111,7 +111,7 @@ pub(crate) enum Change {
     Drop,
 }
 
-const _: () = assert!((1u64 << *SEGMENT_SHIFTS.end()) / (UNIT as u64) < 1 << LIVE_BITS);
+const _: () = assert!((2u64 << *SEGMENT_SHIFTS.end()) / (UNIT as u64) < 1 << LIVE_BITS);
 
 pub(crate) struct Usage {
     segments: Vec<Segment>,
@@ -162,8 +162,15 @@ impl Usage {
         Ok(())
     }
 
-    /// Takes a stored page over. Only while opening, in page order.
-    pub(crate) fn load_page(&mut self, words: &[u64], segments: u64, geo: &Geometry) -> Result {
+    /// Takes a stored page over. Only while opening, in page order. With `orphans`, what they refer to may be counted
+    /// beside all that lives in a segment now: it was used again when the log had superseded that.
+    pub(crate) fn load_page(
+        &mut self,
+        words: &[u64],
+        segments: u64,
+        geo: &Geometry,
+        orphans: bool,
+    ) -> Result {
         self.dirty_pages.push(false)?;
         for &word in words {
             if self.len() == segments {
@@ -171,7 +178,10 @@ impl Usage {
             }
             let segment = Segment::from_word(word);
             let free = segment.free && segment.live > 0;
-            let most = u64::from(geo.segment_size) - geo.tail_bytes(segment.tail);
+            let mut most = u64::from(geo.segment_size) - geo.tail_bytes(segment.tail);
+            if orphans {
+                most += u64::from(geo.segment_size);
+            }
             if free || segment.live_bytes() > most {
                 let offset = geo.segment_offset(self.len());
                 return super::format::corrupt("segment usage", offset);

@@ -334,22 +334,26 @@ fn what_orphans_refer_to_may_be_gone() {
         let (file, volume) = on_a_small_disk(BLOCKS);
         let mut ws = volume.workspace().unwrap();
         let mut rng = Rng(seed);
-        let fill = |ws: &mut _, tag: u32, end: u64| {
+        let fill = |ws: &mut _, tag: u32, start: u64, end: u64| {
             let mut data = vec![0; 4 * BLOCK_SIZE];
             noise(tag, &mut data);
-            (0..end / 4)
+            (start / 4..end / 4)
                 .filter(|at| volume.write(ws, at * 4, &data).is_ok())
                 .count()
         };
-        fill(&mut ws, 7, BLOCKS);
+        fill(&mut ws, 7, 0, BLOCKS);
         for _ in 0..3 {
             volume.checkpoint().unwrap();
         }
         // Its leaves are in memory, so each block is counted off at once.
-        let leaves = 1 + rng.below(3);
+        let leaves = 2 + rng.below(3);
+        // The first operation of the replay loads a leaf with the nodes above it.
+        volume.zero(&mut ws, leaves * LEAF + 8, 4).unwrap();
         volume.zero(&mut ws, 0, leaves * LEAF).unwrap();
         volume.flush().unwrap();
-        fill(&mut ws, 9, rng.below(leaves * LEAF));
+        // Where what lay in the first leaf was, goes what is now in the last one.
+        let end = leaves * LEAF;
+        fill(&mut ws, 9, end - LEAF, end - rng.below(LEAF));
         volume.flush().unwrap();
         let crashed = file.after_crash(&mut rng);
         assert_checked(&crashed, &format!("seed {seed}"));
@@ -366,9 +370,13 @@ fn what_orphans_refer_to_may_be_gone() {
         let repaired = Vol::open(repaired, true).unwrap();
         let read_only = Vol::open(crashed.snapshot(), true).unwrap();
         let opened = Vol::open(crashed.clone(), false).unwrap();
+        // Before much could be taken off the counts.
+        let again = crashed.after_crash(&mut rng);
+        assert_checked(&again, &format!("seed {seed}, again"));
+        let again = Vol::open(again, true).unwrap();
         for at in 0..BLOCKS {
             volume.read(&mut ws, at, &mut expected).unwrap();
-            for other in [&repaired, &read_only, &opened] {
+            for other in [&repaired, &read_only, &opened, &again] {
                 other
                     .read(&mut other.workspace().unwrap(), at, &mut found)
                     .unwrap();
