@@ -66,7 +66,7 @@ fn findings(file: &SimFile) -> Vec<Finding> {
     found
 }
 
-fn overwrite(file: &SimFile, at: usize, bytes: &[u8]) {
+pub(crate) fn overwrite(file: &SimFile, at: usize, bytes: &[u8]) {
     let first = at / BLOCK_SIZE * BLOCK_SIZE;
     let end = (at + bytes.len()).next_multiple_of(BLOCK_SIZE);
     let mut buf = vec![0; end - first];
@@ -77,7 +77,7 @@ fn overwrite(file: &SimFile, at: usize, bytes: &[u8]) {
 }
 
 /// The records of an image: offset, header, whether their life is the present one of their segment.
-fn records(file: &SimFile) -> Vec<(usize, RecordHeader)> {
+pub(crate) fn records(file: &SimFile) -> Vec<(usize, RecordHeader)> {
     let bytes = file.bytes();
     let mut found = Vec::new();
     for base in (DATA..bytes.len()).step_by(SEGMENT) {

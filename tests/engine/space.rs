@@ -2,7 +2,9 @@
 //! Promises P2 (space before acknowledgement), P3 (bounded size), P4 (zero is free) and P6 (bounded memory).
 
 use crate::model::{assert_checked, fill, options, tag_of, Home, Vol};
-use cloop::engine::repair::repair;
+use crate::repair::{overwrite, records};
+use cloop::engine::format::Kind;
+use cloop::engine::repair::{repair, Report};
 use cloop::engine::{check, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
@@ -329,7 +331,7 @@ fn a_journal_is_replayed_on_a_full_file() {
 fn what_orphans_refer_to_may_be_gone() {
     const BLOCKS: u64 = 6000;
     const LEAF: u64 = 512;
-    let mut orphans = 0;
+    let (mut orphans, mut lost) = (0, 0);
     for seed in 0..60 {
         let (file, volume) = on_a_small_disk(BLOCKS);
         let mut ws = volume.workspace().unwrap();
@@ -368,6 +370,29 @@ fn what_orphans_refer_to_may_be_gone() {
         repair::<Home>(&mut || Ok(repaired.clone()), &mut |_| {}, &mut |_, _| {}).unwrap();
         assert_checked(&repaired, &format!("seed {seed}, repaired"));
         let repaired = Vol::open(repaired, true).unwrap();
+        // Without the discard, what was there and what is there now do not fit into one segment.
+        let forgetful = crashed.snapshot();
+        for (at, _) in records(&crashed).iter().filter(|r| r.1.kind == Kind::Zero) {
+            overwrite(&forgetful, *at, &[0xa5; 32]);
+        }
+        let mut reports = Vec::new();
+        let mut report = |r: &Report| reports.push(*r);
+        let outcome = repair::<Home>(&mut || Ok(forgetful.clone()), &mut report, &mut |_, _| {});
+        let unnamed = outcome.unwrap().unnamed;
+        assert!(
+            unnamed > 0 || summary.orphaned_blocks == 0,
+            "seed {seed}: {reports:?}"
+        );
+        let listed = |block| {
+            let within =
+                |f: &check::Finding| f.blocks.is_some_and(|(s, n)| (s..s + n).contains(&block));
+            reports.iter().any(|r| match r {
+                Report::Left(f) => within(f),
+                Report::Damage(f) => within(f) && f.data,
+                _ => false,
+            })
+        };
+        let forgetful = Vol::open(forgetful, false).unwrap();
         let read_only = Vol::open(crashed.snapshot(), true).unwrap();
         let opened = Vol::open(crashed.clone(), false).unwrap();
         // Before much could be taken off the counts.
@@ -382,11 +407,21 @@ fn what_orphans_refer_to_may_be_gone() {
                     .unwrap();
                 assert!(found == expected, "seed {seed}: block {at}");
             }
+            // What nobody knows to be discarded is there, or is named.
+            let read = forgetful.read(&mut ws, at, &mut found);
+            if !listed(at) && !(at < end + 12 && tag_of(&expected) == 0) {
+                assert!(
+                    read.is_ok() && found == expected,
+                    "seed {seed}: block {at} forgotten"
+                );
+            }
+            lost += u64::from(listed(at));
         }
         opened.close().unwrap();
         assert_checked(&crashed, &format!("seed {seed}, closed"));
     }
     assert!(orphans > 0, "there were no orphans");
+    assert!(lost > 0, "nothing was lost with the discards");
 }
 
 #[test]

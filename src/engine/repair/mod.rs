@@ -12,11 +12,11 @@ mod lives;
 mod replay;
 
 use self::lives::{identify, newest_copy, Epoch, Life};
-use super::cache::RecordCache;
+use super::cache::{place_of, RecordCache};
 use super::check::{self, Finding, Summary};
 use super::checkpoint::Checkpoint;
 use super::format::{
-    Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
+    Entry, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
 };
 use super::log::Log;
@@ -269,35 +269,105 @@ impl<P: Platform> Repair<'_, P> {
     /// Counts what is live in each segment, and what is mapped.
     fn recount(&mut self) -> Result {
         let geo = self.shared.geo;
-        let mut map = self.shared.map.lock();
-        let map = &mut *map;
-        if let Some(last) = self.segments.checked_sub(1) {
-            map.usage.grow(last)?;
-        }
-        for (index, seed) in (0..).zip(self.seeds.iter()) {
-            if let Some(segment) = map.usage.get_mut(index) {
-                segment.seed = seed.unwrap_or(0);
-                segment.free = false;
+        {
+            let mut map = self.shared.map.lock();
+            let map = &mut *map;
+            if let Some(last) = self.segments.checked_sub(1) {
+                map.usage.grow(last)?;
             }
-        }
-        map.for_each_part(0, geo.blocks, &mut |map, part| {
-            let Part::Leaf(at, n) = part else {
-                return Ok(());
-            };
-            for i in 0..n {
-                let first = at as usize % NODE_ENTRIES;
-                let word = map.table.leaf(at).map_or(0, |leaf| leaf[first + i]);
-                map.usage
-                    .account(&geo, Entry(word), Class::Live, Change::Add)?;
-                map.mapped += u64::from(word != 0);
+            for (index, seed) in (0..).zip(self.seeds.iter()) {
+                if let Some(segment) = map.usage.get_mut(index) {
+                    segment.seed = seed.unwrap_or(0);
+                    segment.free = false;
+                }
             }
-            Ok(())
-        })?;
-        for (index, segment) in (0..).zip(map.usage.iter()) {
-            if segment.live_bytes() > u64::from(geo.segment_size) {
+            map.for_each_part(0, geo.blocks, &mut |map, part| {
+                let Part::Leaf(at, n) = part else {
+                    return Ok(());
+                };
+                for i in 0..n {
+                    let first = at as usize % NODE_ENTRIES;
+                    let word = map.table.leaf(at).map_or(0, |leaf| leaf[first + i]);
+                    map.usage
+                        .account(&geo, Entry(word), Class::Live, Change::Add)?;
+                    map.mapped += u64::from(word != 0);
+                }
+                Ok(())
+            })?;
+        }
+        if self.overfull().is_some() {
+            self.drop_missing()?;
+        }
+        match self.overfull() {
+            Some(index) => {
                 let offset = geo.segment_offset(index);
-                return super::format::corrupt("segment: more live than it has room for", offset);
+                super::format::corrupt("segment: more live than it has room for", offset)
             }
+            None => Ok(()),
+        }
+    }
+
+    /// A segment in which more is live than it has room for.
+    fn overfull(&self) -> Option<u64> {
+        let size = u64::from(self.shared.geo.segment_size);
+        let map = self.shared.map.lock();
+        let found = map.usage.iter().position(|s| s.live_bytes() > size);
+        found.map(|index| index as u64)
+    }
+
+    /// Drops blocks whose records are not there. A segment that the log superseded is used again, and where the log
+    /// that did so is damaged, both what was there and what is there are counted.
+    fn drop_missing(&mut self) -> Result {
+        let geo = self.shared.geo;
+        let size = u64::from(geo.segment_size);
+        let mut doubtful: Vec<(u64, Entry, u32)> = Vec::new();
+        self.shared
+            .map
+            .lock()
+            .for_each_part(0, geo.blocks, &mut |map, part| {
+                let Part::Leaf(at, n) = part else {
+                    return Ok(());
+                };
+                let first = at as usize % NODE_ENTRIES;
+                let words = map
+                    .table
+                    .leaf(at)
+                    .map_or(&[][..], |leaf| &leaf[first..first + n]);
+                for (block, &word) in (at..).zip(words) {
+                    let index = geo.segment_of(Entry(word).address());
+                    let segment = index.and_then(|index| map.usage.get(index));
+                    if let Some(segment) = segment.filter(|s| word != 0 && s.live_bytes() > size) {
+                        doubtful.push((block, Entry(word), segment.seed))?;
+                    }
+                }
+                Ok(())
+            })?;
+        for &(block, entry, seed) in doubtful.iter() {
+            let error = match self.shared.record(entry, seed, &mut self.ws.record) {
+                Ok((header, payload)) => {
+                    let mask = match header.kind {
+                        Kind::Data => header.mask(payload).unwrap_or(0),
+                        _ => 0,
+                    };
+                    if place_of(block, header.number, mask) == Some(entry.index()) {
+                        continue;
+                    }
+                    Error::Corrupt {
+                        what: "record: it holds another block",
+                        offset: entry.address(),
+                    }
+                }
+                Err(error @ Error::Corrupt { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            let mut map = self.shared.map.lock();
+            map.replace(&geo, block, 1, &mut |_| Entry::HOLE)?;
+            drop(map);
+            (self.report)(&Report::Damage(Finding {
+                error,
+                blocks: Some((block, 1)),
+                data: true,
+            }));
         }
         Ok(())
     }
