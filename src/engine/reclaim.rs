@@ -84,7 +84,7 @@ impl<P: Platform> Shared<P> {
     /// Garbage that is left alone when nobody writes: with it, what the log reserves, and the metadata
     /// the image stays within promise P3.
     pub(crate) fn idle_garbage(&self, total: &Total) -> u64 {
-        total.live / 25 + (4 << 20)
+        total.live / 25 + (2 << 20)
     }
 
     /// Garbage above which reclaim works beside users' writes.

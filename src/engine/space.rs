@@ -20,7 +20,7 @@ const FOR_OPENING: u64 = 1;
 const FOR_DISCARDS: u64 = 2;
 /// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
 /// and takes a failure of that for the end.
-const FOR_METADATA: u64 = 2;
+const FOR_METADATA: u64 = 4;
 
 /// Segments that users may fill after an opening as [`Writer::Replay`], until they first flush: directly after an opening a file system replays its journal, through the page cache of the device, and cannot say so.
 pub(crate) const JOURNAL: u64 = 16;
