@@ -22,7 +22,8 @@ const FOR_DISCARDS: u64 = 2;
 /// and takes a failure of that for the end.
 const FOR_METADATA: u64 = 4;
 
-/// Segments that users may fill after an opening as [`Writer::Replay`], until they first flush: directly after an opening a file system replays its journal, through the page cache of the device, and cannot say so.
+/// Segments that users may fill after an opening as if it all was metadata, until they first flush: directly
+/// after an opening a file system replays its journal, through the page cache of the device, and cannot say so.
 pub(crate) const JOURNAL: u64 = 16;
 /// The same, whether they have flushed or not: of its superblock, which ext4 writes next, it does not say so either.
 pub(crate) const BEGINNING: u64 = 2;
