@@ -17,7 +17,7 @@ use super::space::{Allocator, MAX_UNCOVERED};
 use super::table::{NodeId, Table};
 use super::usage::{Change, Class, Usage};
 use super::workspace::Workspace;
-use super::write::{Stored, ZERO_SPAN};
+use super::write::{zero_end, Stored};
 use super::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
@@ -583,9 +583,7 @@ impl<P: Platform> Shared<P> {
         let (block, damaged) = (header.number, corrupt("log record", address));
         if header.kind == Kind::Zero {
             let count = le64(payload, 0);
-            // Within one unit of `ZERO_SPAN`, so that no record costs much time.
-            let last = count.checked_sub(1).and_then(|n| block.checked_add(n));
-            if last.is_none_or(|at| at >= self.blocks() || at / ZERO_SPAN != block / ZERO_SPAN) {
+            if zero_end(block, count).is_none_or(|end| end > self.blocks()) {
                 return damaged;
             }
             loop {

@@ -116,8 +116,12 @@ pub(crate) const MAX_UNCOVERED: u64 = 1 << 16;
 
 /// Free segments of the image.
 pub(crate) struct Allocator {
-    /// Segments that were in use and are free again, highest index first.
+    /// Segments that were in use and are free again: a bit each.
     free: Vec<u64>,
+    /// Bits that are set.
+    available: u64,
+    /// No word before this one has any.
+    first: usize,
     /// Segments the image has; the next new one gets this index.
     pub(crate) count: u64,
     /// Segments that the stored segment usage covers.
@@ -129,6 +133,8 @@ impl Allocator {
     pub(crate) fn new(count: u64, covered: u64) -> Self {
         Self {
             free: Vec::new(),
+            available: 0,
+            first: 0,
             count,
             covered,
         }
@@ -136,15 +142,34 @@ impl Allocator {
 
     /// Makes segment `index` available.
     pub(crate) fn release(&mut self, index: u64) -> Result {
-        let at = self.free.partition_point(|&other| other > index);
-        self.free.insert(at, index)
+        let word = (index / 64) as usize;
+        while self.free.len() <= word {
+            self.free.push(0)?;
+        }
+        self.available += u64::from(!self.is_free(index));
+        self.free[word] |= 1 << (index % 64);
+        self.first = self.first.min(word);
+        Ok(())
+    }
+
+    fn remove(&mut self, index: u64) {
+        self.free[(index / 64) as usize] &= !(1 << (index % 64));
+        self.available -= 1;
+    }
+
+    fn is_free(&self, index: u64) -> bool {
+        let word = self.free.get((index / 64) as usize);
+        word.is_some_and(|word| (word >> (index % 64)) & 1 == 1)
     }
 
     /// The lowest free segment, or a new one while there are fewer than `max`.
     pub(crate) fn take(&mut self, max: u64) -> Option<u64> {
         let end = self.covered + MAX_UNCOVERED;
-        match self.free.last() {
-            Some(&lowest) if lowest < end => self.free.pop(),
+        match self.lowest() {
+            Some(lowest) if lowest < end => {
+                self.remove(lowest);
+                Some(lowest)
+            }
             None if self.count < max.min(end) => {
                 self.count += 1;
                 Some(self.count - 1)
@@ -154,34 +179,30 @@ impl Allocator {
     }
 
     /// The free segment nearest to the beginning of the image.
-    pub(crate) fn lowest(&self) -> Option<u64> {
-        self.free.last().copied()
+    pub(crate) fn lowest(&mut self) -> Option<u64> {
+        while *self.free.get(self.first)? == 0 {
+            self.first += 1;
+        }
+        let bit = self.free[self.first].trailing_zeros();
+        Some(self.first as u64 * 64 + u64::from(bit))
     }
 
     /// Forgets the free segments at the end; what is left ends with one in use.
     pub(crate) fn shrink(&mut self) {
-        let last = (1..).map(|back| self.count.wrapping_sub(back));
-        let n = self
-            .free
-            .iter()
-            .zip(last)
-            .take_while(|(&i, last)| i == *last)
-            .count();
-        self.free.rotate_left(n);
-        for _ in 0..n {
-            self.free.pop();
+        while self.count > 0 && self.is_free(self.count - 1) {
+            self.count -= 1;
+            self.remove(self.count);
         }
-        self.count -= n as u64;
     }
 
     /// Number of free segments.
     pub(crate) fn available(&self) -> u64 {
-        self.free.len() as u64
+        self.available
     }
 
     /// Number of segments that are not free.
     pub(crate) fn in_use(&self) -> u64 {
-        self.count - self.available()
+        self.count - self.available
     }
 }
 

@@ -19,6 +19,12 @@ use core::sync::atomic::Ordering;
 /// the critical section stays short.
 pub(crate) const ZERO_SPAN: u64 = 1 << (2 * NODE_SHIFT);
 
+/// The end of the blocks that a zero record is about; none if they do not lie within one unit of [`ZERO_SPAN`].
+pub(crate) fn zero_end(block: u64, count: u64) -> Option<u64> {
+    let end = block.checked_add(count)?;
+    (count > 0 && (end - 1) / ZERO_SPAN == block / ZERO_SPAN).then_some(end)
+}
+
 /// A data record in its place.
 pub(crate) struct Stored {
     /// First block, and number of blocks covered.

@@ -409,7 +409,8 @@ fn what_orphans_refer_to_may_be_gone() {
             }
             // What nobody knows to be discarded is there, or is named.
             let read = forgetful.read(&mut ws, at, &mut found);
-            if !listed(at) && !(at < end + 12 && tag_of(&expected) == 0) {
+            let discarded = at < end + 12 && tag_of(&expected) == 0;
+            if !listed(at) && !discarded {
                 assert!(
                     read.is_ok() && found == expected,
                     "seed {seed}: block {at} forgotten"

@@ -9,6 +9,7 @@ use crate::engine::format::{
 };
 use crate::engine::map::Part;
 use crate::engine::table::{Found, NodeId};
+use crate::engine::write::zero_end;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Monitor, Platform};
@@ -276,7 +277,9 @@ impl<P: Platform> Repair<'_, P> {
                 _ => Ok(()),
             },
             Kind::Zero => {
-                let end = header.number.saturating_add(le64(payload, 0));
+                let Some(end) = zero_end(header.number, le64(payload, 0)) else {
+                    return Ok(());
+                };
                 let whole = [(0, self.shared.geo.blocks)];
                 let ranges: &[(u64, u64)] = if late { &whole } else { &self.lost };
                 let mut map = self.shared.map.lock();
