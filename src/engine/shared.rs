@@ -213,7 +213,8 @@ impl<P: Platform> Shared<P> {
     /// Bounds the memory of the sector table.
     pub(crate) fn limit_table(&self, bytes: u64) {
         self.table_limit.store(bytes, Ordering::Relaxed);
-        self.log.demand.bound(bytes.min(MOST_DUE));
+        // A quarter is for the pointers of the nodes above the leaves, and for those who were not told yet.
+        self.log.demand.bound((bytes - bytes / 4).min(MOST_DUE));
     }
 
     /// Takes parts of the sector table out of memory that need not be there.
