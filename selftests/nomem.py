@@ -127,7 +127,8 @@ def attach(path, read_only):
             image.release()
         return done, reached
 
-    in_turn("attach", [errno.ENOMEM], attempt, (30, 8))
+    # The block layer says EINVAL of an allocation of its own, now and then.
+    in_turn("attach", [errno.ENOMEM, errno.EINVAL], attempt, (30, 8))
 
 
 def detach(path):
