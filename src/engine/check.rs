@@ -4,7 +4,7 @@
 use super::cache::place_of;
 use super::codec;
 use super::format::{
-    Entry, Kind, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
+    Entry, Geometry, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     SUPERBLOCK_OFFSETS, UNIT,
 };
 use super::map::end_of;
@@ -58,6 +58,18 @@ struct Held {
     number: u64,
     mask: u32,
     units: u32,
+}
+
+/// Adds the share of an entry to the count of its segment; false if it leads to none.
+fn add(counts: &mut [u64], geo: &Geometry, entry: Entry) -> bool {
+    let index = geo.segment_of(entry.address());
+    let (false, Some(index)) = (entry.is_hole(), index) else {
+        return false;
+    };
+    if let Some(units) = counts.get_mut(index as usize) {
+        *units += u64::from(entry.share());
+    }
+    true
 }
 
 struct Check<'a, P: Platform> {
@@ -283,10 +295,7 @@ impl<P: Platform> Check<'_, P> {
         for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
-                let index = self.shared.geo.segment_of(Entry(word).address());
-                if let Some(units) = index.and_then(|i| self.orphaned.get_mut(i as usize)) {
-                    *units += u64::from(Entry(word).share());
-                }
+                add(&mut self.orphaned, &self.shared.geo, Entry(word));
                 self.summary.orphaned_blocks += 1;
                 continue;
             }
@@ -373,10 +382,7 @@ impl<P: Platform> Check<'_, P> {
         let ws = &mut self.ws;
         let error = match self.shared.record(entry, seed, &mut ws.record) {
             Ok((header, payload)) => {
-                let mask = match header.kind {
-                    Kind::Data => header.mask(payload),
-                    _ => None,
-                };
+                let mask = header.mask(payload);
                 let stored = usize::from(header.count) * BLOCK_SIZE;
                 if let Some(mask) = mask.filter(|_| stored <= ws.blocks.len()) {
                     let packed = &payload[header.mask_len()..];
@@ -404,11 +410,7 @@ impl<P: Platform> Check<'_, P> {
     }
 
     fn count(&mut self, entry: Entry) {
-        let index = self.shared.geo.segment_of(entry.address());
-        if let (false, Some(index)) = (entry.is_hole(), index) {
-            if let Some(live) = self.live.get_mut(index as usize) {
-                *live += u64::from(entry.share());
-            }
+        if add(&mut self.live, &self.shared.geo, entry) {
             self.summary.live_bytes += u64::from(entry.share()) * UNIT as u64;
         }
     }

@@ -3,7 +3,7 @@
 
 use super::cache::{holds, RecordKey};
 use super::codec;
-use super::format::{corrupt, Entry, Kind, BLOCK_SIZE, NODE_ENTRIES};
+use super::format::{corrupt, Entry, BLOCK_SIZE, NODE_ENTRIES};
 use super::map::end_of;
 use super::shared::{count, Shared};
 use super::table::{Found, NodeId};
@@ -118,10 +118,7 @@ impl<P: Platform> Shared<P> {
             return Ok(());
         }
         let (header, payload) = self.record(entry, seed, &mut ws.record)?;
-        let mask = match header.kind {
-            Kind::Data => header.mask(payload),
-            _ => None,
-        };
+        let mask = header.mask(payload);
         let n = out.len() / BLOCK_SIZE;
         let Some(mask) = mask.filter(|&m| holds(block, n, index, header.number, m)) else {
             return corrupt("record: it holds another block", entry.address());

@@ -209,8 +209,11 @@ impl RecordHeader {
     }
 
     /// Which blocks of the span are stored: bit `i` for block `number + i`. `None` when the mask
-    /// contradicts the header.
+    /// contradicts the header, and for a record that is not one of data.
     pub fn mask(&self, payload: &[u8]) -> Option<u32> {
+        if self.kind != Kind::Data {
+            return None;
+        }
         let span = u32::from(self.span);
         let all = u32::MAX >> (u32::BITS - span);
         if self.span == self.count {

@@ -13,7 +13,7 @@ impl<P: Platform> Log<P> {
     /// # Errors
     ///
     /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
-    /// reached the size it is bounded to ([`Space::bound`]).
+    /// reached the size it is bounded to ([`Space::bound`](crate::engine::space::Space::bound)).
     pub(super) fn reserve(&self, file: &P::File, writer: Writer) -> Result<u64> {
         let bounded = writer != Writer::Checkpoint && !self.lock().space.hopeless;
         if bounded && self.at_bound(file)? {

@@ -16,7 +16,7 @@ use super::cache::{place_of, RecordCache};
 use super::check::{self, Finding, Summary};
 use super::checkpoint::Checkpoint;
 use super::format::{
-    Entry, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
+    Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
 };
 use super::log::Log;
@@ -345,10 +345,7 @@ impl<P: Platform> Repair<'_, P> {
         for &(block, entry, seed) in doubtful.iter() {
             let error = match self.shared.record(entry, seed, &mut self.ws.record) {
                 Ok((header, payload)) => {
-                    let mask = match header.kind {
-                        Kind::Data => header.mask(payload).unwrap_or(0),
-                        _ => 0,
-                    };
+                    let mask = header.mask(payload).unwrap_or(0);
                     if place_of(block, header.number, mask) == Some(entry.index()) {
                         continue;
                     }

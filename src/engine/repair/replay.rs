@@ -226,10 +226,7 @@ impl<P: Platform> Repair<'_, P> {
                 break;
             }
             let payload = &self.segment[place as usize + UNIT..][..header.payload];
-            let mask = match header.kind {
-                Kind::Data => header.mask(payload),
-                _ => None,
-            };
+            let mask = header.mask(payload);
             if header.kind == Kind::Data && (mask.is_none() || !self.inside(&header)) {
                 break;
             }
@@ -265,10 +262,7 @@ impl<P: Platform> Repair<'_, P> {
     /// Makes the change of one whole record again.
     fn apply(&mut self, header: &RecordHeader, place: u32, base: u64, late: bool) -> Result {
         let payload = &self.segment[place as usize + UNIT..][..header.payload];
-        let mask = match header.kind {
-            Kind::Data => header.mask(payload),
-            _ => None,
-        };
+        let mask = header.mask(payload);
         match header.kind {
             Kind::Data => match mask {
                 Some(mask) if self.inside(header) => {
