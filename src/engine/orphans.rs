@@ -59,20 +59,20 @@ impl<P: Platform> Shared<P> {
             let Some(search) = self.next_orphan(state) else {
                 return Ok(self.orphans.load(Ordering::Relaxed));
             };
+            let (Search::Orphan(id, _) | Search::Unknown(id)) = search;
+            // There is nothing before it.
+            state.orphanage.at = first_leaf(id);
             let result = match search {
-                Search::Orphan(id, entry) => self.bury(state, id, entry),
-                Search::Unknown(id) => {
-                    state.orphanage.at = first_leaf(id);
-                    self.load(&mut state.ws, id, false).map(|_| ())
-                }
+                Search::Orphan(_, entry) => self.bury(state, id, entry),
+                Search::Unknown(_) => self.load(&mut state.ws, id, false).map(|_| ()),
             };
-            match (result, search) {
-                (Ok(()), _) => {}
-                (Err(Error::Corrupt { .. }), Search::Orphan(id, _) | Search::Unknown(id)) => {
+            match result {
+                Ok(()) => {}
+                Err(Error::Corrupt { .. }) => {
                     state.orphanage.stuck = true;
                     state.orphanage.at = next_leaf(id);
                 }
-                (Err(error), _) => return Err(error),
+                Err(error) => return Err(error),
             }
         }
         Ok(true)
