@@ -19,8 +19,11 @@ const FOR_OPENING: u64 = 1;
 /// before it notices that there is nothing to gain.
 const FOR_DISCARDS: u64 = 2;
 /// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
-/// and takes a failure of that for the end.
-const FOR_METADATA: u64 = 4;
+/// and takes a failure of that for the end. Its structures and its journal grow with the device, and so does
+/// what the bound on the image's size leaves for all this.
+pub(crate) fn for_metadata(geo: &Geometry) -> u64 {
+    (geo.size >> 28).clamp(2, 4)
+}
 
 /// Segments that users may fill after an opening as if it all was metadata, until they first flush: directly
 /// after an opening a file system replays its journal, through the page cache of the device, and cannot say so.
@@ -57,13 +60,13 @@ pub(crate) enum Writer {
 
 impl Writer {
     /// Reserved segments to be left when two checkpoints, after which what is dead is free, need
-    /// `checkpoints`.
-    pub(crate) fn leaves(self, checkpoints: u64) -> u64 {
+    /// `checkpoints`, and `metadata` are for metadata.
+    pub(crate) fn leaves(self, checkpoints: u64, metadata: u64) -> u64 {
         match self {
-            Self::User => Self::Metadata.leaves(checkpoints) + FOR_METADATA,
-            Self::Metadata => Self::Discard.leaves(checkpoints) + FOR_DISCARDS,
-            Self::Replay => Self::Metadata.leaves(checkpoints) - FOR_OPENING,
-            Self::Discard => Self::Mover.leaves(checkpoints) + FOR_RECLAIM,
+            Self::User => Self::Metadata.leaves(checkpoints, metadata) + metadata,
+            Self::Metadata => Self::Discard.leaves(checkpoints, metadata) + FOR_DISCARDS,
+            Self::Replay => Self::Metadata.leaves(checkpoints, metadata) - FOR_OPENING,
+            Self::Discard => Self::Mover.leaves(checkpoints, metadata) + FOR_RECLAIM,
             Self::Mover => checkpoints + FOR_OPENING,
             Self::Checkpoint => 0,
         }
@@ -302,7 +305,7 @@ mod tests {
             Writer::Checkpoint,
         ];
         for pair in order.windows(2) {
-            assert!(pair[0].leaves(3) > pair[1].leaves(3));
+            assert!(pair[0].leaves(3, 2) > pair[1].leaves(3, 2));
         }
     }
 }

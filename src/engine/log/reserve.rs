@@ -3,7 +3,7 @@
 //! for more of them.
 
 use super::{Log, Tail};
-use crate::engine::space::Writer;
+use crate::engine::space::{for_metadata, Writer};
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
@@ -154,7 +154,7 @@ impl<P: Platform> Log<P> {
         if P::sabotaged(Sabotage::SpentReserve) {
             return 0;
         }
-        writer.leaves(self.demand.segments(&self.geo))
+        writer.leaves(self.demand.segments(&self.geo), for_metadata(&self.geo))
     }
 
     /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,
