@@ -47,13 +47,18 @@ std::thread_local! {
     static SIMULATING: Cell<bool> = const { Cell::new(false) };
     static SABOTAGE: Cell<Option<Sabotage>> = const { Cell::new(None) };
     static RANDOM: RefCell<Rng> = const { RefCell::new(Rng(0)) };
+    /// A wait with a timeout is over at one of so many looks at it.
+    static PATIENCE: Cell<u64> = const { Cell::new(1) };
 }
 
 /// Begins a simulation on this thread: everything random in the engine follows from `seed`.
 pub fn begin(seed: u64, sabotage: Option<Sabotage>) {
     SIMULATING.set(true);
     SABOTAGE.set(sabotage);
-    RANDOM.set(Rng(seed));
+    let mut random = Rng(seed);
+    // Who is always found idle never has a long log; who never is, never puts anything in order.
+    PATIENCE.set([4, 4, 100, 2000][random.below(4) as usize]);
+    RANDOM.set(random);
     set_failing_allocation(None);
     take_history();
 }
@@ -163,7 +168,7 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
             // Simulated time does not pass: the timeout is over as soon as the scheduler says so.
             drop(guard);
             shuttle::thread::yield_now();
-            let passed = RANDOM.with_borrow_mut(|random| random.below(4) == 0);
+            let passed = RANDOM.with_borrow_mut(|random| random.below(PATIENCE.get()) == 0);
             (self.monitor.value.lock(), passed)
         };
         self.guard = Some(again.expect("a simulation ends at a panic"));
