@@ -166,7 +166,7 @@ impl<'a> Submitter<'a> {
             result?;
         }
         let result = self.write_raw(0, 8);
-        if result == Err(Error::NoSpace) {
+        if result == Err(Error::NoSpace) && round(self.shared).wrote {
             round(self.shared).object("a write after discards finds no space".into());
         }
         result.map(|_| ())
