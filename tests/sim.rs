@@ -10,9 +10,10 @@ use cloop::simulation::{run, Plan, Report};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
-/// Runs many on all CPUs; the sum of what they did, and the first few objections by number.
+/// Runs many on all CPUs until there are `enough` objections; the sum of what they did, and the objections by number.
 fn run_all(
     count: u64,
+    enough: usize,
     one: impl Fn(u64) -> Result<Report, String> + Sync,
 ) -> (Report, Vec<(u64, String)>) {
     let next = AtomicU64::new(0);
@@ -22,7 +23,7 @@ fn run_all(
         for _ in 0..workers {
             scope.spawn(|| loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= count || sum.lock().unwrap().1.len() >= 3 {
+                if number >= count || sum.lock().unwrap().1.len() >= enough {
                     return;
                 }
                 let result = one(number);
@@ -44,7 +45,7 @@ fn long() -> bool {
 #[test]
 fn random_histories() {
     let (count, photos) = if long() { (25_000, 1) } else { (2000, 16) };
-    let (report, objections) = run_all(count, |seed| {
+    let (report, objections) = run_all(count, 3, |seed| {
         let plan = Plan {
             photos,
             ..Plan::random(seed)
@@ -61,7 +62,7 @@ fn random_histories() {
 #[test]
 fn every_crash_point_of_short_histories() {
     let depth = if long() { Depth::FULL } else { Depth::SHORT };
-    let (report, objections) = run_all(SCRIPTS.len() as u64, |n| {
+    let (report, objections) = run_all(SCRIPTS.len() as u64, 3, |n| {
         let script = &SCRIPTS[n as usize];
         let report = script.exhaust(depth, None)?;
         println!("{}: {} crash points", script.name, report.points());
@@ -82,7 +83,7 @@ const PATIENCE: u64 = 400;
 fn every_sabotage_is_caught() {
     let mut survivors = Vec::new();
     for sabotage in Sabotage::ALL {
-        let (_, objections) = run_all(PATIENCE, |seed| {
+        let (_, objections) = run_all(PATIENCE, 1, |seed| {
             match run(Plan::hunt(seed, sabotage), None) {
                 // The engine is stuck in its own mess, which says nothing about the judge.
                 Err(said) if said.contains("max_steps") || said.contains("deadlock") => {

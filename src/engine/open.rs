@@ -362,7 +362,8 @@ impl<P: Platform> Shared<P> {
                 let seed = self.seed_on_disk(entry, page)?;
                 let words = self.node(ws, Kind::UsageNode, id, entry, seed)?;
                 if level == 0 {
-                    let (segments, orphans) = (superblock.usage_segments, superblock.orphans);
+                    let segments = superblock.usage_segments;
+                    let orphans = superblock.orphans && !P::sabotaged(Sabotage::StrictCounts);
                     let usage = &mut self.map.lock().usage;
                     usage.load_page(&words, segments, &self.geo, orphans)?;
                 } else {

@@ -177,11 +177,13 @@ pub enum Sabotage {
     LooseCounts,
     /// One superblock alone has the new size of the device.
     HalfResize,
+    /// An opening allows no segment more live bytes than it has, whatever orphans still count in it.
+    StrictCounts,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -207,6 +209,7 @@ impl Sabotage {
         Self::ShortZero,
         Self::LooseCounts,
         Self::HalfResize,
+        Self::StrictCounts,
     ];
 }
 

@@ -82,6 +82,9 @@ pub enum Profile {
     /// Many leaves of the sector table, mostly out of memory: discards over many of them, and writes where
     /// something was discarded.
     Leaves,
+    /// A full disk of incompressible data: whole leaves of the sector table are discarded, and their space is
+    /// used again before a checkpoint.
+    Refill,
 }
 
 /// What goes wrong besides the power.
@@ -135,9 +138,10 @@ impl Plan {
     /// A long random history.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng(seed ^ 0x706c_616e);
-        let profile = match rng.below(8) {
+        let profile = match rng.below(9) {
             0 | 1 => Profile::Pressure,
             2 | 3 => Profile::Leaves,
+            4 => Profile::Refill,
             _ => Profile::Mixed,
         };
         let trouble = match rng.below(6) {
@@ -167,9 +171,14 @@ impl Plan {
     pub fn hunt(seed: u64, sabotage: Sabotage) -> Self {
         Self {
             sabotage: Some(sabotage),
-            profile: [Profile::Mixed, Profile::Pressure, Profile::Leaves][(seed % 3) as usize],
-            trouble: match seed % 4 {
-                0 | 1 => Trouble::None,
+            profile: [
+                Profile::Mixed,
+                Profile::Pressure,
+                Profile::Leaves,
+                Profile::Refill,
+            ][(seed % 4) as usize],
+            trouble: match seed / 4 % 2 {
+                0 => Trouble::None,
                 _ => Trouble::Errors,
             },
             // Long ones: a segment must have had an earlier life to be mistaken for it.
@@ -281,7 +290,7 @@ fn execute(
     let steps = if sabotage.is_some() {
         2_000_000
     } else {
-        10_000_000
+        20_000_000
     };
     config.max_steps = MaxSteps::FailAfter(steps);
     config.silence_warnings = true;

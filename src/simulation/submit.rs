@@ -2,8 +2,10 @@
 //! The submitters: what they do to the volume, and what they expect of it while it runs.
 
 use super::{fill, round, site, tag_of, Plan, Profile, Shared, BLOCKS, FAR, SIZES};
+use crate::engine::format::NODE_ENTRIES;
 use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Placed, Rng, Sim};
+use crate::platform::BackingFile;
 use std::format;
 use std::vec::Vec;
 
@@ -29,12 +31,17 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
     let Ok(mut site) = Submitter::new(volume, shared, name, rng) else {
         return;
     };
-    site.incompressible = plan.profile == Profile::Pressure;
-    for _ in 0..plan.operations {
+    site.incompressible = matches!(plan.profile, Profile::Pressure | Profile::Refill);
+    let operations = match plan.profile {
+        Profile::Refill => plan.operations / 4,
+        _ => plan.operations,
+    };
+    for _ in 0..operations {
         let result = match plan.profile {
             Profile::Mixed => site.mixed(),
             Profile::Pressure => site.press(),
             Profile::Leaves => site.roam(),
+            Profile::Refill => site.refill(),
         };
         match result {
             Ok(()) | Err(Error::NoSpace | Error::NoMemory) => {}
@@ -139,6 +146,64 @@ impl<'a> Submitter<'a> {
             },
             _ => self.read(block, size),
         }
+    }
+
+    /// Fills the disk; one of the submitters discards what whole leaves of the sector table hold, to fill it again.
+    fn refill(&mut self) -> Result<(), Error> {
+        let block = self.rng.below(BLOCKS - 48);
+        let size = 1 + self.rng.below(48);
+        match self.rng.below(12) {
+            0..=3 if self.name == 0 => self.replace(),
+            4 => self.flush(),
+            5 => self.zero(block, size),
+            6 => self.read(block, size),
+            7 => {
+                self.volume.shed_table(u64::MAX);
+                Ok(())
+            }
+            8 => self.checkpoint(),
+            _ => self.write_raw(block, size).map(|_| ()),
+        }
+    }
+
+    /// Fills leaves of the sector table, discards them as a whole, and fills another one.
+    fn replace(&mut self) -> Result<(), Error> {
+        const LEAF: u64 = NODE_ENTRIES as u64;
+        let spared = self.rng.below(2);
+        let others = [LEAF * (1 - spared), 2 * LEAF];
+        let file = self.volume.file();
+        file.limit(u64::MAX);
+        for block in others {
+            self.fill(block, LEAF.min(BLOCKS - block))?;
+        }
+        for _ in 0..1 + self.rng.below(3) {
+            self.checkpoint()?;
+        }
+        // Others take what is left of the disk.
+        file.limit(file.allocated()? + self.rng.below(2) * 256 * 1024);
+        // A replay meets this one first: it has the nodes above the leaves in memory then, but not the leaves.
+        let at = self.rng.below(LEAF);
+        self.write_raw(spared * LEAF + at, 1)?;
+        for block in others {
+            self.zero(block, LEAF.min(BLOCKS - block))?;
+        }
+        self.flush()?;
+        let count = self.rng.below(LEAF);
+        self.fill(spared * LEAF, count)
+    }
+
+    /// Writes what cannot be compressed, as far as there is space.
+    fn fill(&mut self, block: u64, count: u64) -> Result<(), Error> {
+        for at in (0..count).step_by(32) {
+            match self.write_raw(block + at, 32.min(count - at)) {
+                Ok(_) | Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+            if self.rng.below(4) == 0 {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     /// Fills the disk to the last bytes, and gives most of it back.
