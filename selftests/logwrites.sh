@@ -68,7 +68,7 @@ first_promise() {
 
 below() {
 	local at done_until=0 first next looked=0
-	blkdiscard -l $((megabytes * MiB)) "$disk2"
+	blkdiscard --zeroout -l $((megabytes * MiB)) "$disk2"
 	dmsetup create selftest-lower --table "0 $((megabytes * 2048)) linear $disk2 0"
 	log_writes "$lower"
 	cloop create --force --size 160M --record-size 32K "$logged"
