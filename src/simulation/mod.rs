@@ -17,6 +17,7 @@ use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
 use crate::platform::Sabotage;
 use core::fmt::Write;
 use core::ops::AddAssign;
+use shuttle::current::reset_step_count;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 use std::format;
@@ -51,6 +52,9 @@ const fn far() -> [u64; 90] {
     }
     far
 }
+
+/// Bytes of a segment.
+const SEGMENT: u32 = 256 << 10;
 
 /// Bytes of memory for the sector table, when there are few of them.
 const TABLE: u64 = 64 << 10;
@@ -286,13 +290,8 @@ fn execute(
     let mut config = Config::new();
     config.stack_size = 256 * 1024;
     config.failure_persistence = FailurePersistence::None;
-    // With a sabotage the engine may be stuck for ever.
-    let steps = if sabotage.is_some() {
-        2_000_000
-    } else {
-        20_000_000
-    };
-    config.max_steps = MaxSteps::FailAfter(steps);
+    // Of one round, or of judging one state: who takes longer is stuck, as with a sabotage the engine may be.
+    config.max_steps = MaxSteps::FailAfter(2_000_000);
     config.silence_warnings = true;
     let verdict = Arc::new(Mutex::new(Ok(Report::default())));
     let inside = verdict.clone();
@@ -426,7 +425,7 @@ fn options(blocks: u64, record_size: u32) -> CreateOptions {
     CreateOptions {
         size: blocks * BLOCK_SIZE as u64,
         record_size,
-        segment_size: 256 * 1024,
+        segment_size: SEGMENT,
         algorithm: Algorithm::Lz4,
         uuid: *b"a simulated disk",
     }
@@ -473,6 +472,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
             ..Round::new(state.tags.clone(), state.blocks)
         }));
         operate(plan, number, &file, &shared, &mut rng);
+        reset_step_count();
         let (order, mark) = sim::take_history();
         trace.say(format_args!("the end: crashed {}", file.crashed()));
         next_tag = round(&shared).next_tag;
@@ -494,6 +494,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
                     format!("round {number}, crash at operation {n} of the disk ({what}): {e}")
                 })?;
             report.photos += 1;
+            reset_step_count();
         }
         let found = file.after_crash(&mut rng);
         report.crashes += 1;
@@ -513,7 +514,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
 fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut Rng) {
     if plan.profile == Profile::Pressure {
         // From hardly enough to open it up to some space to spare.
-        file.limit((14 + rng.below(28)) * 256 * 1024);
+        file.limit((14 + rng.below(28)) * u64::from(SEGMENT));
         sim::fragile(true);
     }
     let mut opened = Volume::<Sim>::open(file.clone(), false);

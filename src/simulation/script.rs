@@ -4,7 +4,7 @@
 
 use super::judge::{either_superblock, read_all, whole, Found, History};
 use super::submit::Submitter;
-use super::{execute, options, round, Report, Round, Schedule, Shared, BLOCKS, SITES};
+use super::{execute, options, round, Report, Round, Schedule, Shared, BLOCKS, SEGMENT, SITES};
 use crate::engine::format::{LogStart, Superblock, SUPERBLOCK_OFFSETS};
 use crate::engine::{Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Mark, Photo, Placed, Rng, Sim, SimFile, Survival};
@@ -310,7 +310,7 @@ impl Script {
             Flush => site.flush(),
             Checkpoint => site.checkpoint(),
             Limit(segments) => {
-                file.limit(file.allocated()? + segments * 256 * 1024);
+                file.limit(file.allocated()? + segments * u64::from(SEGMENT));
                 Ok(())
             }
             Reopen | Close | Repeat(_) => Ok(()),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The submitters: what they do to the volume, and what they expect of it while it runs.
 
-use super::{fill, round, site, tag_of, Plan, Profile, Shared, BLOCKS, FAR, SIZES};
+use super::{fill, round, site, tag_of, Plan, Profile, Shared, BLOCKS, FAR, SEGMENT, SIZES};
 use crate::engine::format::NODE_ENTRIES;
 use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Placed, Rng, Sim};
@@ -33,6 +33,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
     };
     site.incompressible = matches!(plan.profile, Profile::Pressure | Profile::Refill);
     let operations = match plan.profile {
+        // Some of them write the whole device.
         Profile::Refill => plan.operations / 4,
         _ => plan.operations,
     };
@@ -170,30 +171,30 @@ impl<'a> Submitter<'a> {
     fn replace(&mut self) -> Result<(), Error> {
         const LEAF: u64 = NODE_ENTRIES as u64;
         let spared = self.rng.below(2);
-        let others = [LEAF * (1 - spared), 2 * LEAF];
+        let others = [(LEAF * (1 - spared), LEAF), (2 * LEAF, BLOCKS - 2 * LEAF)];
         let file = self.volume.file();
         file.limit(u64::MAX);
-        for block in others {
-            self.fill(block, LEAF.min(BLOCKS - block))?;
+        for (block, count) in others {
+            self.write_long(block, count)?;
         }
         for _ in 0..1 + self.rng.below(3) {
             self.checkpoint()?;
         }
         // Others take what is left of the disk.
-        file.limit(file.allocated()? + self.rng.below(2) * 256 * 1024);
+        file.limit(file.allocated()? + self.rng.below(2) * u64::from(SEGMENT));
         // A replay meets this one first: it has the nodes above the leaves in memory then, but not the leaves.
         let at = self.rng.below(LEAF);
         self.write_raw(spared * LEAF + at, 1)?;
-        for block in others {
-            self.zero(block, LEAF.min(BLOCKS - block))?;
+        for (block, count) in others {
+            self.zero(block, count)?;
         }
         self.flush()?;
         let count = self.rng.below(LEAF);
-        self.fill(spared * LEAF, count)
+        self.write_long(spared * LEAF, count)
     }
 
-    /// Writes what cannot be compressed, as far as there is space.
-    fn fill(&mut self, block: u64, count: u64) -> Result<(), Error> {
+    /// Writes many blocks that cannot be compressed, as far as there is space, with flushes in between.
+    fn write_long(&mut self, block: u64, count: u64) -> Result<(), Error> {
         for at in (0..count).step_by(32) {
             match self.write_raw(block + at, 32.min(count - at)) {
                 Ok(_) | Err(Error::NoSpace) => {}
