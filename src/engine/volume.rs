@@ -303,6 +303,8 @@ impl<P: Platform> Volume<P> {
             }
             let mut going = || !shared.log.lock().closing;
             while shared.bury_orphans(&mut state, ORPHANS)? && going() {}
+            // What is moved goes to where the reserve is.
+            shared.log.move_reserve(&shared.file)?;
             let emptied =
                 shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
             // The log itself may lie behind everything else, and can be moved once it has gone on.

@@ -275,9 +275,8 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Goes on with a segment of which nothing is used yet, near the beginning of the image.
+    /// Goes on with a segment of which nothing is used yet.
     pub(crate) fn leave_segment(&self, file: &P::File) -> Result {
-        self.move_reserve(file)?;
         let whole = self.geo.segment_size - SEGMENT_HEADER as u32 - LINK_BYTES;
         drop(self.make_room(file, whole, Writer::Mover)?);
         // Also written, so that what is live in it can be moved.

@@ -120,7 +120,7 @@ impl<P: Platform> Log<P> {
     }
 
     /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
-    pub(super) fn move_reserve(&self, file: &P::File) -> Result {
+    pub(crate) fn move_reserve(&self, file: &P::File) -> Result {
         loop {
             let mut tail = self.lock();
             let last = tail.space.ready.iter().copied().max();
