@@ -63,6 +63,32 @@ record() {
 	same "$tmp/noise" "$device"
 }
 check "a flipped byte in a record" record none
+
+# How many messages there are is limited for each device.
+loud_neighbour() {
+	local name first before
+	marked "$tmp/noise"
+	for name in loud quiet; do
+		image $name --size 16M --compress none
+		attach "$image"
+		copy if="$tmp/noise" of="$device" bs=64K oflag=direct
+		detach "$device"
+		flip "$image" $(($(position "$image" MARK0030) + 1))
+	done
+	attach "$backing/loud"
+	first=$device
+	attach "$backing/quiet"
+	before=$(messages)
+	# More of them than may be logged, whenever an interval of five seconds begins.
+	for _ in {1..40}; do
+		no dd if="$first" bs=4K skip=490 count=1 iflag=direct status=none
+	done
+	no dd if="$device" bs=4K skip=490 count=1 iflag=direct status=none
+	is $(($(messages) - before)) -eq 1 "messages of the quiet one"
+	detach "$device"
+	detach "$first"
+}
+check "a device that repeats its errors hides no error of another" loud_neighbour
 check "a flipped byte in a record, with compression on" record lz4
 
 # Whatever byte is flipped: no crash, no wrong data. A read gives what was written, or an error.

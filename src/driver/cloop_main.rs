@@ -8,6 +8,7 @@
 //! - [`device`]: one attached device, and how it serves a request,
 //! - [`disk`], [`queue`], [`request`]: the block layer, wrapped,
 //! - [`background`]: what a device does away from its requests,
+//! - [`ratelimit`]: how often it may complain,
 //! - [`info`], [`exports`]: what user space is told, and what C asks for it,
 //! - [`pool`]: the memory that requests are served with.
 
@@ -28,6 +29,7 @@ mod info;
 mod platform;
 mod pool;
 mod queue;
+mod ratelimit;
 mod registry;
 mod request;
 

@@ -7,6 +7,7 @@ use crate::disk::{Disk, Workqueue};
 use crate::engine::{self, Geometry, State, Stats, Volume, BLOCK_SIZE};
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
 use crate::pool::{Pool, Worker};
+use crate::ratelimit::RateLimit;
 use crate::request::{Operation, Request};
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::module::this_module;
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pool: Pool,
     workqueue: Workqueue,
     background: Background,
+    /// A damaged image or a full disk would repeat them endlessly.
+    messages: RateLimit,
     /// What user space was told last: there is no space.
     full: AtomicBool,
 }
@@ -120,8 +123,7 @@ impl Core {
         if self.full.swap(full, Ordering::Relaxed) == full {
             return None;
         }
-        // SAFETY: It has no preconditions.
-        if unsafe { c::cloop_may_log() } {
+        if self.messages.allows() {
             let index = self.index;
             let mut buf = [0; c::CLOOP_PATH_LEN as usize];
             let path = self.file().path(&mut buf).unwrap_or(c"(long path)");
@@ -210,8 +212,7 @@ impl Core {
         if error == engine::Error::NoSpace {
             return;
         }
-        // SAFETY: It has no preconditions.
-        if unsafe { c::cloop_may_log() } {
+        if self.messages.allows() {
             let index = self.index;
             let what = match operation {
                 Operation::Read => "read",
@@ -292,6 +293,7 @@ impl Device {
                 volume,
                 workqueue: Workqueue::new(index, workers)?,
                 background: Background::new()?,
+                messages: RateLimit::new(index)?,
                 full: AtomicBool::new(false),
             },
             GFP_KERNEL,

@@ -9,6 +9,7 @@
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/ratelimit.h>
+#include <linux/slab.h>
 #include <linux/workqueue.h>
 
 #include "helpers.h"
@@ -137,11 +138,36 @@ unsigned int cloop_num_cpus(void)
 	return num_online_cpus();
 }
 
-/* For messages that a damaged image or a full disk would repeat endlessly. */
-bool cloop_may_log(void)
-{
-	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,
-				      DEFAULT_RATELIMIT_BURST);
+/**
+ * struct cloop_ratelimit - limit of a device's messages
+ * @state: how many there were lately
+ * @name: whose they are, for the line that says how many were left out
+ *
+ * Each device has its own, so that one which repeats its errors endlessly does
+ * not hide the first error of another.
+ */
+struct cloop_ratelimit {
+	struct ratelimit_state state;
+	char name[32];
+};
 
-	return __ratelimit(&state);
+struct cloop_ratelimit *cloop_ratelimit_alloc(int index)
+{
+	struct cloop_ratelimit *limit = kzalloc_obj(*limit);
+
+	if (!limit)
+		return NULL;
+	ratelimit_default_init(&limit->state);
+	snprintf(limit->name, sizeof(limit->name), "cloop: cloop%d", index);
+	return limit;
+}
+
+void cloop_ratelimit_free(struct cloop_ratelimit *limit)
+{
+	kfree(limit);
+}
+
+bool cloop_ratelimit_allows(struct cloop_ratelimit *limit)
+{
+	return ___ratelimit(&limit->state, limit->name);
 }

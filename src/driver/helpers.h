@@ -11,6 +11,7 @@
 
 struct cloop_background;
 struct cloop_info;
+struct cloop_ratelimit;
 struct file;
 struct gendisk;
 struct request;
@@ -43,7 +44,10 @@ int cloop_disk_pause(struct gendisk *disk);
 void cloop_disk_resume(struct gendisk *disk);
 u64 cloop_table_limit(void);
 unsigned int cloop_num_cpus(void);
-bool cloop_may_log(void);
+
+struct cloop_ratelimit *cloop_ratelimit_alloc(int index);
+void cloop_ratelimit_free(struct cloop_ratelimit *limit);
+bool cloop_ratelimit_allows(struct cloop_ratelimit *limit);
 
 struct cloop_background *cloop_background_alloc(void);
 void cloop_background_free(struct cloop_background *bg);
