@@ -279,7 +279,7 @@ impl<P: Platform> Check<'_, P> {
     fn orphan(&mut self, id: NodeId, entry: Entry) -> Result {
         let (seed, segments) = {
             let map = self.shared.map.lock();
-            (map.seed(&self.shared.geo, entry)?, map.usage.len())
+            (map.seed(entry)?, map.usage.len())
         };
         let (shared, ws) = (self.shared, &mut self.ws);
         let words = match shared.map_node(ws, id, entry, seed, segments) {
@@ -319,11 +319,7 @@ impl<P: Platform> Check<'_, P> {
             };
             for &word in leaf {
                 let entry = Entry(word);
-                let seed = if entry.is_hole() {
-                    0
-                } else {
-                    map.seed(&self.shared.geo, entry)?
-                };
+                let seed = if entry.is_hole() { 0 } else { map.seed(entry)? };
                 run.push((entry, seed))?;
             }
         }

@@ -71,6 +71,8 @@ pub(crate) struct Checkpoint<P: Platform> {
     /// A segment being emptied.
     pub(crate) segment: Option<Buf>,
     pub(crate) orphanage: Orphanage,
+    /// Segments chosen to be emptied beside users' writes, the best one last.
+    pub(crate) victims: Vec<u64>,
 }
 
 impl<P: Platform> Shared<P> {
@@ -281,7 +283,7 @@ impl<P: Platform> Shared<P> {
     /// The stored copy of a node moves to `entry`.
     pub(crate) fn store_node(&self, id: NodeId, entry: Entry) -> Result {
         let mut map = self.map.lock();
-        map.set_stored(&self.geo, id, entry)?;
+        map.set_stored(id, entry)?;
         self.log.demand.set(map.due());
         Ok(())
     }
@@ -388,7 +390,7 @@ impl<P: Platform> Shared<P> {
             while state.usage_nodes[level].len() > keep {
                 if let Some(word) = state.usage_nodes[level].pop() {
                     let usage = &mut self.map.lock().usage;
-                    usage.account(&self.geo, Entry(word), Class::Own, Change::Drop)?;
+                    usage.account(Entry(word), Class::Own, Change::Drop)?;
                 }
             }
             nodes = nodes.div_ceil(NODE_ENTRIES);
@@ -409,8 +411,8 @@ impl<P: Platform> Shared<P> {
         self.append_node(&mut state.ws, Kind::UsageNode, id, &mut |entry| {
             let old = Entry(core::mem::replace(place, entry.0));
             let usage = &mut self.map.lock().usage;
-            usage.account(&self.geo, entry, Class::Own, Change::Add)?;
-            usage.account(&self.geo, old, Class::Own, Change::Drop)
+            usage.account(entry, Class::Own, Change::Add)?;
+            usage.account(old, Class::Own, Change::Drop)
         })
     }
 
@@ -421,18 +423,19 @@ impl<P: Platform> Shared<P> {
         let tail = self.log.lock();
         let mut map = self.map.lock();
         for index in 0..map.usage.len() {
-            let held = tail.holds(index);
-            let Some(segment) = map.usage.get_unstored_mut(index) else {
+            let Some(segment) = map.usage.get(index) else {
                 break;
             };
+            let since = segment.dead_since;
             let replayed = segment.seq >= start && !P::sabotaged(Sabotage::EarlyReuse);
-            if segment.free || held || replayed || !segment.dead() {
-                segment.dead_since = 0;
-            } else if segment.dead_since == 0 && !P::sabotaged(Sabotage::EarlyReuse) {
-                segment.dead_since = generation;
-            } else {
+            let still = segment.free || replayed || !segment.dead() || tail.holds(index);
+            if !still && (since > 0 || P::sabotaged(Sabotage::EarlyReuse)) {
                 dead.push(index)?;
                 map.usage.set_free(index);
+            } else if !still || since > 0 {
+                let since = if still { 0 } else { generation };
+                map.usage
+                    .change_unstored(index, |segment| segment.dead_since = since);
             }
         }
         Ok(dead)
@@ -445,6 +448,9 @@ impl<P: Platform> Shared<P> {
         {
             let tail = self.log.lock();
             let map = self.map.lock();
+            if self.total(&tail, &map).dead == 0 {
+                return Ok(0);
+            }
             for (index, segment) in (0..).zip(map.usage.iter()) {
                 let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.free && segment.dead();
                 if (map.usage.superseded(segment) || hasty) && !tail.holds(index) {
@@ -568,9 +574,10 @@ impl<P: Platform> Shared<P> {
     /// How long the image is at least when the log is durable up to `log_end`, in bytes. After a clean close
     /// it is exactly that long.
     fn image_length(&self, tail: &Tail, map: &Map, clean: bool, log_end: u64) -> u64 {
-        let mut length = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
+        let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
         let durable = log_end >> self.geo.segment_shift();
-        for (index, segment) in (0..).zip(map.usage.iter()) {
+        let ends = (0..map.usage.len()).rev().filter_map(|index| {
+            let segment = map.usage.get(index)?;
             let used = match self.log.used(tail, index) {
                 _ if segment.free => 0,
                 Some(used) if clean => used,
@@ -579,11 +586,10 @@ impl<P: Platform> Shared<P> {
                 _ if segment.seq <= durable => BLOCK_SIZE as u64,
                 _ => 0,
             };
-            if used > 0 {
-                length = length.max(self.geo.segment_offset(index) + used);
-            }
-        }
-        length
+            (used > 0).then(|| self.geo.segment_offset(index) + used)
+        });
+        // That of the last one counts.
+        ends.take(1).fold(least, u64::max)
     }
 
     /// Gives back what a closed image does not need: reserved segments, free ones, and the end of

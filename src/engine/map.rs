@@ -3,7 +3,7 @@
 //!
 //! [`Rank::Map`]: crate::platform::Rank::Map
 
-use super::format::{Entry, Geometry, NODE_ENTRIES, NODE_SHIFT};
+use super::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
 use super::log::Placed;
 use super::table::{Found, NodeId, Table, Visibility};
 use super::usage::{Change, Class, Usage};
@@ -59,7 +59,7 @@ impl Map {
         self.usage.grow(placed.segment)?;
         if let Some(known) = self.usage.get(placed.segment) {
             if known.seq != placed.seq || known.free {
-                if let Some(segment) = self.usage.get_mut(placed.segment) {
+                self.usage.change(placed.segment, |segment| {
                     segment.seed = placed.seed;
                     segment.seq = placed.seq;
                     segment.dead_since = 0;
@@ -67,11 +67,9 @@ impl Map {
                     segment.tail = 0;
                     segment.stuck = false;
                     segment.set_punched(0);
-                }
+                });
                 if let Some((before, tail)) = placed.before {
-                    if let Some(segment) = self.usage.get_mut(before) {
-                        segment.tail = tail;
-                    }
+                    self.usage.change(before, |segment| segment.tail = tail);
                 }
             }
         }
@@ -84,9 +82,9 @@ impl Map {
     }
 
     /// The checksum seed of the segment an entry points into.
-    pub(crate) fn seed(&self, geo: &Geometry, entry: Entry) -> Result<u32> {
-        geo.segment_of(entry.address())
-            .and_then(|index| self.usage.get(index))
+    pub(crate) fn seed(&self, entry: Entry) -> Result<u32> {
+        self.usage
+            .at(entry.address())
             .map(|segment| segment.seed)
             .ok_or(Error::Corrupt {
                 what: "sector table entry",
@@ -97,7 +95,6 @@ impl Map {
     /// Replaces the entries of `count` blocks, all in one loaded leaf, by what `new` gives for each.
     pub(crate) fn replace(
         &mut self,
-        geo: &Geometry,
         block: u64,
         count: usize,
         new: &mut dyn FnMut(usize) -> Entry,
@@ -118,8 +115,8 @@ impl Map {
         for (i, word) in leaf[first..first + count].iter_mut().enumerate() {
             let new = new(i);
             let old = Entry(core::mem::replace(word, new.0));
-            self.usage.account(geo, new, class, Change::Add)?;
-            self.usage.account(geo, old, class, Change::Remove)?;
+            self.usage.account(new, class, Change::Add)?;
+            self.usage.account(old, class, Change::Remove)?;
             delta += i64::from(!new.is_hole()) - i64::from(!old.is_hole());
         }
         self.count_mapped(delta, class)
@@ -168,16 +165,11 @@ impl Map {
     }
 
     /// Points blocks to nothing, without loading anything. Stops as [`for_each_part`](Self::for_each_part) does.
-    pub(crate) fn discard(
-        &mut self,
-        geo: &Geometry,
-        block: u64,
-        count: u64,
-    ) -> Result<Option<u64>> {
+    pub(crate) fn discard(&mut self, block: u64, count: u64) -> Result<Option<u64>> {
         self.for_each_part(block, count, &mut |map, part| {
             match part {
                 Part::Leaf(at, n) if map.maps(at, n) => {
-                    map.replace(geo, at, n, &mut |_| Entry::HOLE)?;
+                    map.replace(at, n, &mut |_| Entry::HOLE)?;
                 }
                 Part::Leaf(..) => {}
                 Part::Node(id, entry) => map.table.abandon(id, entry),
@@ -188,13 +180,7 @@ impl Map {
 
     /// Lets the orphan `id` at `entry`, whose stored copy holds `words`, begin anew in memory. Nothing happens if
     /// it is gone.
-    pub(crate) fn adopt(
-        &mut self,
-        geo: &Geometry,
-        id: NodeId,
-        entry: Entry,
-        words: &[u64],
-    ) -> Result {
+    pub(crate) fn adopt(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result {
         if !self.table.adopt(id, entry, words)? || id.level > 0 {
             return Ok(());
         }
@@ -204,13 +190,13 @@ impl Map {
         } else {
             Class::Live
         };
-        self.forget(geo, words, class)
+        self.forget(words, class)
     }
 
     /// Takes the blocks of a leaf off the counts.
-    fn forget(&mut self, geo: &Geometry, words: &[u64], class: Class) -> Result {
+    fn forget(&mut self, words: &[u64], class: Class) -> Result {
         for &word in words.iter().filter(|&&word| word != 0) {
-            self.usage.account(geo, Entry(word), class, Change::Drop)?;
+            self.usage.account(Entry(word), class, Change::Drop)?;
             self.count_mapped(-1, class)?;
         }
         Ok(())
@@ -218,16 +204,16 @@ impl Map {
 
     /// Takes an orphaned leaf off the counts and out of the table. Not while a checkpoint is written, whose
     /// counts must be those of its table.
-    pub(crate) fn bury(&mut self, geo: &Geometry, id: NodeId, words: &[u64]) -> Result {
-        self.forget(geo, words, Class::Live)?;
-        self.set_stored(geo, id, Entry::HOLE)
+    pub(crate) fn bury(&mut self, id: NodeId, words: &[u64]) -> Result {
+        self.forget(words, Class::Live)?;
+        self.set_stored(id, Entry::HOLE)
     }
 
     /// The stored copy of a node of the sector table moves to `entry`.
-    pub(crate) fn set_stored(&mut self, geo: &Geometry, id: NodeId, entry: Entry) -> Result {
+    pub(crate) fn set_stored(&mut self, id: NodeId, entry: Entry) -> Result {
         let old = self.table.set_stored(id, entry);
-        self.usage.account(geo, entry, Class::Live, Change::Add)?;
-        self.usage.account(geo, old, Class::Live, Change::Drop)
+        self.usage.account(entry, Class::Live, Change::Add)?;
+        self.usage.account(old, Class::Live, Change::Drop)
     }
 
     fn count_mapped(&mut self, delta: i64, class: Class) -> Result {

@@ -233,7 +233,7 @@ fn attempt<P: Platform>(
         table.orphans = found.orphans;
         let map = Map {
             table,
-            usage: Usage::new(),
+            usage: Usage::new(geo),
             writing: false,
             mapped: found.mapped,
             mapped_after: 0,
@@ -299,6 +299,7 @@ fn attempt<P: Platform>(
                 page,
                 segment: None,
                 orphanage: Orphanage::new(found.orphans),
+                victims: Vec::new(),
             },
             replayed,
             clean: found.clean,
@@ -365,7 +366,7 @@ impl<P: Platform> Shared<P> {
                     let segments = superblock.usage_segments;
                     let orphans = superblock.orphans && !P::sabotaged(Sabotage::StrictCounts);
                     let usage = &mut self.map.lock().usage;
-                    usage.load_page(&words, segments, &self.geo, orphans)?;
+                    usage.load_page(&words, segments, orphans)?;
                 } else {
                     // The nodes of the level below that exist. Without a division, because objtool
                     // takes the panic on a zero divisor for a function that returns.
@@ -393,11 +394,10 @@ impl<P: Platform> Shared<P> {
             map.usage.grow(last)?;
         }
         for &word in levels.iter().flat_map(|level| level.iter()) {
-            map.usage
-                .account(&self.geo, Entry(word), Class::Own, Change::Add)?;
+            map.usage.account(Entry(word), Class::Own, Change::Add)?;
         }
         for index in 0..superblock.segments {
-            if let Some(segment) = map.usage.get_unstored_mut(index) {
+            map.usage.change_unstored(index, |segment| {
                 // The stored usage itself may have gone to a segment that was free when its page was
                 // written.
                 segment.free &= segment.dead();
@@ -405,7 +405,7 @@ impl<P: Platform> Shared<P> {
                 if segment.dead() && !segment.free {
                     segment.dead_since = superblock.generation;
                 }
-            }
+            });
         }
         Ok(levels)
     }

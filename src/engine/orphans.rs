@@ -102,7 +102,7 @@ impl<P: Platform> Shared<P> {
     fn bury(&self, state: &mut Checkpoint<P>, id: NodeId, entry: Entry) -> Result {
         let (seed, segments) = {
             let map = self.map.lock();
-            (map.seed(&self.geo, entry)?, map.usage.len())
+            (map.seed(entry)?, map.usage.len())
         };
         let words = self.map_node(&mut state.ws, id, entry, seed, segments)?;
         // Nodes are taken away only under the log's lock.
@@ -111,9 +111,9 @@ impl<P: Platform> Shared<P> {
         // Meanwhile somebody may have written there.
         if map.table.orphan_at(id) == Some(entry) {
             if id.level == 0 {
-                map.bury(&self.geo, id, &words)?;
+                map.bury(id, &words)?;
             } else {
-                map.adopt(&self.geo, id, entry, &words)?;
+                map.adopt(id, entry, &words)?;
             }
             self.log.demand.set(map.due());
             self.note_memory(&map);

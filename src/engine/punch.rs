@@ -49,9 +49,9 @@ impl<P: Platform> Shared<P> {
         for &(from, to) in holes.iter() {
             self.file.punch(base + from as u64, (to - from) as u64)?;
         }
-        if let Some(segment) = self.map.lock().usage.get_unstored_mut(index) {
-            segment.set_punched(gain);
-        }
+        let mut map = self.map.lock();
+        map.usage
+            .change_unstored(index, |segment| segment.set_punched(gain));
         Ok(true)
     }
 

@@ -48,7 +48,7 @@ impl<P: Platform> Shared<P> {
                 let entry = Entry(word);
                 // Neighbours mostly lie in the same record.
                 if !entry.is_hole() && last.0 != entry.address() {
-                    last = (entry.address(), map.seed(&self.geo, entry)?);
+                    last = (entry.address(), map.seed(entry)?);
                 }
                 ws.run.push((entry, last.1))?;
             }

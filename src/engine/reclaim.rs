@@ -17,6 +17,7 @@ use super::map::Map;
 use super::shared::{count, Shared};
 use super::space::Writer;
 use super::table::{Found, NodeId};
+use super::usage::Total;
 use super::workspace::Workspace;
 use super::write::Stored;
 use super::{Error, Result};
@@ -26,6 +27,8 @@ use core::sync::atomic::Ordering;
 
 /// Segments chosen at once.
 const BATCH: usize = 16;
+/// Segments looked at before others may go on: what takes a fraction of a millisecond.
+const GLANCE: u64 = 1 << 13;
 /// Orphans of the sector table looked at in one go.
 pub(crate) const ORPHANS: usize = 64;
 /// Bytes of nodes that are never too many to wait for a checkpoint.
@@ -48,37 +51,10 @@ pub(crate) enum Effort {
     Pack,
 }
 
-/// What the segments hold in all.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Total {
-    /// Live bytes.
-    pub(crate) live: u64,
-    /// Bytes without use in segments that hold something live and are not the log's own.
-    pub(crate) garbage: u64,
-    /// The part of that in segments from which what could be moved was moved: checkpoints may free them.
-    pub(crate) stuck: u64,
-    /// Segments that hold nothing live and are not free yet.
-    pub(crate) dead: u64,
-}
-
 impl<P: Platform> Shared<P> {
-    /// What the segments hold at this moment.
+    /// What the segments hold at this moment, but for what is dead in those of the log.
     pub(crate) fn total(&self, tail: &Tail, map: &Map) -> Total {
-        let mut total = Total::default();
-        for (index, segment) in (0..).zip(map.usage.iter()) {
-            total.live += segment.live_bytes();
-            if segment.free || tail.holds(index) {
-                continue;
-            }
-            if segment.dead() {
-                total.dead += 1;
-            } else {
-                let garbage = segment.garbage(&self.geo);
-                total.garbage += garbage;
-                total.stuck += if segment.stuck { garbage } else { 0 };
-            }
-        }
-        total
+        map.usage.total(tail.held())
     }
 
     /// Garbage that is left alone when nobody writes: with it, what the log reserves, and the metadata
@@ -97,54 +73,68 @@ impl<P: Platform> Shared<P> {
         u64::from(self.geo.segment_size) / 32
     }
 
-    /// Segments worth emptying, the best first.
+    /// How much a segment is worth emptying; nothing if it is not.
     ///
     /// Garbage is the benefit, and live bytes are the cost. When there is time to choose, age counts as
     /// well: what was written long ago stays, so its space stays gained (Rosenblum and Ousterhout,
     /// "The design and implementation of a log-structured file system", 1992).
-    fn victims(&self, effort: Effort) -> Result<Vec<u64>> {
+    fn score(&self, tail: &Tail, map: &Map, index: u64, effort: Effort) -> Option<u64> {
         let geo = &self.geo;
         let size = u64::from(geo.segment_size);
+        let segment = map.usage.get(index)?;
         let least = match effort {
             Effort::Busy => size / 2,
             Effort::Idle | Effort::Pack => self.worth_moving(),
             Effort::Urgent => size / 256,
         };
+        let mut garbage = segment.garbage(geo);
+        if effort == Effort::Pack {
+            // The image is to be short as well.
+            garbage += segment.punched();
+        }
+        let far = effort == Effort::Pack && index >= tail.space.allocator.in_use();
+        if segment.free
+            || segment.stuck
+            || segment.dead()
+            || (garbage < least && !far)
+            || tail.holds(index)
+            || tail.pending(geo.segment_offset(index), size)
+        {
+            return None;
+        }
+        let age = match effort {
+            // One that needs checkpoints to be free is worth less.
+            Effort::Urgent => 1 + u64::from(map.usage.supersedable(segment)),
+            _ => (map.usage.newest() - segment.seq).min(1 << 20) + 1,
+        };
+        // Segments have at most 2^26 bytes: nothing is lost above, and little below.
+        Some(((garbage.max(1) * age) << 16) / (size + segment.live_bytes()))
+    }
+
+    /// The segments that are worth emptying most, the best one last. Others get at the map while it looks for them.
+    fn victims(&self, effort: Effort) -> Result<Vec<u64>> {
         let mut best: Vec<(u64, u64)> = Vec::with_capacity(BATCH + 1)?;
-        let tail = self.log.lock();
-        let map = self.map.lock();
-        let newest = map.usage.iter().map(|s| s.seq).max().unwrap_or(0);
-        let packed = tail.space.allocator.in_use();
-        for (index, segment) in (0..).zip(map.usage.iter()) {
-            let mut garbage = segment.garbage(geo);
-            if effort == Effort::Pack {
-                // The image is to be short as well.
-                garbage += segment.punched();
-            }
-            let far = effort == Effort::Pack && index >= packed;
-            if segment.free
-                || segment.stuck
-                || segment.dead()
-                || (garbage < least && !far)
-                || tail.holds(index)
-                || tail.pending(geo.segment_offset(index), size)
-            {
-                continue;
-            }
-            let age = match effort {
-                // One that needs checkpoints to be free is worth less.
-                Effort::Urgent => 1 + u64::from(map.usage.supersedable(segment)),
-                _ => (newest - segment.seq).min(1 << 20) + 1,
-            };
-            // Segments have at most 2^26 bytes: nothing is lost above, and little below.
-            let score = ((garbage.max(1) * age) << 16) / (size + segment.live_bytes());
-            let at = best.partition_point(|&(other, _)| other >= score);
-            if at < BATCH {
-                best.insert(at, (score, index))?;
-                if best.len() > BATCH {
-                    best.pop();
+        let mut first = 0;
+        loop {
+            let tail = self.log.lock();
+            let map = self.map.lock();
+            let end = map.usage.len().min(first + GLANCE);
+            for index in first..end {
+                let Some(score) = self.score(&tail, &map, index, effort) else {
+                    continue;
+                };
+                let at = best.partition_point(|&(other, _)| other < score);
+                if at > 0 || best.len() < BATCH {
+                    best.insert(at, (score, index))?;
+                    if best.len() > BATCH {
+                        best.remove(0);
+                    }
                 }
             }
+            if end == map.usage.len() {
+                break;
+            }
+            first = end;
         }
         let mut victims = Vec::with_capacity(best.len())?;
         for &(_, index) in best.iter() {
@@ -165,16 +155,39 @@ impl<P: Platform> Shared<P> {
         limit: usize,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<usize> {
+        // Looking at all segments for each one that is emptied beside users' writes would take longer than that.
+        let mut victims = match effort {
+            Effort::Busy => core::mem::take(&mut state.victims),
+            _ => Vec::new(),
+        };
+        let mut looked = false;
         let mut emptied = 0;
-        for &index in self.victims(effort)?.iter().take(limit) {
-            if !go_on() {
-                break;
+        while emptied < limit && go_on() {
+            let Some(index) = victims.pop() else {
+                if looked || emptied > 0 {
+                    break;
+                }
+                victims = self.victims(effort)?;
+                looked = true;
+                continue;
+            };
+            // Much may have happened since it was chosen.
+            let score = {
+                let tail = self.log.lock();
+                let map = self.map.lock();
+                self.score(&tail, &map, index, effort)
+            };
+            if score.is_none() {
+                continue;
             }
             match self.empty_segment(state, index, effort) {
                 Ok(()) => emptied += 1,
                 Err(Error::NoSpace) => break,
                 Err(error) => return Err(error),
             }
+        }
+        if effort == Effort::Busy {
+            state.victims = victims;
         }
         Ok(emptied)
     }
@@ -259,10 +272,10 @@ impl<P: Platform> Shared<P> {
         }
         let mut map = self.map.lock();
         let orphans = map.table.orphans;
-        if let Some(segment) = map.usage.get_unstored_mut(index) {
+        map.usage.change_unstored(index, |segment| {
             // What orphans refer to is live but not moved: it goes with them.
             segment.stuck = segment.seed == seed && !segment.free && !segment.dead() && !orphans;
-        }
+        });
         Ok(())
     }
 
@@ -457,7 +470,7 @@ impl<P: Platform> Shared<P> {
                 let entry = Entry::new(placed.address, units, 0, 1);
                 let orphan = map.table.stored_at(id).is_some_and(Entry::is_orphan);
                 let entry = if orphan { entry.orphan() } else { entry };
-                map.set_stored(&self.geo, id, entry)?;
+                map.set_stored(id, entry)?;
                 self.log.demand.set(map.due());
                 Ok(true)
             })?;

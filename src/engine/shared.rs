@@ -191,14 +191,14 @@ impl<P: Platform> Shared<P> {
                     return Err(error);
                 }
             }
-            let seed = map.seed(&self.geo, entry)?;
+            let seed = map.seed(entry)?;
             let segments = map.usage.len();
             drop(map);
             match self.map_node(ws, id, entry, seed, segments) {
                 Ok(words) => {
                     let mut map = self.map.lock();
                     if orphan {
-                        map.adopt(&self.geo, id, entry, &words)?;
+                        map.adopt(id, entry, &words)?;
                         self.log.demand.set(map.due());
                     } else {
                         map.table.install(id, entry, words)?;

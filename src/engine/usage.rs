@@ -71,6 +71,34 @@ impl Segment {
         self.punched = bytes as u32;
     }
 
+    /// Adds or removes the share of an entry when so many checkpoints were written; nothing when more dies than lived.
+    fn account(
+        &mut self,
+        entry: Entry,
+        class: Class,
+        change: Change,
+        checkpoints: u64,
+    ) -> Option<()> {
+        let share = entry.share();
+        let count = match class {
+            Class::Own => &mut self.own,
+            _ => &mut self.live,
+        };
+        let (new, signed) = match change {
+            Change::Add => (count.checked_add(share), share as i32),
+            Change::Remove | Change::Drop => (count.checked_sub(share), -(share as i32)),
+        };
+        let new = new?;
+        if class == Class::After {
+            self.after = self.after.checked_add(signed)?;
+        }
+        *count = new;
+        if change == Change::Drop {
+            self.unlogged = checkpoints;
+        }
+        Some(())
+    }
+
     /// What is stored of it: bits 0..32 seed, 32..55 live units, 55..63 tail, bit 63 free.
     fn word(&self) -> u64 {
         let live = (i64::from(self.live) - i64::from(self.after)) as u64;
@@ -113,8 +141,63 @@ pub(crate) enum Change {
 
 const _: () = assert!((2u64 << *SEGMENT_SHIFTS.end()) / (UNIT as u64) < 1 << LIVE_BITS);
 
+/// What segments hold in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Total {
+    /// Live bytes.
+    pub(crate) live: u64,
+    /// Bytes without use in segments that hold something live.
+    pub(crate) garbage: u64,
+    /// The part of that in segments from which what could be moved was moved: checkpoints may free them.
+    pub(crate) stuck: u64,
+    /// Segments that hold nothing live and are not free yet.
+    pub(crate) dead: u64,
+}
+
+impl Total {
+    /// What one segment adds to it.
+    fn of(segment: &Segment, geo: &Geometry) -> Self {
+        let live = segment.live_bytes();
+        if segment.free || segment.dead() {
+            let dead = u64::from(!segment.free);
+            return Self {
+                live,
+                dead,
+                ..Self::default()
+            };
+        }
+        let garbage = segment.garbage(geo);
+        Self {
+            live,
+            garbage,
+            stuck: if segment.stuck { garbage } else { 0 },
+            dead: 0,
+        }
+    }
+
+    fn add(&mut self, part: Self) {
+        self.live += part.live;
+        self.garbage += part.garbage;
+        self.stuck += part.stuck;
+        self.dead += part.dead;
+    }
+
+    fn subtract(&mut self, part: Self) {
+        self.live -= part.live;
+        self.garbage -= part.garbage;
+        self.stuck -= part.stuck;
+        self.dead -= part.dead;
+    }
+}
+
 pub(crate) struct Usage {
+    /// Of segments, which have one size as long as the image exists.
+    geo: Geometry,
     segments: Vec<Segment>,
+    /// Of all of them: a large image has a million, too many to add up for each question.
+    total: Total,
+    /// The latest place in the log of a segment.
+    newest: u64,
     dirty_pages: Vec<bool>,
     /// Number of dirty pages.
     pub(crate) due: u64,
@@ -126,9 +209,12 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// The usage of an image without segments.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(geo: Geometry) -> Self {
         Self {
+            geo,
             segments: Vec::new(),
+            total: Total::default(),
+            newest: 0,
             dirty_pages: Vec::new(),
             due: 0,
             checkpoints: 0,
@@ -157,20 +243,21 @@ impl Usage {
                 free: true,
                 ..Segment::default()
             };
-            self.segments.push(fresh)?;
+            self.push(fresh)?;
         }
+        Ok(())
+    }
+
+    fn push(&mut self, segment: Segment) -> Result {
+        self.segments.push(segment)?;
+        self.total.add(Total::of(&segment, &self.geo));
         Ok(())
     }
 
     /// Takes a stored page over. Only while opening, in page order. With `orphans`, what they refer to may be counted
     /// beside all that lives in a segment now: it was used again when the log had superseded that.
-    pub(crate) fn load_page(
-        &mut self,
-        words: &[u64],
-        segments: u64,
-        geo: &Geometry,
-        orphans: bool,
-    ) -> Result {
+    pub(crate) fn load_page(&mut self, words: &[u64], segments: u64, orphans: bool) -> Result {
+        let geo = self.geo;
         self.dirty_pages.push(false)?;
         for &word in words {
             if self.len() == segments {
@@ -186,7 +273,7 @@ impl Usage {
                 let offset = geo.segment_offset(self.len());
                 return super::format::corrupt("segment usage", offset);
             }
-            self.segments.push(segment)?;
+            self.push(segment)?;
         }
         Ok(())
     }
@@ -195,26 +282,77 @@ impl Usage {
         self.segments.get(index as usize)
     }
 
-    /// The segment, to change what is not stored of it or its seed.
-    pub(crate) fn get_mut(&mut self, index: u64) -> Option<&mut Segment> {
-        if index >= self.len() {
-            return None;
-        }
-        self.set_dirty(index as usize / NODE_ENTRIES, true);
-        self.segments.get_mut(index as usize)
+    /// The segment that has the byte at `address`.
+    pub(crate) fn at(&self, address: u64) -> Option<&Segment> {
+        self.get(self.geo.segment_of(address)?)
     }
 
-    /// The segment, to change what is not stored of it.
-    pub(crate) fn get_unstored_mut(&mut self, index: u64) -> Option<&mut Segment> {
-        self.segments.get_mut(index as usize)
+    /// Changes a segment, if it exists.
+    pub(crate) fn change<R>(
+        &mut self,
+        index: u64,
+        change: impl FnOnce(&mut Segment) -> R,
+    ) -> Option<R> {
+        if index < self.len() {
+            self.set_dirty(index as usize / NODE_ENTRIES, true);
+        }
+        self.change_unstored(index, change)
+    }
+
+    /// Changes what is not stored of a segment, if it exists.
+    pub(crate) fn change_unstored<R>(
+        &mut self,
+        index: u64,
+        change: impl FnOnce(&mut Segment) -> R,
+    ) -> Option<R> {
+        let segment = self.segments.get_mut(index as usize)?;
+        let before = Total::of(segment, &self.geo);
+        let result = change(segment);
+        self.newest = self.newest.max(segment.seq);
+        self.total.subtract(before);
+        self.total.add(Total::of(segment, &self.geo));
+        Some(result)
     }
 
     /// Marks a segment as free.
     pub(crate) fn set_free(&mut self, index: u64) {
-        if let Some(segment) = self.get_mut(index) {
+        self.change(index, |segment| {
             segment.free = true;
             segment.dead_since = 0;
+        });
+    }
+
+    /// The latest place in the log of a segment.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// What all segments hold. Those in `held` (each named once) are the log's own: they count for what lives in them
+    /// and nothing else.
+    pub(crate) fn total(&self, held: impl Iterator<Item = u64> + Clone) -> Total {
+        let mut total = self.total;
+        for index in held.clone() {
+            if let Some(segment) = self.get(index) {
+                let mut own = Total::of(segment, &self.geo);
+                own.live = 0;
+                total.subtract(own);
+            }
         }
+        debug_assert_eq!(total, self.add_up(held));
+        total
+    }
+
+    /// The same, added up.
+    fn add_up(&self, held: impl Iterator<Item = u64> + Clone) -> Total {
+        let mut total = Total::default();
+        for (index, segment) in (0..).zip(self.segments.iter()) {
+            let mut part = Total::of(segment, &self.geo);
+            if held.clone().any(|own| own == index) {
+                (part.garbage, part.stuck, part.dead) = (0, 0, 0);
+            }
+            total.add(part);
+        }
+        total
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
@@ -227,45 +365,23 @@ impl Usage {
     ///
     /// [`Error::Corrupt`] when the entry points outside the segments or more dies than lived: the
     /// stored counts or the table were damaged.
-    pub(crate) fn account(
-        &mut self,
-        geo: &Geometry,
-        entry: Entry,
-        class: Class,
-        change: Change,
-    ) -> Result {
+    pub(crate) fn account(&mut self, entry: Entry, class: Class, change: Change) -> Result {
         if entry.is_hole() {
             return Ok(());
         }
-        let share = entry.share();
         let damaged = Error::Corrupt {
             what: "segment usage",
             offset: entry.address(),
         };
-        let index = geo.segment_of(entry.address()).ok_or(damaged)?;
+        let index = self.geo.segment_of(entry.address()).ok_or(damaged)?;
         let checkpoints = self.checkpoints;
-        let segment = match class {
+        let count = |segment: &mut Segment| segment.account(entry, class, change, checkpoints);
+        let counted = match class {
             // The segment usage's own records do not show in its stored pages.
-            Class::Own => self.get_unstored_mut(index),
-            _ => self.get_mut(index),
-        }
-        .ok_or(damaged)?;
-        let count = match class {
-            Class::Own => &mut segment.own,
-            _ => &mut segment.live,
+            Class::Own => self.change_unstored(index, count),
+            _ => self.change(index, count),
         };
-        let (new, signed) = match change {
-            Change::Add => (count.checked_add(share), share as i32),
-            Change::Remove | Change::Drop => (count.checked_sub(share), -(share as i32)),
-        };
-        *count = new.ok_or(damaged)?;
-        if change == Change::Drop {
-            segment.unlogged = checkpoints;
-        }
-        if class == Class::After {
-            segment.after = segment.after.checked_add(signed).ok_or(damaged)?;
-        }
-        Ok(())
+        counted.flatten().ok_or(damaged)
     }
 
     /// If `page` must be stored, fills `words` with what the checkpoint being written sees of it.
@@ -316,9 +432,19 @@ impl Usage {
 
     /// The checkpoint is over: from now on everything counts for the next one.
     pub(crate) fn forget_after(&mut self) {
-        for segment in self.segments.iter_mut() {
-            segment.after = 0;
+        let pages = self
+            .dirty_pages
+            .iter()
+            .zip(self.segments.chunks_mut(NODE_ENTRIES));
+        // What changed is due.
+        for (_, segments) in pages.filter(|(&due, _)| due) {
+            for segment in segments.iter_mut().filter(|segment| segment.after != 0) {
+                self.total.subtract(Total::of(segment, &self.geo));
+                segment.after = 0;
+                self.total.add(Total::of(segment, &self.geo));
+            }
         }
+        debug_assert!(self.segments.iter().all(|segment| segment.after == 0));
     }
 }
 
@@ -340,15 +466,13 @@ mod tests {
 
     #[test]
     fn a_checkpoint_does_not_see_what_comes_after_it() {
-        let (geo, mut usage) = (geometry(), Usage::new());
+        let (geo, mut usage) = (geometry(), Usage::new(geometry()));
         usage.grow(0).unwrap();
-        usage.get_mut(0).unwrap().free = false;
+        usage.change(0, |segment| segment.free = false);
         let seen = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
         let unseen = Entry::new(geo.segment_offset(0) + 640, 7, 0, 1);
-        usage.account(&geo, seen, Class::Live, Change::Add).unwrap();
-        usage
-            .account(&geo, unseen, Class::After, Change::Add)
-            .unwrap();
+        usage.account(seen, Class::Live, Change::Add).unwrap();
+        usage.account(unseen, Class::After, Change::Add).unwrap();
         let mut words = [0; NODE_ENTRIES];
         assert!(usage.take_dirty(0, &mut words));
         assert_eq!(words[0] >> 32, 10);
@@ -362,15 +486,11 @@ mod tests {
 
     #[test]
     fn more_dying_than_lived_is_damage() {
-        let (geo, mut usage) = (geometry(), Usage::new());
+        let (geo, mut usage) = (geometry(), Usage::new(geometry()));
         usage.grow(0).unwrap();
         let entry = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
-        assert!(usage
-            .account(&geo, entry, Class::Live, Change::Remove)
-            .is_err());
+        assert!(usage.account(entry, Class::Live, Change::Remove).is_err());
         let beyond = Entry::new(geo.segment_offset(1), 10, 0, 1);
-        assert!(usage
-            .account(&geo, beyond, Class::Live, Change::Add)
-            .is_err());
+        assert!(usage.account(beyond, Class::Live, Change::Add).is_err());
     }
 }

@@ -166,7 +166,7 @@ impl<P: Platform> Shared<P> {
     pub(crate) fn map_record(&self, map: &mut Map, stored: &Stored) -> Result {
         let mask = stored.mask;
         let mut index = 0;
-        map.replace(&self.geo, stored.block, stored.span, &mut |i| {
+        map.replace(stored.block, stored.span, &mut |i| {
             if (mask >> i) & 1 == 0 {
                 return Entry::HOLE;
             }
@@ -179,7 +179,7 @@ impl<P: Platform> Shared<P> {
 
     /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
     pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
-        let stopped = map.discard(&self.geo, block, count)?;
+        let stopped = map.discard(block, count)?;
         self.log.demand.set(map.due());
         self.orphans.store(map.table.orphans, Ordering::Relaxed);
         Ok(stopped)

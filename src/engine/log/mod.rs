@@ -600,9 +600,15 @@ impl Tail {
             .is_some_and(|c| c.index == index || c.next == index)
     }
 
+    /// The current segment and those that are reserved, the next one among them.
+    pub(crate) fn held(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+        let used = self.current.iter().flat_map(|c| [c.index, c.next]);
+        used.chain(self.space.ready.iter().copied())
+    }
+
     /// Whether segment `index` is the current one or reserved.
     pub(crate) fn holds(&self, index: u64) -> bool {
-        self.uses(index) || self.space.ready.contains(&index)
+        self.held().any(|held| held == index)
     }
 }
 

@@ -238,7 +238,7 @@ impl<P: Platform> Repair<'_, P> {
             Err(Error::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        map.usage = Usage::new();
+        map.usage = Usage::new(self.shared.geo);
         Ok(seeds)
     }
 

@@ -193,7 +193,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     superblock.clean = false;
     let map = Map {
         table: Table::new(base.height, Entry::HOLE),
-        usage: Usage::new(),
+        usage: Usage::new(geo),
         writing: false,
         mapped: 0,
         mapped_after: 0,
@@ -276,10 +276,10 @@ impl<P: Platform> Repair<'_, P> {
                 map.usage.grow(last)?;
             }
             for (index, seed) in (0..).zip(self.seeds.iter()) {
-                if let Some(segment) = map.usage.get_mut(index) {
+                map.usage.change(index, |segment| {
                     segment.seed = seed.unwrap_or(0);
                     segment.free = false;
-                }
+                });
             }
             map.for_each_part(0, geo.blocks, &mut |map, part| {
                 let Part::Leaf(at, n) = part else {
@@ -288,8 +288,7 @@ impl<P: Platform> Repair<'_, P> {
                 for i in 0..n {
                     let first = at as usize % NODE_ENTRIES;
                     let word = map.table.leaf(at).map_or(0, |leaf| leaf[first + i]);
-                    map.usage
-                        .account(&geo, Entry(word), Class::Live, Change::Add)?;
+                    map.usage.account(Entry(word), Class::Live, Change::Add)?;
                     map.mapped += u64::from(word != 0);
                 }
                 Ok(())
@@ -358,7 +357,7 @@ impl<P: Platform> Repair<'_, P> {
                 Err(error) => return Err(error),
             };
             let mut map = self.shared.map.lock();
-            map.replace(&geo, block, 1, &mut |_| Entry::HOLE)?;
+            map.replace(block, 1, &mut |_| Entry::HOLE)?;
             drop(map);
             (self.report)(&Report::Damage(Finding {
                 error,
@@ -411,6 +410,7 @@ impl<P: Platform> Repair<'_, P> {
             page,
             segment: None,
             orphanage: Orphanage::default(),
+            victims: Vec::new(),
         };
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
