@@ -259,7 +259,8 @@ impl<P: Platform> Shared<P> {
                     let in_place = matches!(effort, Effort::Busy | Effort::Idle)
                         && self.punch_segment(state, index, &bytes, seed)?;
                     if !in_place {
-                        self.move_records(state, &bytes, base, seed)?;
+                        let mover = self.mover(index, effort)?;
+                        self.move_records(state, &bytes, base, seed, mover)?;
                     }
                     Ok(!in_place)
                 }
@@ -279,13 +280,26 @@ impl<P: Platform> Shared<P> {
         Ok(())
     }
 
-    /// Writes again what the table has in a segment, given its bytes.
+    /// As whom what lives in segment `index` is moved.
+    fn mover(&self, index: u64, effort: Effort) -> Result<Writer> {
+        if !self.log.crowded(&self.file)? {
+            return Ok(Writer::Mover);
+        }
+        // Then the segment is not lost when it is free.
+        if effort == Effort::Urgent && self.log.complete(&self.file, index)? {
+            return Ok(Writer::Mover);
+        }
+        Ok(Writer::RiskyMover)
+    }
+
+    /// Writes again what the table has in a segment, given its bytes, as `mover`.
     pub(crate) fn move_records(
         &self,
         state: &mut Checkpoint<P>,
         bytes: &[u8],
         base: u64,
         seed: u32,
+        mover: Writer,
     ) -> Result {
         let mut at = SEGMENT_HEADER;
         while at + RECORD_HEADER <= bytes.len() {
@@ -303,8 +317,8 @@ impl<P: Platform> Shared<P> {
                 self.checkpoint(state, false)?;
             }
             match header.kind {
-                Kind::Data => self.move_data(&mut state.ws, &header, payload, address)?,
-                Kind::MapNode => self.move_node(&mut state.ws, &header, payload, address)?,
+                Kind::Data => self.move_data(&mut state.ws, &header, payload, address, mover)?,
+                Kind::MapNode => self.move_node(&mut state.ws, &header, payload, address, mover)?,
                 Kind::UsageNode => self.renew_usage(state, &header, address),
                 Kind::Link => return Ok(()),
                 Kind::Zero | Kind::Pad | Kind::Checkpoint => {}
@@ -342,6 +356,7 @@ impl<P: Platform> Shared<P> {
         header: &RecordHeader,
         payload: &[u8],
         address: u64,
+        mover: Writer,
     ) -> Result {
         let span = u64::from(header.span);
         let end = header.number.checked_add(span);
@@ -416,21 +431,19 @@ impl<P: Platform> Shared<P> {
                 address: 0,
             };
             let file = &self.file;
-            let placed = self
-                .log
-                .append(file, &record, Writer::Mover, &mut |step, placed| {
-                    let mut map = self.map.lock();
-                    if step == Step::Prepare {
-                        map.enter(placed)?;
-                        let loaded = map.table.find(header.number) == Found::Loaded;
-                        let now = Self::still_here(&map, header, mask, address);
-                        let same = now == (here, holes) || P::sabotaged(Sabotage::BlindMove);
-                        return Ok(loaded && same);
-                    }
-                    stored.address = placed.address;
-                    self.map_record(&mut map, &stored)?;
-                    Ok(true)
-                })?;
+            let placed = self.log.append(file, &record, mover, &mut |step, placed| {
+                let mut map = self.map.lock();
+                if step == Step::Prepare {
+                    map.enter(placed)?;
+                    let loaded = map.table.find(header.number) == Found::Loaded;
+                    let now = Self::still_here(&map, header, mask, address);
+                    let same = now == (here, holes) || P::sabotaged(Sabotage::BlindMove);
+                    return Ok(loaded && same);
+                }
+                stored.address = placed.address;
+                self.map_record(&mut map, &stored)?;
+                Ok(true)
+            })?;
             if placed {
                 count(&self.counters.moved, u64::from(stored.units) * UNIT as u64);
             }
@@ -444,6 +457,7 @@ impl<P: Platform> Shared<P> {
         header: &RecordHeader,
         payload: &[u8],
         address: u64,
+        mover: Writer,
     ) -> Result {
         let id = NodeId {
             level: header.count,
@@ -458,22 +472,20 @@ impl<P: Platform> Shared<P> {
             return Ok(());
         }
         let file = &self.file;
-        let placed = self
-            .log
-            .append(file, &record, Writer::Mover, &mut |step, placed| {
-                if step == Step::Prepare {
-                    let mut map = self.map.lock();
-                    map.enter(placed)?;
-                    return Ok(here(&map));
-                }
+        let placed = self.log.append(file, &record, mover, &mut |step, placed| {
+            if step == Step::Prepare {
                 let mut map = self.map.lock();
-                let entry = Entry::new(placed.address, units, 0, 1);
-                let orphan = map.table.stored_at(id).is_some_and(Entry::is_orphan);
-                let entry = if orphan { entry.orphan() } else { entry };
-                map.set_stored(id, entry)?;
-                self.log.demand.set(map.due());
-                Ok(true)
-            })?;
+                map.enter(placed)?;
+                return Ok(here(&map));
+            }
+            let mut map = self.map.lock();
+            let entry = Entry::new(placed.address, units, 0, 1);
+            let orphan = map.table.stored_at(id).is_some_and(Entry::is_orphan);
+            let entry = if orphan { entry.orphan() } else { entry };
+            map.set_stored(id, entry)?;
+            self.log.demand.set(map.due());
+            Ok(true)
+        })?;
         if placed {
             count(&self.counters.moved, u64::from(units) * UNIT as u64);
         }

@@ -52,6 +52,9 @@ pub(crate) enum Writer {
     Replay,
     /// A discard: takes little and gives much.
     Discard,
+    /// Reclaim on a full backing file system, moving a live record out of a segment that may be lost to others when it
+    /// is free, because a part of its space was given back; or for nobody who waits. Discards keep theirs.
+    RiskyMover,
     /// Reclaim, moving a live record.
     Mover,
     /// A checkpoint. Goes on while the volume is being closed.
@@ -66,10 +69,17 @@ impl Writer {
             Self::User => Self::Metadata.leaves(checkpoints, metadata) + metadata,
             Self::Metadata => Self::Discard.leaves(checkpoints, metadata) + FOR_DISCARDS,
             Self::Replay => Self::Metadata.leaves(checkpoints, metadata) - FOR_OPENING,
+            // A discard may need a segment more than it leaves.
+            Self::RiskyMover => Self::Discard.leaves(checkpoints, metadata) + 1,
             Self::Discard => Self::Mover.leaves(checkpoints, metadata) + FOR_RECLAIM,
             Self::Mover => checkpoints + FOR_OPENING,
             Self::Checkpoint => 0,
         }
+    }
+
+    /// Whether it waits for reclaim to find space: not what reclaim itself does.
+    pub(crate) fn waits(self) -> bool {
+        self.writes() || self == Self::Discard
     }
 
     /// Whether it is a write of the user's, of whatever.
@@ -228,6 +238,8 @@ pub(crate) struct Space {
     /// Reclaim found nothing, and nothing was written or discarded since. An image of its largest size
     /// may then grow beyond it.
     pub(crate) hopeless: bool,
+    /// The backing file system had no space when it was last asked for a segment.
+    pub(crate) crowded: bool,
     /// The last write that needed space found none.
     pub(crate) full: bool,
     /// Rounds of reclaim that were made for those who wait.
@@ -244,6 +256,7 @@ impl Space {
             reserving: false,
             wanted: false,
             hopeless: false,
+            crowded: false,
             full: false,
             rounds: 0,
             bound: image_bound(geo),
@@ -299,7 +312,7 @@ mod tests {
         let order = [
             Writer::User,
             Writer::Metadata,
-            Writer::Replay,
+            Writer::RiskyMover,
             Writer::Discard,
             Writer::Mover,
             Writer::Checkpoint,

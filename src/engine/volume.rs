@@ -308,13 +308,17 @@ impl<P: Platform> Volume<P> {
             let emptied =
                 shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
             // The log itself may lie behind everything else, and can be moved once it has gone on.
-            let far = {
+            let mut far = {
                 let tail = shared.log.lock();
                 let allocator = &tail.space.allocator;
                 (allocator.in_use()..allocator.count).any(|i| tail.uses(i))
             };
             if emptied == 0 && far {
-                shared.log.leave_segment(&shared.file)?;
+                match shared.log.leave_segment(&shared.file) {
+                    // Then the image stays as long as it is.
+                    Err(Error::NoSpace) => far = false,
+                    left => left?,
+                }
             }
             shared.free_dead(&mut state)?;
             drop(state);

@@ -253,6 +253,56 @@ fn a_full_file_is_emptied_and_filled_again() {
     assert_checked(&file, "at the end");
 }
 
+/// P2: on a file system that others fill, what is given back is lost, and with records of 64 KiB the end of each
+/// segment was. Looking for space, for writes and for compaction, leaves discards theirs all the same.
+#[test]
+fn what_others_take_is_not_counted_on() {
+    const BLOCKS: u64 = 2000;
+    let mut refused = 0;
+    for seed in 0..150 {
+        let file = SimFile::new();
+        let create = CreateOptions {
+            size: BLOCKS * BLOCK,
+            ..options(65536, Algorithm::Lz4)
+        };
+        Vol::create(&file, &create).unwrap();
+        let volume = Vol::open(file.clone(), false).unwrap();
+        let mut ws = volume.workspace().unwrap();
+        let mut rng = Rng(seed);
+        for at in (0..BLOCKS).step_by(16) {
+            write_noise(&volume, &mut ws, at, at as u32, 16);
+        }
+        for n in 0..30 + rng.below(100) {
+            write_noise(&volume, &mut ws, rng.below(BLOCKS - 4), n as u32, 4);
+        }
+        volume.flush().unwrap();
+        file.limit(MIB);
+        let mut data = vec![0; 16 * BLOCK_SIZE];
+        noise(seed as u32, &mut data);
+        for round in 0..40 {
+            let at = rng.below(BLOCKS - 16);
+            match volume.write(&mut ws, at, &data) {
+                Ok(()) => {}
+                Err(Error::NoSpace) => refused += 1,
+                Err(error) => panic!("seed {seed}, round {round}: {error}"),
+            }
+            if round == 0 || rng.below(16) == 0 {
+                volume.compact(&mut |_| true).unwrap();
+            }
+            let done = volume.zero(&mut ws, rng.below(BLOCKS - 4), 4);
+            assert_eq!(
+                done,
+                Ok(()),
+                "seed {seed}, round {round} {:?}",
+                volume.stats()
+            );
+        }
+        volume.close().unwrap();
+        assert_checked(&file, &format!("seed {seed}"));
+    }
+    assert!(refused > 0, "{refused} writes refused");
+}
+
 /// After a power failure on a full file system, a file system on the device replays its journal: writes here
 /// and there, which do not say that they are metadata. Without them it cannot be mounted, nor anything be deleted.
 #[test]

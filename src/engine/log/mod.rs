@@ -482,12 +482,17 @@ impl<P: Platform> Log<P> {
             current.offset = self.geo.segment_size;
             current.tail = self.geo.tail_of(end);
         }
+        // On a full file system others might take it, and the segment could not be reserved again when it is free.
+        let unused = match tail.space.crowded {
+            true => 0,
+            false => u64::from(current.offset - end),
+        };
         let chunk = Chunk {
             state: ChunkState::Queued,
             lsn: self.lsn(current.seq, open.start),
             offset: self.geo.segment_offset(current.index) + u64::from(open.start),
             len: (end - open.start) as usize,
-            unused: u64::from(current.offset - end),
+            unused,
             buf: open.buf.share(),
         };
         tail.current = Some(current);

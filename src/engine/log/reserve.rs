@@ -26,8 +26,11 @@ impl<P: Platform> Log<P> {
             return Ok(index);
         }
         let offset = self.geo.segment_offset(index);
-        if let Err(error) = file.allocate(offset, u64::from(self.geo.segment_size)) {
-            self.lock().space.allocator.release(index)?;
+        let allocated = file.allocate(offset, u64::from(self.geo.segment_size));
+        let mut tail = self.lock();
+        tail.space.crowded = allocated == Err(Error::NoSpace);
+        if let Err(error) = allocated {
+            tail.space.allocator.release(index)?;
             return Err(error);
         }
         Ok(index)
@@ -91,6 +94,27 @@ impl<P: Platform> Log<P> {
         tail.space.ready.push(index)?;
         tail.notify_all();
         Ok(true)
+    }
+
+    /// Whether the backing file system is full: asks it, if the reserve is short.
+    pub(crate) fn crowded(&self, file: &P::File) -> Result<bool> {
+        if self.lock().space.available() <= self.floor(Writer::User) {
+            match self.reserve_ahead(file, Writer::User) {
+                Ok(()) | Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.lock().space.crowded)
+    }
+
+    /// Reserves again what was given back of segment `index`. False when there is no space for it.
+    pub(crate) fn complete(&self, file: &P::File, index: u64) -> Result<bool> {
+        let size = u64::from(self.geo.segment_size);
+        match file.allocate(self.geo.segment_offset(index), size) {
+            Ok(()) => Ok(true),
+            Err(Error::NoSpace) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives back what is reserved beyond what writers need: a checkpoint that had much to store needed more.
@@ -161,8 +185,7 @@ impl<P: Platform> Log<P> {
     /// unless for a discard the `first` time: reclaim uses its reserve in between, and leaves it in the end.
     pub(super) fn wait_for_space(&self, writer: Writer, first: bool) -> Result {
         let mut tail = self.lock();
-        let background = matches!(writer, Writer::Mover | Writer::Checkpoint);
-        if background {
+        if !writer.waits() {
             return Err(Error::NoSpace);
         }
         if tail.space.hopeless && !(first && writer == Writer::Discard) {

@@ -23,7 +23,7 @@ use super::log::Log;
 use super::map::{Map, Part};
 use super::orphans::Orphanage;
 use super::shared::{Counters, Shared};
-use super::space::Allocator;
+use super::space::{Allocator, Writer};
 use super::table::{NodeId, Table};
 use super::usage::{Change, Class, Usage};
 use super::workspace::Workspace;
@@ -416,7 +416,7 @@ impl<P: Platform> Repair<'_, P> {
         for &(index, seed) in nameless.iter() {
             let base = shared.geo.segment_offset(index);
             shared.file.read_at(&mut bytes, base)?;
-            shared.move_records(&mut checkpoint, &bytes, base, seed)?;
+            shared.move_records(&mut checkpoint, &bytes, base, seed, Writer::Mover)?;
         }
         shared.checkpoint(&mut checkpoint, false)?;
         shared.checkpoint(&mut checkpoint, false)?;
