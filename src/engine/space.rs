@@ -312,7 +312,7 @@ mod tests {
         let order = [
             Writer::User,
             Writer::Metadata,
-            Writer::RiskyMover,
+            Writer::Replay,
             Writer::Discard,
             Writer::Mover,
             Writer::Checkpoint,
@@ -320,5 +320,7 @@ mod tests {
         for pair in order.windows(2) {
             assert!(pair[0].leaves(3, 2) > pair[1].leaves(3, 2));
         }
+        assert!(Writer::RiskyMover.leaves(3, 2) > Writer::Discard.leaves(3, 2));
+        assert!(Writer::RiskyMover.leaves(3, 2) < Writer::Metadata.leaves(3, 2));
     }
 }
