@@ -426,14 +426,18 @@ impl<P: Platform> Shared<P> {
             let Some(segment) = map.usage.get(index) else {
                 break;
             };
-            let since = segment.dead_since;
+            let before = segment.dead_since;
             let replayed = segment.seq >= start && !P::sabotaged(Sabotage::EarlyReuse);
-            let still = segment.free || replayed || !segment.dead() || tail.holds(index);
-            if !still && (since > 0 || P::sabotaged(Sabotage::EarlyReuse)) {
+            let since = if segment.free || replayed || !segment.dead() || tail.holds(index) {
+                0
+            } else if before == 0 && !P::sabotaged(Sabotage::EarlyReuse) {
+                generation
+            } else {
                 dead.push(index)?;
                 map.usage.set_free(index);
-            } else if !still || since > 0 {
-                let since = if still { 0 } else { generation };
+                continue;
+            };
+            if since != before {
                 map.usage
                     .change_unstored(index, |segment| segment.dead_since = since);
             }
@@ -576,7 +580,7 @@ impl<P: Platform> Shared<P> {
     fn image_length(&self, tail: &Tail, map: &Map, clean: bool, log_end: u64) -> u64 {
         let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
         let durable = log_end >> self.geo.segment_shift();
-        let ends = (0..map.usage.len()).rev().filter_map(|index| {
+        let last = (0..map.usage.len()).rev().find_map(|index| {
             let segment = map.usage.get(index)?;
             let used = match self.log.used(tail, index) {
                 _ if segment.free => 0,
@@ -588,8 +592,7 @@ impl<P: Platform> Shared<P> {
             };
             (used > 0).then(|| self.geo.segment_offset(index) + used)
         });
-        // That of the last one counts.
-        ends.take(1).fold(least, u64::max)
+        last.unwrap_or(0).max(least)
     }
 
     /// Gives back what a closed image does not need: reserved segments, free ones, and the end of

@@ -175,6 +175,19 @@ impl Total {
         }
     }
 
+    /// Changes a segment that is in it.
+    fn change<R>(
+        &mut self,
+        segment: &mut Segment,
+        geo: &Geometry,
+        change: impl FnOnce(&mut Segment) -> R,
+    ) -> R {
+        self.subtract(Self::of(segment, geo));
+        let result = change(segment);
+        self.add(Self::of(segment, geo));
+        result
+    }
+
     fn add(&mut self, part: Self) {
         self.live += part.live;
         self.garbage += part.garbage;
@@ -306,11 +319,8 @@ impl Usage {
         change: impl FnOnce(&mut Segment) -> R,
     ) -> Option<R> {
         let segment = self.segments.get_mut(index as usize)?;
-        let before = Total::of(segment, &self.geo);
-        let result = change(segment);
+        let result = self.total.change(segment, &self.geo, change);
         self.newest = self.newest.max(segment.seq);
-        self.total.subtract(before);
-        self.total.add(Total::of(segment, &self.geo));
         Some(result)
     }
 
@@ -439,9 +449,8 @@ impl Usage {
         // What changed is due.
         for (_, segments) in pages.filter(|(&due, _)| due) {
             for segment in segments.iter_mut().filter(|segment| segment.after != 0) {
-                self.total.subtract(Total::of(segment, &self.geo));
-                segment.after = 0;
-                self.total.add(Total::of(segment, &self.geo));
+                self.total
+                    .change(segment, &self.geo, |segment| segment.after = 0);
             }
         }
         debug_assert!(self.segments.iter().all(|segment| segment.after == 0));

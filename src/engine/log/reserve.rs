@@ -25,8 +25,7 @@ impl<P: Platform> Log<P> {
         if P::sabotaged(Sabotage::Unreserved) {
             return Ok(index);
         }
-        let offset = self.geo.segment_offset(index);
-        let allocated = file.allocate(offset, u64::from(self.geo.segment_size));
+        let allocated = self.allocate(file, index);
         let mut tail = self.lock();
         tail.space.crowded = allocated == Err(Error::NoSpace);
         if let Err(error) = allocated {
@@ -34,6 +33,12 @@ impl<P: Platform> Log<P> {
             return Err(error);
         }
         Ok(index)
+    }
+
+    /// Has the file system reserve the space of a segment, as far as it has none.
+    fn allocate(&self, file: &P::File, index: u64) -> Result {
+        let size = u64::from(self.geo.segment_size);
+        file.allocate(self.geo.segment_offset(index), size)
     }
 
     /// Whether one more segment would make the image larger than it may get.
@@ -86,8 +91,7 @@ impl<P: Platform> Log<P> {
             return Ok(false);
         }
         // Its end was given back when the log had left it.
-        let size = u64::from(self.geo.segment_size);
-        if file.allocate(self.geo.segment_offset(index), size).is_err() {
+        if self.allocate(file, index).is_err() {
             return Ok(false);
         }
         let mut tail = self.lock();
@@ -98,19 +102,15 @@ impl<P: Platform> Log<P> {
 
     /// Whether the backing file system is full: asks it, if the reserve is short.
     pub(crate) fn crowded(&self, file: &P::File) -> Result<bool> {
-        if self.lock().space.available() <= self.floor(Writer::User) {
-            match self.reserve_ahead(file, Writer::User) {
-                Ok(()) | Err(Error::NoSpace) => {}
-                Err(error) => return Err(error),
-            }
+        match self.reserve_if_wanted(file) {
+            Ok(()) | Err(Error::NoSpace) => Ok(self.lock().space.crowded),
+            Err(error) => Err(error),
         }
-        Ok(self.lock().space.crowded)
     }
 
     /// Reserves again what was given back of segment `index`. False when there is no space for it.
     pub(crate) fn complete(&self, file: &P::File, index: u64) -> Result<bool> {
-        let size = u64::from(self.geo.segment_size);
-        match file.allocate(self.geo.segment_offset(index), size) {
+        match self.allocate(file, index) {
             Ok(()) => Ok(true),
             Err(Error::NoSpace) => Ok(false),
             Err(error) => Err(error),
@@ -158,8 +158,7 @@ impl<P: Platform> Log<P> {
             }
             let near = tail.space.allocator.take(0).ok_or(Error::NoSpace)?;
             drop(tail);
-            let size = u64::from(self.geo.segment_size);
-            let allocated = file.allocate(self.geo.segment_offset(near), size);
+            let allocated = self.allocate(file, near);
             let mut tail = self.lock();
             if allocated.is_err() {
                 return tail.space.allocator.release(near);
