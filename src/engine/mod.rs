@@ -6,33 +6,26 @@
 
 #![forbid(unsafe_code)]
 
-mod cache;
-pub mod check;
+mod background;
 mod checkpoint;
 mod codec;
 mod error;
 pub mod format;
+mod io;
 mod log;
-mod maintain;
 mod map;
-mod open;
-mod orphans;
-mod punch;
-mod read;
 mod reclaim;
-pub mod repair;
-mod shared;
+mod recovery;
 mod space;
-mod table;
-mod usage;
+mod store;
 mod volume;
 mod workspace;
-mod write;
 
 pub use self::error::{Error, Result};
 pub use self::format::{
     Algorithm, Geometry, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION, MAX_RECORD_SIZE,
 };
-pub use self::open::{CreateOptions, DEFAULT_TABLE_LIMIT};
+pub use self::recovery::open::{CreateOptions, DEFAULT_TABLE_LIMIT};
+pub use self::recovery::{check, repair};
 pub use self::volume::{State, Stats, Volume};
 pub use self::workspace::Workspace;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Volume`]: an open image, as front ends see it.
 
-use super::checkpoint::Checkpoint;
-use super::format::{height_for, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE};
-use super::maintain::{maintain, write_behind};
-use super::open::{self, CreateOptions, Opened};
-use super::reclaim::{Effort, ORPHANS};
-use super::shared::{count, Shared};
-use super::space::Writer;
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::background::{maintain, write_behind};
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::format::{height_for, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE};
+use crate::engine::reclaim::{Effort, ORPHANS};
+use crate::engine::recovery::open::{self, CreateOptions, Opened};
+use crate::engine::space::Writer;
+use crate::engine::store::{count, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
 use core::sync::atomic::Ordering;
@@ -80,7 +80,7 @@ pub struct State {
 /// Dropping it without [`close`](Self::close) is a crash as far as the image is concerned: what was flushed
 /// is there the next time.
 pub struct Volume<P: Platform> {
-    pub(crate) shared: Arc<Shared<P>>,
+    pub(crate) store: Arc<Store<P>>,
     checkpoint: Arc<P::Monitor<Checkpoint<P>>>,
     threads: P::Monitor<Vec<P::Thread>>,
     read_only: bool,
@@ -107,7 +107,7 @@ impl<P: Platform> Volume<P> {
     /// opened; the image is unchanged then. [`Error::NoSpace`] without room for two segments.
     pub fn open(file: P::File, read_only: bool) -> Result<Self> {
         let Opened {
-            shared,
+            store,
             mut checkpoint,
             replayed,
             clean,
@@ -116,22 +116,22 @@ impl<P: Platform> Volume<P> {
         } = open::open::<P>(file, read_only)?;
         if !read_only {
             if !clean {
-                shared.give_back(length)?;
+                store.give_back(length)?;
             }
-            let started = shared.log.start(&shared.file, replayed.next_seq());
+            let started = store.log.start(&store.file, replayed.next_seq());
             if started == Err(Error::NoSpace) {
-                shared.free_at_once()?;
-                shared.log.start(&shared.file, replayed.next_seq())?;
+                store.free_at_once()?;
+                store.log.start(&store.file, replayed.next_seq())?;
             } else {
                 started?;
             }
             // Twice: from here on neither slot holds the state before this opening, to which
             // everything written from now on would be lost.
-            shared.checkpoint(&mut checkpoint, false)?;
-            shared.checkpoint(&mut checkpoint, false)?;
+            store.checkpoint(&mut checkpoint, false)?;
+            store.checkpoint(&mut checkpoint, false)?;
         }
         let volume = Self {
-            shared: arc(shared)?,
+            store: arc(store)?,
             checkpoint: arc(P::Monitor::new(checkpoint, Rank::Checkpoint)?)?,
             threads: P::Monitor::new(Vec::with_capacity(2)?, Rank::Pool)?,
             read_only,
@@ -145,17 +145,17 @@ impl<P: Platform> Volume<P> {
     }
 
     fn start_threads(&self) -> Result {
-        let shared = self.shared.clone();
-        let writer = P::spawn("cloop-write", move || write_behind(&shared))?;
+        let store = self.store.clone();
+        let writer = P::spawn("cloop-write", move || write_behind(&store))?;
         self.threads.lock().push(writer)?;
-        let (shared, checkpoint) = (self.shared.clone(), self.checkpoint.clone());
-        let maintainer = P::spawn("cloop-maintain", move || maintain(&shared, &checkpoint))?;
+        let (store, checkpoint) = (self.store.clone(), self.checkpoint.clone());
+        let maintainer = P::spawn("cloop-maintain", move || maintain(&store, &checkpoint))?;
         self.threads.lock().push(maintainer)
     }
 
     fn stop_threads(&self) {
         {
-            let mut tail = self.shared.log.lock();
+            let mut tail = self.store.log.lock();
             tail.stop = true;
             tail.notify_all();
         }
@@ -170,11 +170,11 @@ impl<P: Platform> Volume<P> {
 
     /// The shape of the volume.
     pub fn geometry(&self) -> Geometry {
-        let blocks = self.shared.blocks();
+        let blocks = self.store.blocks();
         Geometry {
             blocks,
             size: blocks << BLOCK_SHIFT,
-            ..self.shared.geo
+            ..self.store.geo
         }
     }
 
@@ -185,7 +185,7 @@ impl<P: Platform> Volume<P> {
 
     /// The backing file.
     pub fn file(&self) -> &P::File {
-        &self.shared.file
+        &self.store.file
     }
 
     /// Allocates scratch memory for one request at a time.
@@ -194,7 +194,7 @@ impl<P: Platform> Volume<P> {
     ///
     /// [`Error::NoMemory`].
     pub fn workspace(&self) -> Result<Workspace<P>> {
-        self.shared.workspace()
+        self.store.workspace()
     }
 
     /// Reads `out.len() / 4096` blocks from `block` on. What is not mapped reads as zeros.
@@ -203,7 +203,7 @@ impl<P: Platform> Volume<P> {
     ///
     /// [`Error::Corrupt`] when a record fails its checks; other blocks stay readable.
     pub fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
-        self.shared.read(ws, block, out)
+        self.store.read(ws, block, out)
     }
 
     /// Writes `data.len() / 4096` blocks from `block` on. `data` must not change meanwhile.
@@ -213,7 +213,7 @@ impl<P: Platform> Volume<P> {
     /// [`Error::NoSpace`], at once and without effect on what was acknowledged before.
     pub fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
         self.writable()?;
-        self.shared.write(ws, block, data, Writer::User)
+        self.store.write(ws, block, data, Writer::User)
     }
 
     /// Writes what a file system is made of. It finds space longer than other data does: nothing can be
@@ -224,7 +224,7 @@ impl<P: Platform> Volume<P> {
     /// As [`write`](Self::write).
     pub fn write_metadata(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
         self.writable()?;
-        self.shared.write(ws, block, data, Writer::Metadata)
+        self.store.write(ws, block, data, Writer::Metadata)
     }
 
     /// Makes durable what a write that has just completed wrote, as forced unit access asks for: flushes.
@@ -247,7 +247,7 @@ impl<P: Platform> Volume<P> {
     /// As [`write`](Self::write).
     pub fn zero(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         self.writable()?;
-        self.shared.zero(ws, block, count)
+        self.store.zero(ws, block, count)
     }
 
     fn writable(&self) -> Result {
@@ -263,11 +263,11 @@ impl<P: Platform> Volume<P> {
     ///
     /// An error of the backing file is reported to every flush from then on.
     pub fn flush(&self) -> Result {
-        if self.shared.closed.load(Ordering::Acquire) {
+        if self.store.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        count(&self.shared.counters.flushes, 1);
-        self.shared.log.flush(&self.shared.file)
+        count(&self.store.counters.flushes, 1);
+        self.store.log.flush(&self.store.file)
     }
 
     /// Writes a checkpoint now, so that recovery has next to nothing to replay. Flushes as well.
@@ -278,10 +278,10 @@ impl<P: Platform> Volume<P> {
     pub fn checkpoint(&self) -> Result {
         self.writable()?;
         let mut state = self.checkpoint.lock();
-        if self.shared.closed.load(Ordering::Acquire) {
+        if self.store.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        self.shared.checkpoint(&mut state, false)
+        self.store.checkpoint(&mut state, false)
     }
 
     /// Moves what is stored together until no more space can be given back that is worth the work. Beside
@@ -292,40 +292,39 @@ impl<P: Platform> Volume<P> {
     /// As [`checkpoint`](Self::checkpoint).
     pub fn compact(&self, go_on: &mut dyn FnMut(u64) -> bool) -> Result {
         self.writable()?;
-        let shared = &*self.shared;
+        let store = &*self.store;
         let mut best = u64::MAX;
         // The log's own end moves as well: allow for some rounds that gain nothing.
         let mut patience = PATIENCE;
         loop {
             let mut state = self.checkpoint.lock();
-            if shared.closed.load(Ordering::Acquire) {
+            if store.closed.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
-            let mut going = || !shared.log.lock().closing;
-            while shared.bury_orphans(&mut state, ORPHANS)? && going() {}
+            let mut going = || !store.log.lock().closing;
+            while store.bury_orphans(&mut state, ORPHANS)? && going() {}
             // What is moved goes to where the reserve is.
-            shared.log.move_reserve(&shared.file)?;
-            let emptied =
-                shared.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
+            store.log.move_reserve(&store.file)?;
+            let emptied = store.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
             // The log itself may lie behind everything else, and can be moved once it has gone on.
             let mut far = {
-                let tail = shared.log.lock();
+                let tail = store.log.lock();
                 let allocator = &tail.space.allocator;
                 (allocator.in_use()..allocator.count).any(|i| tail.uses(i))
             };
             if emptied == 0 && far {
-                match shared.log.leave_segment(&shared.file) {
+                match store.log.leave_segment(&store.file) {
                     // Then the image stays as long as it is.
                     Err(Error::NoSpace) => far = false,
                     left => left?,
                 }
             }
-            shared.free_dead(&mut state)?;
+            store.free_dead(&mut state)?;
             drop(state);
             let (size, garbage) = {
-                let tail = shared.log.lock();
+                let tail = store.log.lock();
                 let allocator = &tail.space.allocator;
-                let total = shared.total(&tail, &shared.map.lock());
+                let total = store.total(&tail, &store.map.lock());
                 (allocator.in_use() + allocator.count, total.garbage)
             };
             patience = if size < best { PATIENCE } else { patience - 1 };
@@ -338,14 +337,14 @@ impl<P: Platform> Volume<P> {
         // are needed before no superblock says that the image is longer.
         let mut state = self.checkpoint.lock();
         for _ in 0..PATIENCE {
-            shared.free_dead(&mut state)?;
-            let tail = shared.log.lock();
-            if shared.total(&tail, &shared.map.lock()).dead == 0 {
+            store.free_dead(&mut state)?;
+            let tail = store.log.lock();
+            if store.total(&tail, &store.map.lock()).dead == 0 {
                 break;
             }
         }
-        shared.log.trim_reserve(&shared.file)?;
-        shared.free_dead(&mut state)
+        store.log.trim_reserve(&store.file)?;
+        store.free_dead(&mut state)
     }
 
     /// Changes the size of the device to `size` bytes. What lies beyond a smaller one is discarded.
@@ -362,31 +361,31 @@ impl<P: Platform> Volume<P> {
                 "size: it must be a multiple of 4096 bytes, at most 1 PiB",
             ));
         }
-        let (shared, new) = (&*self.shared, size >> BLOCK_SHIFT);
+        let (store, new) = (&*self.store, size >> BLOCK_SHIFT);
         let (old, mut state) = loop {
-            let old = shared.blocks();
+            let old = store.blocks();
             if new < old {
-                let mapped = shared.next_mapped(ws, new)?;
+                let mapped = store.next_mapped(ws, new)?;
                 if mapped.is_some() && !force {
                     return Err(Error::InUse);
                 }
                 // Not under the lock: on a full file system this waits for a checkpoint.
-                shared.zero(ws, new, old - new)?;
+                store.zero(ws, new, old - new)?;
             }
             let state = self.checkpoint.lock();
-            if shared.blocks() == old {
+            if store.blocks() == old {
                 break (old, state);
             }
         };
         if new > old {
-            let _tail = shared.log.lock();
-            shared.map.lock().table.grow(height_for(new))?;
+            let _tail = store.log.lock();
+            store.map.lock().table.grow(height_for(new))?;
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
         // backing file, after which nothing more is written.
-        shared.checkpoint(&mut state, false)?;
+        store.checkpoint(&mut state, false)?;
         if new < old {
-            shared.set_blocks(new);
+            store.set_blocks(new);
         }
         let mut next = state.superblock;
         next.geometry.size = size;
@@ -397,33 +396,33 @@ impl<P: Platform> Volume<P> {
         };
         for _ in 0..slots {
             next.generation += 1;
-            shared.commit_superblock(&mut state, next)?;
+            store.commit_superblock(&mut state, next)?;
         }
-        shared.set_blocks(new);
+        store.set_blocks(new);
         Ok(())
     }
 
     /// Bounds the memory of the sector table, in bytes; at least 1 MiB.
     pub fn set_table_limit(&self, bytes: u64) {
         let bytes = bytes.max(1 << 20);
-        self.shared.limit_table(bytes);
-        self.shared.evict();
+        self.store.limit_table(bytes);
+        self.store.evict();
     }
 
     /// Takes what need not be there of the sector table out of memory, for a system that is short of it.
     pub fn shed_table(&self, bytes: u64) {
-        self.shared
+        self.store
             .evict_to(self.table_memory().saturating_sub(bytes));
     }
 
     /// Bytes of memory of the loaded part of the sector table, near enough. Takes no lock.
     pub fn table_memory(&self) -> u64 {
-        self.shared.table_memory.load(Ordering::Relaxed)
+        self.store.table_memory.load(Ordering::Relaxed)
     }
 
     /// Whether the last write that needed space found none.
     pub fn full(&self) -> bool {
-        self.shared.log.lock().space.full
+        self.store.log.lock().space.full
     }
 
     /// The first run of mapped blocks at or after `block`: its first block and length.
@@ -432,7 +431,7 @@ impl<P: Platform> Volume<P> {
     ///
     /// Those of [`read`](Self::read).
     pub fn next_mapped(&self, ws: &mut Workspace<P>, block: u64) -> Result<Option<(u64, u64)>> {
-        self.shared.next_mapped(ws, block)
+        self.store.next_mapped(ws, block)
     }
 
     /// Makes everything durable, writes a last checkpoint, gives unused space back and stops the threads.
@@ -443,29 +442,29 @@ impl<P: Platform> Volume<P> {
     /// When the last checkpoint cannot be written. The volume is closed all the same, and what was
     /// flushed is there the next time.
     pub fn close(&self) -> Result {
-        if self.shared.closed.swap(true, Ordering::AcqRel) {
+        if self.store.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         if self.read_only {
             return Ok(());
         }
         {
-            let mut tail = self.shared.log.lock();
+            let mut tail = self.store.log.lock();
             tail.closing = true;
             tail.notify_all();
         }
         self.stop_threads();
         // What was acknowledged is safe first: on a full file system the checkpoint may fail.
-        self.shared.log.sync(&self.shared.file)?;
+        self.store.log.sync(&self.store.file)?;
         let mut checkpoint = self.checkpoint.lock();
         let mut before = checkpoint.superblock.length;
-        self.shared.checkpoint(&mut checkpoint, true)?;
+        self.store.checkpoint(&mut checkpoint, true)?;
         if checkpoint.superblock.length < before {
             // Either superblock alone must do, and the older one says that the image is longer.
             before = checkpoint.superblock.length;
-            self.shared.checkpoint(&mut checkpoint, true)?;
+            self.store.checkpoint(&mut checkpoint, true)?;
         }
-        self.shared.trim(before.max(checkpoint.superblock.length))
+        self.store.trim(before.max(checkpoint.superblock.length))
     }
 
     /// The figures of the moment.
@@ -474,15 +473,15 @@ impl<P: Platform> Volume<P> {
     ///
     /// When the backing file does not tell its size.
     pub fn stats(&self) -> Result<Stats> {
-        let shared = &*self.shared;
-        let allocated_bytes = shared.file.allocated()?;
-        let tail = shared.log.lock();
-        let map = shared.map.lock();
+        let store = &*self.store;
+        let allocated_bytes = store.file.allocated()?;
+        let tail = store.log.lock();
+        let map = store.map.lock();
         let free_segments = tail.space.allocator.available();
         let segments = tail.space.allocator.in_use();
-        let counters = &shared.counters;
-        let segment_size = u64::from(shared.geo.segment_size);
-        let total = shared.total(&tail, &map);
+        let counters = &store.counters;
+        let segment_size = u64::from(store.geo.segment_size);
+        let total = store.total(&tail, &map);
         Ok(Stats {
             mapped_blocks: map.mapped,
             live_bytes: total.live,
@@ -500,7 +499,7 @@ impl<P: Platform> Volume<P> {
             damaged: counters.damaged.load(Ordering::Relaxed),
             errors: tail.stats.errors,
             replayed: self.replayed,
-            table_limit: shared.table_limit.load(Ordering::Relaxed),
+            table_limit: store.table_limit.load(Ordering::Relaxed),
             garbage_bytes: total.garbage + total.dead * segment_size,
             moved_bytes: counters.moved.load(Ordering::Relaxed),
             freed_segments: counters.freed.load(Ordering::Relaxed),
@@ -511,7 +510,7 @@ impl<P: Platform> Volume<P> {
 
     /// How the volume is doing.
     pub fn state(&self) -> State {
-        let error = self.shared.log.lock().error;
+        let error = self.store.log.lock().error;
         State {
             clean_at_open: self.clean_at_open,
             error: error.filter(|_| !self.read_only),

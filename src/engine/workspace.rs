@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Workspace`]: the memory one request needs, allocated before it is needed.
 
-use super::format::{Entry, Geometry, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, RECORD_HEADER};
-use super::Result;
+use crate::engine::format::{Entry, Geometry, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, RECORD_HEADER};
+use crate::engine::Result;
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{Lz4, Platform};
 

@@ -17,12 +17,12 @@
 mod commit;
 mod reserve;
 
-use super::format::{
+use crate::engine::format::{
     self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
     UNIT,
 };
-use super::space::{Allocator, Demand, Space, Writer, BEGINNING, JOURNAL};
-use super::{Error, Result};
+use crate::engine::space::{Allocator, Demand, Space, Writer, BEGINNING, JOURNAL};
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
 

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Creating an image, and opening one: superblock, segment usage, replay of the log.
 
-use super::cache::RecordCache;
-use super::checkpoint::Checkpoint;
-use super::format::Algorithm;
-use super::format::{
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::format::Algorithm;
+use crate::engine::format::{
     corrupt, height_for, le64, seed, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
     Superblock, BLOCK_SHIFT, BLOCK_SIZE, DATA_START, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES,
     SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
-use super::log::{Log, Placed, Position};
-use super::map::Map;
-use super::orphans::Orphanage;
-use super::shared::{Counters, Shared, REPLAY_MEMORY};
-use super::space::{Allocator, MAX_UNCOVERED};
-use super::table::{NodeId, Table};
-use super::usage::{Change, Class, Usage};
-use super::workspace::Workspace;
-use super::write::{zero_end, Stored};
-use super::{Error, Result};
+use crate::engine::io::cache::RecordCache;
+use crate::engine::io::write::{zero_end, Stored};
+use crate::engine::log::{Log, Placed, Position};
+use crate::engine::map::detached::Orphanage;
+use crate::engine::map::table::{NodeId, Table};
+use crate::engine::map::usage::{Change, Class, Usage};
+use crate::engine::map::Map;
+use crate::engine::space::{Allocator, MAX_UNCOVERED};
+use crate::engine::store::{Counters, Store, REPLAY_MEMORY};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub struct CreateOptions {
     /// Most bytes one record holds: a power of two from 4096 to 131072.
     pub record_size: u32,
     /// Bytes of a log segment: a power of two from 256 KiB to 4 MiB;
-    /// [`DEFAULT_SEGMENT_SIZE`](super::DEFAULT_SEGMENT_SIZE) suits all but tests.
+    /// [`DEFAULT_SEGMENT_SIZE`](crate::engine::DEFAULT_SEGMENT_SIZE) suits all but tests.
     pub segment_size: u32,
     /// Compression of the data.
     pub algorithm: Algorithm,
@@ -153,7 +153,7 @@ pub(crate) struct Replayed {
 
 /// An image as it was found, replayed in memory.
 pub(crate) struct Opened<P: Platform> {
-    pub(crate) shared: Shared<P>,
+    pub(crate) store: Store<P>,
     pub(crate) checkpoint: Checkpoint<P>,
     pub(crate) replayed: Replayed,
     /// The superblock said that the image was closed cleanly.
@@ -249,7 +249,7 @@ fn attempt<P: Platform>(
         Ok(parts) => parts,
         Err(error) => return Err((file, error)),
     };
-    let shared = Shared {
+    let store = Store {
         file,
         geo: newest.geometry,
         log,
@@ -263,35 +263,35 @@ fn attempt<P: Platform>(
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
-    shared.limit_table(DEFAULT_TABLE_LIMIT);
+    store.limit_table(DEFAULT_TABLE_LIMIT);
     let mut page = page;
     let loaded = (|| {
-        let limit = shared.segment_limit(found)?;
+        let limit = store.segment_limit(found)?;
         if found.segments > limit || found.log_start.segment >= limit {
             return corrupt(
                 "superblock: more segments than the file has",
                 found.offset(),
             );
         }
-        let usage_nodes = shared.load_usage(&mut ws, found, &mut page)?;
+        let usage_nodes = store.load_usage(&mut ws, found, &mut page)?;
         let replayed = if found.clean && found == newest {
             // Only the checkpoint itself lies in the log. What is damaged there is found when it is
             // read, and costs no more than its blocks.
             Replayed {
                 records: 0,
-                seq: found.log_end >> shared.geo.segment_shift(),
+                seq: found.log_end >> store.geo.segment_shift(),
             }
         } else {
-            shared.replay(&mut ws, found, newest.log_end, limit)?
+            store.replay(&mut ws, found, newest.log_end, limit)?
         };
-        shared.list_free()?;
-        let blocks = &shared.blocks;
+        store.list_free()?;
+        let blocks = &store.blocks;
         blocks.store(newest.geometry.blocks, Ordering::Relaxed);
         Ok((usage_nodes, replayed))
     })();
     match loaded {
         Ok((usage_nodes, replayed)) => Ok(Opened {
-            shared,
+            store,
             checkpoint: Checkpoint {
                 superblock,
                 usage_nodes,
@@ -306,11 +306,11 @@ fn attempt<P: Platform>(
             spare: None,
             length: 0,
         }),
-        Err(error) => Err((shared.file, error)),
+        Err(error) => Err((store.file, error)),
     }
 }
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Scratch memory for one request.
     pub(crate) fn workspace(&self) -> Result<Workspace<P>> {
         Workspace::new(&self.geo)

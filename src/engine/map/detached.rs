@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Orphans of the sector table: what a discard left to be counted.
 //!
-//! A discard of a stored node only changes the entry that leads to it (see [`table`](super::table)), so its time does
+//! A discard of a stored node only changes the entry that leads to it (see [`table`](crate::engine::map::table)), so its time does
 //! not follow what it discards. The blocks below are taken off the counts here, node by node, beside other
 //! operations. No log is written for that: until a checkpoint has stored the result, a crash brings the orphan
 //! back, together with its counts. So space that falls free in this way waits for checkpoints.
 
-use super::checkpoint::Checkpoint;
-use super::format::{Entry, NODE_SHIFT};
-use super::shared::Shared;
-use super::table::{NodeId, Search};
-use super::{Error, Result};
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::format::{Entry, NODE_SHIFT};
+use crate::engine::map::table::{NodeId, Search};
+use crate::engine::store::Store;
+use crate::engine::{Error, Result};
 use crate::platform::{Monitor, Platform};
 use core::sync::atomic::Ordering;
 
@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering;
 pub(crate) struct Orphanage {
     /// Leaf to go on with.
     at: u64,
-    /// [`Table::abandoned`](super::table::Table::abandoned) when the search began at the first leaf.
+    /// [`Table::abandoned`](crate::engine::map::table::Table::abandoned) when the search began at the first leaf.
     seen: u64,
     /// Nodes that are not loaded may lead to orphans, as an earlier opening left them.
     pub(crate) unknown: bool,
@@ -48,7 +48,7 @@ pub(crate) fn next_leaf(id: NodeId) -> u64 {
     (id.index + 1) << (NODE_SHIFT * u32::from(id.level))
 }
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Takes orphans off the counts, looking at `limit` nodes at most. True when there is more to do.
     ///
     /// # Errors

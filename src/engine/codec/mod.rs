@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Compression of one payload, and the scratch memory for it.
 
-use super::format::Algorithm;
+use crate::engine::format::Algorithm;
 use crate::platform::{Lz4, Platform};
 
 /// Compresses `src` with `algorithm` into `dst` when that makes it smaller than `limit` bytes;

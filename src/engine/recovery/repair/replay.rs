@@ -7,9 +7,9 @@ use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
     le64, Entry, Kind, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT, SEGMENT_HEADER, UNIT,
 };
+use crate::engine::io::write::zero_end;
+use crate::engine::map::table::{Found, NodeId};
 use crate::engine::map::Part;
-use crate::engine::table::{Found, NodeId};
-use crate::engine::write::zero_end;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Monitor, Platform};
@@ -22,12 +22,12 @@ impl<P: Platform> Repair<'_, P> {
         if entry.is_hole() || entry.is_orphan() {
             return Ok(());
         }
-        let index = self.shared.geo.segment_of(entry.address()).unwrap_or(0);
+        let index = self.store.geo.segment_of(entry.address()).unwrap_or(0);
         let seed = self.seeds.get(index as usize).copied().flatten();
         let words = match seed {
             Some(seed) => {
                 let (ws, segments) = (&mut self.ws, self.segments);
-                self.shared.map_node(ws, id, entry, seed, segments)
+                self.store.map_node(ws, id, entry, seed, segments)
             }
             None => Err(Error::NotAnImage),
         };
@@ -37,7 +37,7 @@ impl<P: Platform> Repair<'_, P> {
             Ok(words) => {
                 for (at, &word) in words.iter().enumerate() {
                     let block = first + ((at as u64) << shift);
-                    if word == 0 || block >= self.shared.geo.blocks {
+                    if word == 0 || block >= self.store.geo.blocks {
                         continue;
                     }
                     if id.level == 0 {
@@ -54,7 +54,7 @@ impl<P: Platform> Repair<'_, P> {
             }
             Err(Error::Corrupt { .. } | Error::NotAnImage) => {
                 let end = first + ((NODE_ENTRIES as u64) << shift);
-                let end = end.min(self.shared.geo.blocks);
+                let end = end.min(self.store.geo.blocks);
                 (self.report)(&Report::Rebuilt(first, end - first));
                 self.lost.push((first, end))
             }
@@ -64,7 +64,7 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Points a block to `entry`.
     fn set(&mut self, block: u64, entry: Entry) -> Result {
-        let mut map = self.shared.map.lock();
+        let mut map = self.store.map.lock();
         loop {
             match map.table.find(block) {
                 Found::Absent(_) if entry.is_hole() => return Ok(()),
@@ -86,7 +86,7 @@ impl<P: Platform> Repair<'_, P> {
         // Where the log of the epoch goes on: the sequence number expected.
         let mut going: Option<(u64, u64, u64)> = None;
         let start = self.log_start();
-        let shift = self.shared.geo.segment_shift();
+        let shift = self.store.geo.segment_shift();
         for at in 0..self.lives.len() {
             let header = self.lives[at].header;
             let key = (header.epoch, header.salt);
@@ -114,7 +114,7 @@ impl<P: Platform> Repair<'_, P> {
             }
             if replayed && header.seq > expected.max(self.base.log_start.seq) {
                 // A whole segment of the log is gone.
-                self.unnamed(self.shared.geo.segment_offset(header.index), 0);
+                self.unnamed(self.store.geo.segment_offset(header.index), 0);
             }
             let ended = self.replay_life(&header, &epoch, start, current)?;
             let next = if ended { u64::MAX } else { header.seq + 1 };
@@ -127,7 +127,7 @@ impl<P: Platform> Repair<'_, P> {
         };
         let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
         if reached != u64::MAX && epoch.is_some_and(|e| reached << shift < e.durable) {
-            self.unnamed(self.shared.geo.segment_offset(self.segments), 0);
+            self.unnamed(self.store.geo.segment_offset(self.segments), 0);
         }
         Ok(())
     }
@@ -149,9 +149,9 @@ impl<P: Platform> Repair<'_, P> {
         start: u64,
         current: bool,
     ) -> Result<bool> {
-        let geo = self.shared.geo;
+        let geo = self.store.geo;
         let base = geo.segment_offset(header.index);
-        self.shared.file.read_at(&mut self.segment, base)?;
+        self.store.file.read_at(&mut self.segment, base)?;
         let seed = header.seed::<P>();
         let size = geo.segment_size;
         let mut at = SEGMENT_HEADER as u32;
@@ -250,8 +250,8 @@ impl<P: Platform> Repair<'_, P> {
     /// Whether a data record keeps to its bounds.
     fn inside(&self, header: &RecordHeader) -> bool {
         let (block, span) = (header.number, u64::from(header.span));
-        let shift = self.shared.geo.record_blocks().trailing_zeros();
-        block + span <= self.shared.geo.blocks && block >> shift == (block + span - 1) >> shift
+        let shift = self.store.geo.record_blocks().trailing_zeros();
+        block + span <= self.store.geo.blocks && block >> shift == (block + span - 1) >> shift
     }
 
     /// Whether what the log says of a block counts.
@@ -274,9 +274,9 @@ impl<P: Platform> Repair<'_, P> {
                 let Some(end) = zero_end(header.number, le64(payload, 0)) else {
                     return Ok(());
                 };
-                let whole = [(0, self.shared.geo.blocks)];
+                let whole = [(0, self.store.geo.blocks)];
                 let ranges: &[(u64, u64)] = if late { &whole } else { &self.lost };
-                let mut map = self.shared.map.lock();
+                let mut map = self.store.map.lock();
                 for &(from, to) in ranges {
                     let (from, to) = (from.max(header.number), to.min(end));
                     if from < to {

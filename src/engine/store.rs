@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`Shared`]: what the front of a volume and its background threads share, and access to stored records.
+//! [`Store`]: what the front of a volume and its background threads share, and access to stored records.
 
-use super::cache::RecordCache;
-use super::codec;
-use super::format::{
+use crate::engine::codec;
+use crate::engine::format::{
     corrupt, decode_node, Entry, Geometry, Kind, RecordHeader, BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES,
     NODE_ENTRIES,
 };
-use super::log::Log;
-use super::map::Map;
-use super::space::image_bound;
-use super::table::{Found, NodeId};
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::io::cache::RecordCache;
+use crate::engine::log::Log;
+use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::Map;
+use crate::engine::space::image_bound;
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,20 +36,20 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-pub(crate) struct Shared<P: Platform> {
+pub(crate) struct Store<P: Platform> {
     pub(crate) file: P::File,
     pub(crate) geo: Geometry,
     pub(crate) log: Log<P>,
     pub(crate) map: P::Monitor<Map>,
     pub(crate) cache: RecordCache<P>,
-    /// Bytes of memory the sector table should not exceed, see [`Stats::table_limit`](super::Stats).
+    /// Bytes of memory the sector table should not exceed, see [`Stats::table_limit`](crate::engine::Stats).
     pub(crate) table_limit: AtomicU64,
     /// Bytes of memory of the sector table after the last load or eviction, for those who may not wait
     /// for a lock.
     pub(crate) table_memory: AtomicU64,
-    /// Device size in blocks of 4096 bytes; [`resize`](super::Volume::resize) changes it.
+    /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
     pub(crate) blocks: AtomicU64,
-    /// The sector table may have orphans, see [`orphans`](super::orphans).
+    /// The sector table may have orphans, see [`orphans`](crate::engine::map::detached).
     pub(crate) orphans: AtomicBool,
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
@@ -62,7 +62,7 @@ const MOST_DUE: u64 = 256 << 20;
 /// needs less.
 pub(crate) const REPLAY_MEMORY: u64 = 2 << 30;
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Device size in blocks.
     pub(crate) fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)

@@ -14,20 +14,20 @@
 //! 6. Segments that this and the previous checkpoint found dead are free: each of the two superblocks
 //!    always has everything it needs, so the loss of either loses nothing.
 
-use super::codec;
-use super::format::{
+use crate::engine::codec;
+use crate::engine::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
     BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, SUPERBLOCK_RECORD, UNIT,
 };
-use super::log::{Prepared, Step, Tail};
-use super::map::Map;
-use super::orphans::Orphanage;
-use super::shared::{count, Shared};
-use super::space::Writer;
-use super::table::NodeId;
-use super::usage::{Change, Class};
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::log::{Prepared, Step, Tail};
+use crate::engine::map::detached::Orphanage;
+use crate::engine::map::table::NodeId;
+use crate::engine::map::usage::{Change, Class};
+use crate::engine::map::Map;
+use crate::engine::space::Writer;
+use crate::engine::store::{count, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Sabotage};
 use core::sync::atomic::Ordering;
@@ -42,13 +42,13 @@ const INTERVAL: core::ops::RangeInclusive<u64> = 8..=128;
 const DEMAND: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
 /// Whether the log or what the checkpoint has to store has grown enough since the last one began.
-pub(crate) fn due<P: Platform>(shared: &Shared<P>, tail: &Tail) -> bool {
+pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &Tail) -> bool {
     let in_use = tail.space.allocator.in_use();
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
-    let demand = (in_use * u64::from(shared.geo.segment_size) / 64)
+    let demand = (in_use * u64::from(store.geo.segment_size) / 64)
         .clamp(*DEMAND.start(), *DEMAND.end())
-        .min(shared.table_limit.load(Ordering::Relaxed) / 2);
-    shared.log.segments_since_checkpoint(tail) >= interval || shared.log.demand.bytes() >= demand
+        .min(store.table_limit.load(Ordering::Relaxed) / 2);
+    store.log.segments_since_checkpoint(tail) >= interval || store.log.demand.bytes() >= demand
 }
 
 /// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
@@ -75,7 +75,7 @@ pub(crate) struct Checkpoint<P: Platform> {
     pub(crate) victims: Vec<u64>,
 }
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Writes a checkpoint. With `clean` it is the one of a clean close: nothing follows it.
     ///
     /// # Errors

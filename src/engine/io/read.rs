@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The read path.
 
-use super::cache::{holds, RecordKey};
-use super::codec;
-use super::format::{corrupt, Entry, BLOCK_SIZE, NODE_ENTRIES};
-use super::map::end_of;
-use super::shared::{count, Shared};
-use super::table::{Found, NodeId};
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::codec;
+use crate::engine::format::{corrupt, Entry, BLOCK_SIZE, NODE_ENTRIES};
+use crate::engine::io::cache::{holds, RecordKey};
+use crate::engine::map::end_of;
+use crate::engine::map::table::{Found, NodeId};
+use crate::engine::store::{count, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::{Monitor, Platform};
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Reads whole blocks from `block` on.
     pub(crate) fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
         if out.len() % BLOCK_SIZE != 0 {

@@ -6,21 +6,23 @@
 //! held (otherwise it would undo a newer write), and in pieces that cover nothing but what it held and
 //! what is a hole. Once two checkpoints have found a segment dead it is free, as any other.
 
-use super::checkpoint::Checkpoint;
-use super::codec;
-use super::format::{
+pub(crate) mod punch;
+
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::codec;
+use crate::engine::format::{
     Algorithm, Entry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
-use super::log::{Prepared, Step, Tail};
-use super::map::Map;
-use super::shared::{count, Shared};
-use super::space::Writer;
-use super::table::{Found, NodeId};
-use super::usage::Total;
-use super::workspace::Workspace;
-use super::write::Stored;
-use super::{Error, Result};
+use crate::engine::io::write::Stored;
+use crate::engine::log::{Prepared, Step, Tail};
+use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::usage::Total;
+use crate::engine::map::Map;
+use crate::engine::space::Writer;
+use crate::engine::store::{count, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 use core::sync::atomic::Ordering;
@@ -51,7 +53,7 @@ pub(crate) enum Effort {
     Pack,
 }
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// What the segments hold at this moment, but for what is dead in those of the log.
     pub(crate) fn total(&self, tail: &Tail, map: &Map) -> Total {
         map.usage.total(tail.held())

@@ -3,21 +3,23 @@
 //!
 //! Where what is dead lies together, its space is given back in place: that costs a call for each piece, and
 //! moving would write again all that lives. The same holds as for whole segments
-//! ([`Usage::superseded`](super::usage::Usage::superseded)): neither superblock needs what is dead once the log is
+//! ([`Usage::superseded`](crate::engine::map::usage::Usage::superseded)): neither superblock needs what is dead once the log is
 //! durable. Whoever walks the records of a segment must look for the next one behind a hole.
 
-use super::checkpoint::Checkpoint;
-use super::format::{Entry, Kind, RecordHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT};
-use super::shared::Shared;
-use super::table::{Found, NodeId};
-use super::Result;
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::format::{
+    Entry, Kind, RecordHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
+};
+use crate::engine::map::table::{Found, NodeId};
+use crate::engine::store::Store;
+use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
 
 /// Least bytes given back at once: less is a burden to the file system and gains nothing.
 const LEAST: usize = 16 << 10;
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Gives back what is dead in segment `index`, whose bytes are given, if what is left then is not worth moving, and
     /// it costs less. False otherwise.
     pub(crate) fn punch_segment(

@@ -7,8 +7,8 @@ use crate::engine::format::{
     le64, seed, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
     SEGMENT_HEADER, SEGMENT_SHIFTS, UNIT,
 };
-use crate::engine::open::read_slot;
-use crate::engine::usage::Usage;
+use crate::engine::map::usage::Usage;
+use crate::engine::recovery::open::read_slot;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform};
@@ -226,9 +226,9 @@ impl<P: Platform> Repair<'_, P> {
             return Ok(seeds);
         }
         let loaded = self
-            .shared
+            .store
             .load_usage(&mut self.ws, &self.base, &mut self.page);
-        let mut map = self.shared.map.lock();
+        let mut map = self.store.map.lock();
         match loaded {
             Ok(_) => {
                 for segment in map.usage.iter() {
@@ -238,7 +238,7 @@ impl<P: Platform> Repair<'_, P> {
             Err(Error::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        map.usage = Usage::new(self.shared.geo);
+        map.usage = Usage::new(self.store.geo);
         Ok(seeds)
     }
 
@@ -249,11 +249,11 @@ impl<P: Platform> Repair<'_, P> {
         index: u64,
         known: Option<u32>,
     ) -> Result<(Option<u32>, Option<SegmentHeader>)> {
-        let geo = self.shared.geo;
+        let geo = self.store.geo;
         if index >= self.present {
             return Ok((known, None));
         }
-        self.shared
+        self.store
             .file
             .read_at(&mut self.segment, geo.segment_offset(index))?;
         let bytes = &*self.segment;
@@ -301,7 +301,7 @@ impl<P: Platform> Repair<'_, P> {
 
     /// How far the log of each epoch was certainly durable.
     pub(super) fn find_durable(&mut self, identity: &Identity) -> Result {
-        let geo = self.shared.geo;
+        let geo = self.store.geo;
         for at in 0..self.epochs.len() {
             let epoch = self.epochs[at];
             let mut durable = 0;
@@ -327,7 +327,7 @@ impl<P: Platform> Repair<'_, P> {
             }
             epoch.durable = epoch.durable.max(header.durable);
             let offset = geo.segment_offset(header.index);
-            self.shared.file.read_at(&mut self.segment, offset)?;
+            self.store.file.read_at(&mut self.segment, offset)?;
             let seed = header.seed::<P>();
             for at in (SEGMENT_HEADER..self.segment.len()).step_by(UNIT) {
                 let ending = RecordHeader::decode_ending::<P>(&self.segment[at..], seed, at as u32);

@@ -12,22 +12,22 @@ mod lives;
 mod replay;
 
 use self::lives::{identify, newest_copy, Epoch, Life};
-use super::cache::{place_of, RecordCache};
-use super::check::{self, Finding, Summary};
-use super::checkpoint::Checkpoint;
-use super::format::{
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::format::{
     Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
 };
-use super::log::Log;
-use super::map::{Map, Part};
-use super::orphans::Orphanage;
-use super::shared::{Counters, Shared};
-use super::space::{Allocator, Writer};
-use super::table::{NodeId, Table};
-use super::usage::{Change, Class, Usage};
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::io::cache::{place_of, RecordCache};
+use crate::engine::log::Log;
+use crate::engine::map::detached::Orphanage;
+use crate::engine::map::table::{NodeId, Table};
+use crate::engine::map::usage::{Change, Class, Usage};
+use crate::engine::map::{Map, Part};
+use crate::engine::recovery::check::{self, Finding, Summary};
+use crate::engine::space::{Allocator, Writer};
+use crate::engine::store::{Counters, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Rank};
 use core::sync::atomic::{AtomicBool, AtomicU64};
@@ -127,7 +127,7 @@ struct Patch {
 }
 
 struct Repair<'a, P: Platform> {
-    shared: Shared<P>,
+    store: Store<P>,
     ws: Workspace<P>,
     page: Buf,
     segment: Buf,
@@ -213,7 +213,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         }
         headers.push(header)?;
     }
-    let shared: Shared<P> = Shared {
+    let store: Store<P> = Store {
         log: Log::new(geo, superblock.epoch, superblock.salt, allocator, true)?,
         map: P::Monitor::new(map, Rank::Map)?,
         cache: RecordCache::new(&geo)?,
@@ -227,10 +227,10 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         counters: Counters::default(),
     };
     let mut repair = Repair {
-        ws: shared.workspace()?,
+        ws: store.workspace()?,
         page,
         segment: Buf::zeroed(geo.segment_size as usize)?,
-        shared,
+        store,
         segments,
         present: fit,
         tries: MOST_LIVES,
@@ -259,7 +259,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
 
 impl<P: Platform> Repair<'_, P> {
     fn lsn(&self, seq: u64, offset: u32) -> u64 {
-        (seq << self.shared.geo.segment_shift()) + u64::from(offset)
+        (seq << self.store.geo.segment_shift()) + u64::from(offset)
     }
 
     fn log_start(&self) -> u64 {
@@ -268,9 +268,9 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Counts what is live in each segment, and what is mapped.
     fn recount(&mut self) -> Result {
-        let geo = self.shared.geo;
+        let geo = self.store.geo;
         {
-            let mut map = self.shared.map.lock();
+            let mut map = self.store.map.lock();
             let map = &mut *map;
             if let Some(last) = self.segments.checked_sub(1) {
                 map.usage.grow(last)?;
@@ -300,7 +300,7 @@ impl<P: Platform> Repair<'_, P> {
         match self.overfull() {
             Some(index) => {
                 let offset = geo.segment_offset(index);
-                super::format::corrupt("segment: more live than it has room for", offset)
+                crate::engine::format::corrupt("segment: more live than it has room for", offset)
             }
             None => Ok(()),
         }
@@ -308,8 +308,8 @@ impl<P: Platform> Repair<'_, P> {
 
     /// A segment in which more is live than it has room for.
     fn overfull(&self) -> Option<u64> {
-        let size = u64::from(self.shared.geo.segment_size);
-        let map = self.shared.map.lock();
+        let size = u64::from(self.store.geo.segment_size);
+        let map = self.store.map.lock();
         let found = map.usage.iter().position(|s| s.live_bytes() > size);
         found.map(|index| index as u64)
     }
@@ -317,10 +317,10 @@ impl<P: Platform> Repair<'_, P> {
     /// Drops blocks whose records are not there. A segment that the log superseded is used again, and where the log
     /// that did so is damaged, both what was there and what is there are counted.
     fn drop_missing(&mut self) -> Result {
-        let geo = self.shared.geo;
+        let geo = self.store.geo;
         let size = u64::from(geo.segment_size);
         let mut doubtful: Vec<(u64, Entry, u32)> = Vec::new();
-        self.shared
+        self.store
             .map
             .lock()
             .for_each_part(0, geo.blocks, &mut |map, part| {
@@ -342,7 +342,7 @@ impl<P: Platform> Repair<'_, P> {
                 Ok(())
             })?;
         for &(block, entry, seed) in doubtful.iter() {
-            let error = match self.shared.record(entry, seed, &mut self.ws.record) {
+            let error = match self.store.record(entry, seed, &mut self.ws.record) {
                 Ok((header, payload)) => {
                     let mask = header.mask(payload).unwrap_or(0);
                     if place_of(block, header.number, mask) == Some(entry.index()) {
@@ -356,7 +356,7 @@ impl<P: Platform> Repair<'_, P> {
                 Err(error @ Error::Corrupt { .. }) => error,
                 Err(error) => return Err(error),
             };
-            let mut map = self.shared.map.lock();
+            let mut map = self.store.map.lock();
             map.replace(block, 1, &mut |_| Entry::HOLE)?;
             drop(map);
             (self.report)(&Report::Damage(Finding {
@@ -371,7 +371,7 @@ impl<P: Platform> Repair<'_, P> {
     /// Writes it all.
     fn commit(self, superblock: Superblock) -> Result<u64> {
         let Self {
-            shared,
+            store,
             ws,
             mut page,
             seeds,
@@ -383,26 +383,26 @@ impl<P: Platform> Repair<'_, P> {
             ..
         } = self;
         let last = lives.iter().map(|life| life.header.seq).max();
-        let shift = shared.geo.segment_shift();
+        let shift = store.geo.segment_shift();
         let known = (superblock.log_end >> shift).max(superblock.log_start.seq);
         let seq = known.max(last.unwrap_or(0)) + 1;
-        start(&shared, seq, &seeds)?;
+        start(&store, seq, &seeds)?;
         // The bytes around a patch stay as they are, so a power failure tears nothing.
         let patch = |page: &mut Buf, offset: u64, bytes: &[u8]| {
             let skip = (offset % BLOCK_SIZE as u64) as usize;
             let sector = offset - skip as u64;
-            shared.file.read_at(&mut page[..BLOCK_SIZE], sector)?;
+            store.file.read_at(&mut page[..BLOCK_SIZE], sector)?;
             page[skip..skip + bytes.len()].copy_from_slice(bytes);
-            shared.file.write_at(&page[..BLOCK_SIZE], sector)
+            store.file.write_at(&page[..BLOCK_SIZE], sector)
         };
         for p in patches.iter() {
             patch(&mut page, p.offset, &p.bytes[..p.len])?;
         }
         for life in lives.iter().filter(|life| !life.stored) {
-            let offset = shared.geo.segment_offset(life.header.index);
+            let offset = store.geo.segment_offset(life.header.index);
             patch(&mut page, offset, &life.header.encode::<P>())?;
         }
-        shared.file.sync()?;
+        store.file.sync()?;
         let mut checkpoint = Checkpoint {
             superblock,
             usage_nodes: Vec::new(),
@@ -414,28 +414,28 @@ impl<P: Platform> Repair<'_, P> {
         };
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
-            let base = shared.geo.segment_offset(index);
-            shared.file.read_at(&mut bytes, base)?;
-            shared.move_records(&mut checkpoint, &bytes, base, seed, Writer::Mover)?;
+            let base = store.geo.segment_offset(index);
+            store.file.read_at(&mut bytes, base)?;
+            store.move_records(&mut checkpoint, &bytes, base, seed, Writer::Mover)?;
         }
-        shared.checkpoint(&mut checkpoint, false)?;
-        shared.checkpoint(&mut checkpoint, false)?;
+        store.checkpoint(&mut checkpoint, false)?;
+        store.checkpoint(&mut checkpoint, false)?;
         let before = checkpoint.superblock.length;
-        shared.checkpoint(&mut checkpoint, true)?;
-        shared.trim(before.max(checkpoint.superblock.length))?;
+        store.checkpoint(&mut checkpoint, true)?;
+        store.trim(before.max(checkpoint.superblock.length))?;
         Ok(unnamed)
     }
 }
 
 /// Begins the new log behind everything there is; where that is impossible, in segments without any trace of
 /// the image.
-fn start<P: Platform>(shared: &Shared<P>, seq: u64, seeds: &[Option<u32>]) -> Result {
-    match shared.log.start(&shared.file, seq) {
+fn start<P: Platform>(store: &Store<P>, seq: u64, seeds: &[Option<u32>]) -> Result {
+    match store.log.start(&store.file, seq) {
         Err(Error::NoSpace) => {
             for (index, _) in (0..).zip(seeds).filter(|(_, seed)| seed.is_none()) {
-                shared.log.lock().space.allocator.release(index)?;
+                store.log.lock().space.allocator.release(index)?;
             }
-            shared.log.start(&shared.file, seq)
+            store.log.start(&store.file, seq)
         }
         started => started,
     }

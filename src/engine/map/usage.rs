@@ -3,10 +3,10 @@
 //!
 //! What a checkpoint stores is the live count *as its stored table sees it*: changes that happen while
 //! it is being written and that its table will not contain are kept apart in `after`
-//! ([`Visibility`](super::table::Visibility)), and replay applies them again.
+//! ([`Visibility`](crate::engine::map::table::Visibility)), and replay applies them again.
 
-use super::format::{Entry, Geometry, NODE_ENTRIES, SEGMENT_SHIFTS, UNIT};
-use super::{Error, Result};
+use crate::engine::format::{Entry, Geometry, NODE_ENTRIES, SEGMENT_SHIFTS, UNIT};
+use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 
 /// What is known of one segment. Counts are in units of 16 bytes.
@@ -284,7 +284,7 @@ impl Usage {
             }
             if free || segment.live_bytes() > most {
                 let offset = geo.segment_offset(self.len());
-                return super::format::corrupt("segment usage", offset);
+                return crate::engine::format::corrupt("segment usage", offset);
             }
             self.push(segment)?;
         }
@@ -459,8 +459,8 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::Algorithm;
     use super::*;
+    use crate::engine::format::Algorithm;
 
     fn geometry() -> Geometry {
         Geometry {

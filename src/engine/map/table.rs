@@ -8,11 +8,11 @@
 //!
 //! A discard does not load what it covers. Where a stored node lies in it as a whole, its entry becomes that of
 //! an [orphan](Entry::orphan), and there is nothing below any more for whoever looks. What the stored copy
-//! refers to is taken off the counts later ([`orphans`](super::orphans)), or when somebody writes there. A
+//! refers to is taken off the counts later ([`orphans`](crate::engine::map::detached)), or when somebody writes there. A
 //! loaded child of such an entry has begun anew, without anything in it.
 
-use super::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
-use super::Result;
+use crate::engine::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
+use crate::engine::Result;
 use crate::platform::mem::{boxed, Box, Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -112,7 +112,7 @@ pub(crate) enum Found {
 }
 
 /// How a change of a leaf relates to the checkpoint being written, see
-/// [`checkpoint`](super::checkpoint).
+/// [`checkpoint`](crate::engine::checkpoint).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Visibility {
     /// The leaf is still to be written by it: the change will be in the checkpoint.

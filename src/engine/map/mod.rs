@@ -3,11 +3,15 @@
 //!
 //! [`Rank::Map`]: crate::platform::Rank::Map
 
-use super::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
-use super::log::Placed;
-use super::table::{Found, NodeId, Table, Visibility};
-use super::usage::{Change, Class, Usage};
-use super::{Error, Result};
+pub(crate) mod detached;
+pub(crate) mod table;
+pub(crate) mod usage;
+
+use crate::engine::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
+use crate::engine::log::Placed;
+use crate::engine::map::table::{Found, NodeId, Table, Visibility};
+use crate::engine::map::usage::{Change, Class, Usage};
+use crate::engine::{Error, Result};
 
 pub(crate) struct Map {
     pub(crate) table: Table,

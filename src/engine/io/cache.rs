@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A few decompressed records, so that one that serves several small reads is decompressed once.
 
-use super::format::{Geometry, BLOCK_SIZE};
-use super::Result;
+use crate::engine::format::{Geometry, BLOCK_SIZE};
+use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{Monitor, Platform, Rank};
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Offline verification of every structure and every record of an image. Nothing is written.
 
-use super::cache::place_of;
-use super::codec;
-use super::format::{
+use crate::engine::codec;
+use crate::engine::format::{
     Entry, Geometry, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     SUPERBLOCK_OFFSETS, UNIT,
 };
-use super::map::end_of;
-use super::open::{self, read_slot, Opened};
-use super::orphans::next_leaf;
-use super::shared::Shared;
-use super::table::{Found, NodeId, Search};
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::io::cache::place_of;
+use crate::engine::map::detached::next_leaf;
+use crate::engine::map::end_of;
+use crate::engine::map::table::{Found, NodeId, Search};
+use crate::engine::recovery::open::{self, read_slot, Opened};
+use crate::engine::store::Store;
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform};
 
@@ -73,7 +73,7 @@ fn add(counts: &mut [u64], geo: &Geometry, entry: Entry) -> bool {
 }
 
 struct Check<'a, P: Platform> {
-    shared: &'a Shared<P>,
+    store: &'a Store<P>,
     ws: Workspace<P>,
     /// Live units of each segment, counted from the table.
     live: Vec<u64>,
@@ -99,7 +99,7 @@ pub fn check<P: Platform>(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Summary> {
     let Opened {
-        shared,
+        store,
         replayed,
         clean,
         checkpoint,
@@ -107,11 +107,11 @@ pub fn check<P: Platform>(
         length: _,
     } = open::open::<P>(file, true)?;
     // What the table refers to is counted from its nodes, at the end.
-    shared.limit_table(u64::MAX);
-    let segments = shared.map.lock().usage.len() as usize;
+    store.limit_table(u64::MAX);
+    let segments = store.map.lock().usage.len() as usize;
     let mut check = Check {
-        ws: shared.workspace()?,
-        shared: &shared,
+        ws: store.workspace()?,
+        store: &store,
         live: Vec::filled(0, segments)?,
         orphaned: Vec::filled(0, segments)?,
         extents: Vec::new(),
@@ -157,7 +157,7 @@ impl<P: Platform> Check<'_, P> {
     fn superblocks(&mut self, newest: u64) -> Result {
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         for (slot, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
-            match read_slot::<P>(&self.shared.file, slot, &mut page) {
+            match read_slot::<P>(&self.store.file, slot, &mut page) {
                 Ok(superblock) if superblock.exhausted() => {
                     self.damaged("superblock: counters near their end", offset, None);
                 }
@@ -177,9 +177,9 @@ impl<P: Platform> Check<'_, P> {
         if !superblock.clean {
             return Ok(());
         }
-        let limit = self.shared.segment_limit(superblock)?;
+        let limit = self.store.segment_limit(superblock)?;
         let log_end = superblock.log_end;
-        match self.shared.replay(&mut self.ws, superblock, log_end, limit) {
+        match self.store.replay(&mut self.ws, superblock, log_end, limit) {
             Err(error @ Error::Corrupt { .. }) => self.find(error, None, false),
             Err(error) => return Err(error),
             // Nothing follows the last checkpoint.
@@ -193,12 +193,12 @@ impl<P: Platform> Check<'_, P> {
 
     /// Segments in use begin with the header of the life their records belong to.
     fn segments(&mut self) -> Result {
-        let geo = self.shared.geo;
+        let geo = self.store.geo;
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         let mut used: Vec<(u64, u32)> = Vec::new();
         let orphaned = self.orphaned.iter();
         for ((index, segment), &orphaned) in
-            (0..).zip(self.shared.map.lock().usage.iter()).zip(orphaned)
+            (0..).zip(self.store.map.lock().usage.iter()).zip(orphaned)
         {
             if !segment.dead() && segment.stored_live() > orphaned {
                 used.push((index, segment.seed))?;
@@ -206,7 +206,7 @@ impl<P: Platform> Check<'_, P> {
         }
         for &(index, seed) in used.iter() {
             let offset = geo.segment_offset(index);
-            self.shared.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+            self.store.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
             let header = SegmentHeader::of_segment::<P>(&page, &geo, index);
             if header.is_none_or(|h| h.seed::<P>() != seed) {
                 self.damaged("segment header", offset, None);
@@ -217,12 +217,12 @@ impl<P: Platform> Check<'_, P> {
 
     /// Walks the table and verifies what it points to.
     fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
-        let total = self.shared.map.lock().mapped;
+        let total = self.store.map.lock().mapped;
         // Behind the end of a device that became smaller there may be orphans.
-        let blocks = self.shared.map.lock().table.leaves() << NODE_SHIFT;
+        let blocks = self.store.map.lock().table.leaves() << NODE_SHIFT;
         let mut at = 0;
         while at < blocks {
-            match self.shared.prepare(&mut self.ws, at, false) {
+            match self.store.prepare(&mut self.ws, at, false) {
                 Ok(Found::Absent(id)) => at = end_of(id),
                 Ok(_) => {
                     self.summary.nodes += 1;
@@ -232,7 +232,7 @@ impl<P: Platform> Check<'_, P> {
                 }
                 Err(error @ Error::Corrupt { .. }) => {
                     // Everything below the node that cannot be loaded is lost.
-                    let end = match self.shared.map.lock().table.find(at) {
+                    let end = match self.store.map.lock().table.find(at) {
                         Found::Stored(id, _) => end_of(id).min(blocks),
                         _ => blocks,
                     };
@@ -246,7 +246,7 @@ impl<P: Platform> Check<'_, P> {
         self.orphans()?;
         let mut stored: Vec<Entry> = Vec::new();
         let mut result = Ok(());
-        self.shared.map.lock().table.for_each_stored(&mut |entry| {
+        self.store.map.lock().table.for_each_stored(&mut |entry| {
             if let Err(error) = stored.push(entry) {
                 result = Err(error);
             }
@@ -266,7 +266,7 @@ impl<P: Platform> Check<'_, P> {
     fn orphans(&mut self) -> Result {
         let mut at = 0;
         loop {
-            let found = match self.shared.map.lock().table.next_orphan(at, false) {
+            let found = match self.store.map.lock().table.next_orphan(at, false) {
                 Some(Search::Orphan(id, entry)) if next_leaf(id) > at => (id, entry),
                 _ => return Ok(()),
             };
@@ -278,11 +278,11 @@ impl<P: Platform> Check<'_, P> {
     // As deep as the tree: at most 5 levels.
     fn orphan(&mut self, id: NodeId, entry: Entry) -> Result {
         let (seed, segments) = {
-            let map = self.shared.map.lock();
+            let map = self.store.map.lock();
             (map.seed(entry)?, map.usage.len())
         };
-        let (shared, ws) = (self.shared, &mut self.ws);
-        let words = match shared.map_node(ws, id, entry, seed, segments) {
+        let (store, ws) = (self.store, &mut self.ws);
+        let words = match store.map_node(ws, id, entry, seed, segments) {
             Ok(words) => words,
             Err(error @ Error::Corrupt { .. }) => {
                 self.find(error, None, false);
@@ -295,7 +295,7 @@ impl<P: Platform> Check<'_, P> {
         for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
-                add(&mut self.orphaned, &self.shared.geo, Entry(word));
+                add(&mut self.orphaned, &self.store.geo, Entry(word));
                 self.summary.orphaned_blocks += 1;
                 continue;
             }
@@ -313,7 +313,7 @@ impl<P: Platform> Check<'_, P> {
     fn leaf(&mut self, block: u64) -> Result {
         let mut run: Vec<(Entry, u32)> = Vec::with_capacity(NODE_ENTRIES)?;
         {
-            let map = self.shared.map.lock();
+            let map = self.store.map.lock();
             let Some(leaf) = map.table.leaf(block) else {
                 return Ok(());
             };
@@ -324,7 +324,7 @@ impl<P: Platform> Check<'_, P> {
             }
         }
         let first = NodeId::leaf(block).index * NODE_ENTRIES as u64;
-        let blocks = self.shared.blocks();
+        let blocks = self.store.blocks();
         // The record last verified, and what it holds; `None` if it is damaged.
         let mut last: Option<(u64, Option<Held>)> = None;
         // The end of the blocks that were reported with it.
@@ -376,7 +376,7 @@ impl<P: Platform> Check<'_, P> {
     fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<Held>> {
         self.summary.records += 1;
         let ws = &mut self.ws;
-        let error = match self.shared.record(entry, seed, &mut ws.record) {
+        let error = match self.store.record(entry, seed, &mut ws.record) {
             Ok((header, payload)) => {
                 let mask = header.mask(payload);
                 let stored = usize::from(header.count) * BLOCK_SIZE;
@@ -406,7 +406,7 @@ impl<P: Platform> Check<'_, P> {
     }
 
     fn count(&mut self, entry: Entry) {
-        if add(&mut self.live, &self.shared.geo, entry) {
+        if add(&mut self.live, &self.store.geo, entry) {
             self.summary.live_bytes += u64::from(entry.share()) * UNIT as u64;
         }
     }
@@ -443,10 +443,10 @@ impl<P: Platform> Check<'_, P> {
         if self.incomplete {
             return Ok(());
         }
-        let geo = self.shared.geo;
-        let (mut wrong, mapped) = (Vec::new(), self.shared.map.lock().mapped);
+        let geo = self.store.geo;
+        let (mut wrong, mapped) = (Vec::new(), self.store.map.lock().mapped);
         {
-            let map = self.shared.map.lock();
+            let map = self.store.map.lock();
             for ((index, segment), &live) in (0..).zip(map.usage.iter()).zip(self.live.iter()) {
                 if segment.stored_live() != live {
                     wrong.push(index)?;

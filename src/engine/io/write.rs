@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The write path: splitting into records, zero elision, compression, and the change of log and table.
 
-use super::codec;
-use super::format::{
+use crate::engine::codec;
+use crate::engine::format::{
     Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
 };
-use super::log::{Placed, Prepared, Step};
-use super::map::Map;
-use super::shared::{count, Shared};
-use super::space::Writer;
-use super::table::Found;
-use super::workspace::Workspace;
-use super::{Error, Result};
+use crate::engine::log::{Placed, Prepared, Step};
+use crate::engine::map::table::Found;
+use crate::engine::map::Map;
+use crate::engine::space::Writer;
+use crate::engine::store::{count, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
 use core::sync::atomic::Ordering;
 
@@ -46,7 +46,7 @@ fn is_zero(block: &[u8]) -> bool {
     zero(&block[..8]) && block.chunks_exact(64).all(zero)
 }
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// Writes whole blocks from `block` on, one record after the other.
     pub(crate) fn write(
         &self,

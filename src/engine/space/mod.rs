@@ -6,8 +6,8 @@
 //! moves what is live, and a checkpoint makes it count. So the log reserves segments ahead, and each
 //! [`Writer`] has to leave a part of them to those that depend on it less than it does.
 
-use super::format::{Geometry, NODE_BYTES, RECORD_HEADER};
-use super::Result;
+use crate::engine::format::{Geometry, NODE_BYTES, RECORD_HEADER};
+use crate::engine::Result;
 use crate::platform::mem::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -2,12 +2,12 @@
 //! Background work of an open volume: one thread writes what is full and reserves segments ahead, another
 //! writes checkpoints and reclaims space.
 
-use super::checkpoint::{due, Checkpoint};
-use super::log::Log;
-use super::reclaim::{Effort, ORPHANS};
-use super::shared::Shared;
-use super::space::Writer;
-use super::{Error, Result};
+use crate::engine::checkpoint::{due, Checkpoint};
+use crate::engine::log::Log;
+use crate::engine::reclaim::{Effort, ORPHANS};
+use crate::engine::space::Writer;
+use crate::engine::store::Store;
+use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform};
 use core::sync::atomic::Ordering;
 
@@ -21,29 +21,29 @@ const STEP: usize = 1;
 const IDLE_BATCH: usize = 8;
 
 /// Writes full chunks and reserves segments ahead, so that writers and flushes find less to do.
-pub(crate) fn write_behind<P: Platform>(shared: &Shared<P>) {
+pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
     // After a failed reservation: wait until something has changed. Writers try for themselves.
     let mut refused = None;
     loop {
         let state = {
-            let mut tail = shared.log.lock();
+            let mut tail = store.log.lock();
             loop {
                 if tail.stop {
                     return;
                 }
                 let state = (tail.space.allocator.available(), tail.stats.user_bytes);
-                let wanted = shared.log.wants_segment(&tail) && refused != Some(state);
+                let wanted = store.log.wants_segment(&tail) && refused != Some(state);
                 if Log::<P>::wants_writing(&tail) || wanted {
                     break state;
                 }
                 tail.wait_idle(0);
             }
         };
-        shared.log.write_one(&shared.file);
+        store.log.write_one(&store.file);
         if refused != Some(state) {
-            refused = shared
+            refused = store
                 .log
-                .reserve_if_wanted(&shared.file)
+                .reserve_if_wanted(&store.file)
                 .err()
                 .map(|_| state);
         }
@@ -81,27 +81,27 @@ struct Plan {
 
 /// Reserves again what the opening has used of the reserve, lest there is none left for the next one. Reclaim
 /// finds the space if need be.
-fn refill<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpoint<P>>) {
+fn refill<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpoint<P>>) {
     loop {
-        let mut tail = shared.log.lock();
+        let mut tail = store.log.lock();
         while tail.space.reserving {
             tail.wait();
         }
-        if tail.stop || !shared.log.wants_segment(&tail) {
+        if tail.stop || !store.log.wants_segment(&tail) {
             return;
         }
         drop(tail);
-        match shared.log.reserve_ahead(&shared.file, Writer::User) {
+        match store.log.reserve_ahead(&store.file, Writer::User) {
             Ok(()) => {}
-            Err(Error::NoSpace) if shared.make_space(&mut state.lock()) == Ok(true) => {}
+            Err(Error::NoSpace) if store.make_space(&mut state.lock()) == Ok(true) => {}
             Err(_) => return,
         }
     }
 }
 
 /// Writes a checkpoint whenever the log has grown enough, and reclaims space.
-pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Checkpoint<P>>) {
-    refill(shared, state);
+pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpoint<P>>) {
+    refill(store, state);
     let mut plan = Plan {
         failed: None,
         busy: false,
@@ -111,7 +111,7 @@ pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Check
         later: false,
     };
     loop {
-        let task = plan.next(shared);
+        let task = plan.next(store);
         let mut state = match task {
             Task::Stop => return,
             _ => state.lock(),
@@ -119,27 +119,27 @@ pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Check
         match task {
             Task::Stop => return,
             Task::Checkpoint => {
-                let failed = shared.checkpoint(&mut state, false).is_err();
-                let tail = shared.log.lock();
+                let failed = store.checkpoint(&mut state, false).is_err();
+                let tail = store.log.lock();
                 plan.failed = failed.then(|| tail.appended());
-                let total = shared.total(&tail, &shared.map.lock());
-                plan.busy = total.garbage > shared.busy_garbage(&total);
+                let total = store.total(&tail, &store.map.lock());
+                plan.busy = total.garbage > store.busy_garbage(&total);
             }
             Task::Space => {
-                let gained = shared.make_space(&mut state).unwrap_or(false);
-                let mut tail = shared.log.lock();
+                let gained = store.make_space(&mut state).unwrap_or(false);
+                let mut tail = store.log.lock();
                 tail.space.wanted = false;
                 tail.space.hopeless = !gained;
                 tail.space.rounds += 1;
                 tail.notify_all();
             }
             Task::Step => {
-                let mut going = || !shared.log.lock().stop;
-                let emptied = shared.empty_segments(&mut state, Effort::Busy, STEP, &mut going);
+                let mut going = || !store.log.lock().stop;
+                let emptied = store.empty_segments(&mut state, Effort::Busy, STEP, &mut going);
                 // Until the next checkpoint looks again.
                 plan.busy = matches!(emptied, Ok(1..));
             }
-            Task::Orphans => match shared.bury_orphans(&mut state, ORPHANS) {
+            Task::Orphans => match store.bury_orphans(&mut state, ORPHANS) {
                 Ok(true) => {}
                 // What they referred to can be freed.
                 Ok(false) => plan.tidied = None,
@@ -148,7 +148,7 @@ pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Check
             Task::Tidy => {
                 let moment = plan.quiet.unwrap_or(0);
                 // What cannot be done now is not tried again before something has changed.
-                if !shared.tidy(&mut state, moment).unwrap_or(false) {
+                if !store.tidy(&mut state, moment).unwrap_or(false) {
                     plan.tidied = plan.quiet;
                 }
             }
@@ -158,9 +158,9 @@ pub(crate) fn maintain<P: Platform>(shared: &Shared<P>, state: &P::Monitor<Check
 
 impl Plan {
     /// Waits for something to do.
-    fn next<P: Platform>(&mut self, shared: &Shared<P>) -> Task {
-        let segment = u64::from(shared.geo.segment_size);
-        let mut tail = shared.log.lock();
+    fn next<P: Platform>(&mut self, store: &Store<P>) -> Task {
+        let segment = u64::from(store.geo.segment_size);
+        let mut tail = store.log.lock();
         loop {
             if tail.stop {
                 return Task::Stop;
@@ -170,7 +170,7 @@ impl Plan {
                 return Task::Space;
             }
             self.failed = self.failed.filter(|at| tail.appended() < at + segment);
-            if works && self.failed.is_none() && due(shared, &tail) {
+            if works && self.failed.is_none() && due(store, &tail) {
                 return Task::Checkpoint;
             }
             let moment = tail.stats.user_bytes;
@@ -178,7 +178,7 @@ impl Plan {
                 self.stepped = moment;
                 return Task::Step;
             }
-            if works && !self.later && shared.orphans.load(Ordering::Relaxed) {
+            if works && !self.later && store.orphans.load(Ordering::Relaxed) {
                 return Task::Orphans;
             }
             let untidy = works && self.tidied != Some(moment);
@@ -202,7 +202,7 @@ impl Plan {
     }
 }
 
-impl<P: Platform> Shared<P> {
+impl<P: Platform> Store<P> {
     /// A step of what is done while nobody writes: makes recovery short, frees what is dead, moves what
     /// lies scattered. True when there is more to do. `moment` is when the device was found idle.
     fn tidy(&self, state: &mut Checkpoint<P>, moment: u64) -> Result<bool> {
