@@ -56,35 +56,15 @@ impl MiscDevice for Control {
     }
 
     fn ioctl(_control: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        let slice = UserSlice::new(UserPtr::from_addr(arg), _IOC_SIZE(cmd));
+        let user = UserSlice::new(UserPtr::from_addr(arg), _IOC_SIZE(cmd));
         // The numbers contain the sizes of the structures.
         match cmd {
-            c::CLOOP_CTL_VERSION => slice.writer().write(&version())?,
-            c::CLOOP_CTL_ATTACH => {
-                check_permission()?;
-                let (mut reader, mut writer) = slice.reader_writer();
-                let mut args = reader.read::<c::cloop_attach>()?;
-                args.index = attach(&args)? as i32;
-                // Nobody can tell the caller about a device if this fails; it stays attached.
-                writer.write(&args)?;
-            }
-            c::CLOOP_CTL_DETACH => {
-                check_permission()?;
-                detach(&slice.reader().read()?)?;
-            }
-            c::CLOOP_CTL_INFO => {
-                check_permission()?;
-                let (mut reader, mut writer) = slice.reader_writer();
-                writer.write(&info(&reader.read()?)?)?;
-            }
-            c::CLOOP_CTL_COMPACT => {
-                check_permission()?;
-                compact(&slice.reader().read()?)?;
-            }
-            c::CLOOP_CTL_RESIZE => {
-                check_permission()?;
-                resize(&slice.reader().read()?)?;
-            }
+            c::CLOOP_CTL_VERSION => version(user)?,
+            c::CLOOP_CTL_ATTACH => attach(user)?,
+            c::CLOOP_CTL_DETACH => detach(user)?,
+            c::CLOOP_CTL_INFO => info(user)?,
+            c::CLOOP_CTL_COMPACT => compact(user)?,
+            c::CLOOP_CTL_RESIZE => resize(user)?,
             _ => return Err(ENOTTY),
         }
         Ok(0)
@@ -100,7 +80,10 @@ fn check_permission() -> Result {
     }
 }
 
-fn version() -> c::cloop_version {
+// A function for each command, so that only one command's structures are on the stack at a time.
+
+#[inline(never)]
+fn version(user: UserSlice) -> Result {
     let mut version = c::cloop_version {
         abi: c::CLOOP_ABI_VERSION,
         ..Default::default()
@@ -108,10 +91,14 @@ fn version() -> c::cloop_version {
     for (to, from) in version.module_version.iter_mut().zip(VERSION.as_bytes()) {
         *to = *from;
     }
-    version
+    user.writer().write(&version)
 }
 
-fn attach(args: &c::cloop_attach) -> Result<usize> {
+#[inline(never)]
+fn attach(user: UserSlice) -> Result {
+    check_permission()?;
+    let (mut reader, mut writer) = user.reader_writer();
+    let mut args = reader.read::<c::cloop_attach>()?;
     if args.flags & !c::CLOOP_FLAG_READ_ONLY != 0 || args.reserved != 0 {
         return Err(EINVAL);
     }
@@ -125,14 +112,15 @@ fn attach(args: &c::cloop_attach) -> Result<usize> {
     let index = reservation.index();
     let device = Device::attach(index, KernelFile::new(file, !read_only)?, read_only)?;
     reservation.attach(device);
-    Ok(index)
+    args.index = index as i32;
+    // If this fails, the caller does not learn the index; the device stays attached.
+    writer.write(&args)
 }
 
-fn index_of(index: i32) -> Result<usize> {
-    usize::try_from(index).map_err(|_| ENXIO)
-}
-
-fn detach(args: &c::cloop_detach) -> Result {
+#[inline(never)]
+fn detach(user: UserSlice) -> Result {
+    check_permission()?;
+    let args = user.reader().read::<c::cloop_detach>()?;
     if args.flags != 0 {
         return Err(EINVAL);
     }
@@ -140,14 +128,34 @@ fn detach(args: &c::cloop_detach) -> Result {
     KBox::into_inner(device).close()
 }
 
-fn compact(args: &c::cloop_compact) -> Result {
+#[inline(never)]
+fn info(user: UserSlice) -> Result {
+    check_permission()?;
+    let (mut reader, mut writer) = user.reader_writer();
+    let mut args = reader.read::<c::cloop_info>()?;
+    let index = index_of(args.index)?;
+    args.index = 0;
+    if args.as_bytes().iter().any(|&byte| byte != 0) {
+        return Err(EINVAL);
+    }
+    registry::with(index, |device| describe(device.core(), &mut args))?;
+    writer.write(&args)
+}
+
+#[inline(never)]
+fn compact(user: UserSlice) -> Result {
+    check_permission()?;
+    let args = user.reader().read::<c::cloop_compact>()?;
     if args.flags != 0 {
         return Err(EINVAL);
     }
     Hold::new(index_of(args.index)?)?.compact()
 }
 
-fn resize(args: &c::cloop_resize) -> Result {
+#[inline(never)]
+fn resize(user: UserSlice) -> Result {
+    check_permission()?;
+    let args = user.reader().read::<c::cloop_resize>()?;
     if args.flags & !c::CLOOP_RESIZE_FORCE != 0 {
         return Err(EINVAL);
     }
@@ -155,14 +163,6 @@ fn resize(args: &c::cloop_resize) -> Result {
     Hold::new(index_of(args.index)?)?.resize(args.size, force)
 }
 
-fn info(args: &c::cloop_info) -> Result<c::cloop_info> {
-    let index = index_of(args.index)?;
-    let asked = c::cloop_info {
-        index: args.index,
-        ..Default::default()
-    };
-    if args.as_bytes() != asked.as_bytes() {
-        return Err(EINVAL);
-    }
-    registry::with(index, |device| describe(device.core()))
+fn index_of(index: i32) -> Result<usize> {
+    usize::try_from(index).map_err(|_| ENXIO)
 }

@@ -254,6 +254,23 @@ impl Drop for ModuleReference {
     }
 }
 
+/// Opens the image of device `index`.
+///
+/// The function is not inlined, so that its stack frame is gone when the device is made.
+#[inline(never)]
+fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume<Kernel>> {
+    // The engine's locks are taken here as they are later, when memory may come from writing to the
+    // very device: lockdep cannot know that there is none yet.
+    let _scope = io_scope();
+    let volume = Volume::open(file, read_only).map_err(|error| {
+        pr_err!("cloop{index}: cannot attach the image: {error}\n");
+        errno(error)
+    })?;
+    // SAFETY: It has no preconditions.
+    volume.set_table_limit(unsafe { c::cloop_table_limit() });
+    Ok(volume)
+}
+
 /// An attached device. Dropping it without [`close`](Self::close) is what a power cut is to a disk.
 pub(crate) struct Device {
     // In this order: the disk goes before what serves it.
@@ -266,16 +283,7 @@ impl Device {
     /// Opens the image in `file` and makes `/dev/cloopN` of it.
     pub(crate) fn attach(index: usize, file: KernelFile, read_only: bool) -> Result<KBox<Self>> {
         let module = ModuleReference::new();
-        // The engine's locks are taken here as they are later, when memory may come from writing to
-        // the very device: lockdep cannot know that there is none yet.
-        let scope = io_scope();
-        let volume = Volume::open(file, read_only).map_err(|error| {
-            pr_err!("cloop{index}: cannot attach the image: {error}\n");
-            errno(error)
-        })?;
-        drop(scope);
-        // SAFETY: It has no preconditions.
-        volume.set_table_limit(unsafe { c::cloop_table_limit() });
+        let volume = open_volume(index, file, read_only)?;
         let result = Self::new(index, volume, module);
         if let Err(e) = &result {
             let errno = e.to_errno();
@@ -284,6 +292,7 @@ impl Device {
         result
     }
 
+    #[inline(never)]
     fn new(index: usize, volume: Volume<Kernel>, module: ModuleReference) -> Result<KBox<Self>> {
         let workers = worker_count();
         let core = Arc::new(

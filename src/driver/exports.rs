@@ -31,18 +31,12 @@ unsafe fn core_of<'a>(core: *const c_void) -> &'a Core {
 
 /// # Safety
 ///
-/// As [`core_of`], and `info` is writable.
+/// As [`core_of`], and `info` points to a structure that only this call uses meanwhile.
 #[no_mangle]
 unsafe extern "C" fn cloop_core_info(core: *const c_void, info: *mut c::cloop_info) -> c_int {
-    // SAFETY: By the safety requirement of this function.
-    match info::describe(unsafe { core_of(core) }) {
-        Ok(value) => {
-            // SAFETY: As above.
-            unsafe { info.write(value) };
-            0
-        }
-        Err(e) => e.to_errno(),
-    }
+    // SAFETY: By the safety requirement of this function; any bytes make a valid `cloop_info`.
+    let (core, info) = unsafe { (core_of(core), &mut *info) };
+    info::describe(core, info).map_or_else(|e| e.to_errno(), |()| 0)
 }
 
 /// # Safety

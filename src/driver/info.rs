@@ -6,52 +6,55 @@ use crate::device::Core;
 use crate::engine::Algorithm;
 use kernel::prelude::*;
 
-/// All there is to tell.
-pub(crate) fn describe(core: &Core) -> Result<c::cloop_info> {
+/// Writes the state of a device into `info`.
+///
+/// The structure is the caller's, because it is too large to be returned through several stack frames.
+///
+/// # Errors
+///
+/// Those of asking the backing file; `info` is unchanged then.
+pub(crate) fn describe(core: &Core, info: &mut c::cloop_info) -> Result {
+    let file = core.file();
+    let stat = file.stat()?;
     let geometry = core.geometry();
     let state = core.state();
     let stats = core.stats()?;
-    let file = core.file();
-    let stat = file.stat()?;
-    let mut path = [0; c::CLOOP_PATH_LEN as usize];
-    let path = file.path(&mut path).unwrap_or(c"");
 
-    let mut info = c::cloop_info {
-        index: core.index() as i32,
-        size: geometry.size,
-        record_size: geometry.record_size,
-        algorithm: match geometry.algorithm {
-            Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
-            Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
-        },
-        uuid: geometry.uuid,
-        segment_size: geometry.segment_size,
-        error: state.error.map_or(0, |error| error.errno() as u32),
-        mapped_blocks: stats.mapped_blocks,
-        live_bytes: stats.live_bytes,
-        stored_bytes: stats.stored_bytes,
-        allocated_bytes: stats.allocated_bytes,
-        segments: stats.segments,
-        free_segments: stats.free_segments,
-        table_memory: stats.table_memory,
-        bytes_written: stats.bytes_written,
-        bytes_read: stats.bytes_read,
-        log_bytes: stats.log_bytes,
-        flushes: stats.flushes,
-        syncs: stats.syncs,
-        checkpoints: stats.checkpoints,
-        damaged: stats.damaged,
-        errors: stats.errors,
-        replayed: stats.replayed,
-        backing_dev: stat.dev,
-        backing_ino: stat.ino,
-        table_limit: stats.table_limit,
-        garbage_bytes: stats.garbage_bytes,
-        moved_bytes: stats.moved_bytes,
-        freed_segments: stats.freed_segments,
-        reserved_bytes: stats.reserved_bytes,
-        ..Default::default()
+    // Field by field: a literal would be built on the stack and copied.
+    *info = Default::default();
+    info.index = core.index() as i32;
+    info.size = geometry.size;
+    info.record_size = geometry.record_size;
+    info.algorithm = match geometry.algorithm {
+        Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
+        Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
     };
+    info.uuid = geometry.uuid;
+    info.segment_size = geometry.segment_size;
+    info.error = state.error.map_or(0, |error| error.errno() as u32);
+    info.mapped_blocks = stats.mapped_blocks;
+    info.live_bytes = stats.live_bytes;
+    info.stored_bytes = stats.stored_bytes;
+    info.allocated_bytes = stats.allocated_bytes;
+    info.segments = stats.segments;
+    info.free_segments = stats.free_segments;
+    info.table_memory = stats.table_memory;
+    info.bytes_written = stats.bytes_written;
+    info.bytes_read = stats.bytes_read;
+    info.log_bytes = stats.log_bytes;
+    info.flushes = stats.flushes;
+    info.syncs = stats.syncs;
+    info.checkpoints = stats.checkpoints;
+    info.damaged = stats.damaged;
+    info.errors = stats.errors;
+    info.replayed = stats.replayed;
+    info.backing_dev = stat.dev;
+    info.backing_ino = stat.ino;
+    info.table_limit = stats.table_limit;
+    info.garbage_bytes = stats.garbage_bytes;
+    info.moved_bytes = stats.moved_bytes;
+    info.freed_segments = stats.freed_segments;
+    info.reserved_bytes = stats.reserved_bytes;
     for (flag, set) in [
         (c::CLOOP_FLAG_READ_ONLY, core.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),
@@ -63,8 +66,15 @@ pub(crate) fn describe(core: &Core) -> Result<c::cloop_info> {
             info.flags |= flag;
         }
     }
-    for (to, from) in info.backing_file.iter_mut().zip(path.to_bytes()) {
+    write_path(core, &mut info.backing_file);
+    Ok(())
+}
+
+/// Writes the path of the backing file into `buf`, which is zero, if the path fits.
+fn write_path(core: &Core, buf: &mut [u8; c::CLOOP_PATH_LEN as usize]) {
+    let mut scratch = [0; c::CLOOP_PATH_LEN as usize];
+    let path = core.file().path(&mut scratch).unwrap_or(c"");
+    for (to, from) in buf.iter_mut().zip(path.to_bytes()) {
         *to = *from;
     }
-    Ok(info)
 }

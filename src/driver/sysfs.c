@@ -28,6 +28,7 @@ static const void *core_of(struct device *dev)
 
 static int info_of(struct device *dev, struct cloop_info *info)
 {
+	memset(info, 0, sizeof(*info));
 	return cloop_core_info(core_of(dev), info);
 }
 
