@@ -11,6 +11,7 @@ mod checkpoint;
 mod codec;
 mod error;
 pub mod format;
+mod freeing;
 mod io;
 mod log;
 mod map;

@@ -4,6 +4,7 @@
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{height_for, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE};
+use crate::engine::freeing;
 use crate::engine::reclaim::{Effort, ORPHANS};
 use crate::engine::recovery::open::{self, CreateOptions, Opened};
 use crate::engine::space::Writer;
@@ -116,11 +117,11 @@ impl<P: Platform> Volume<P> {
         } = open::open::<P>(file, read_only)?;
         if !read_only {
             if !clean {
-                store.give_back(length)?;
+                freeing::give_back(&store, length)?;
             }
             let started = store.log.start(&store.file, replayed.next_seq());
             if started == Err(Error::NoSpace) {
-                store.free_at_once()?;
+                freeing::free_at_once(&store)?;
                 store.log.start(&store.file, replayed.next_seq())?;
             } else {
                 started?;
@@ -464,7 +465,7 @@ impl<P: Platform> Volume<P> {
             before = checkpoint.superblock.length;
             self.store.checkpoint(&mut checkpoint, true)?;
         }
-        self.store.trim(before.max(checkpoint.superblock.length))
+        freeing::trim(&self.store, before.max(checkpoint.superblock.length))
     }
 
     /// The figures of the moment.

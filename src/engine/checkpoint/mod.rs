@@ -17,13 +17,13 @@
 use crate::engine::codec;
 use crate::engine::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
-    BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_OFFSETS, SUPERBLOCK_RECORD, UNIT,
+    BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD, UNIT,
 };
+use crate::engine::freeing;
 use crate::engine::log::{Prepared, Step, Tail};
 use crate::engine::map::detached::Orphanage;
 use crate::engine::map::table::NodeId;
 use crate::engine::map::usage::{Change, Class};
-use crate::engine::map::Map;
 use crate::engine::space::Writer;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
@@ -49,15 +49,6 @@ pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &Tail) -> bool {
         .clamp(*DEMAND.start(), *DEMAND.end())
         .min(store.table_limit.load(Ordering::Relaxed) / 2);
     store.log.segments_since_checkpoint(tail) >= interval || store.log.demand.bytes() >= demand
-}
-
-/// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
-/// after a crash, and the log leads to what it has used of it.
-fn extent(tail: &Tail, map: &Map) -> u64 {
-    let last = (0..tail.space.allocator.count)
-        .rev()
-        .find(|&index| tail.writes(index) || map.usage.get(index).is_some_and(|s| !s.free));
-    last.map_or(0, |index| index + 1)
 }
 
 /// What only checkpoints use, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint).
@@ -103,7 +94,7 @@ impl<P: Platform> Store<P> {
         let before = state.superblock.length;
         let written = self.write_checkpoint(state, log_start, clean);
         let dead = match written {
-            Ok(()) => self.find_dead(start.seq, state.superblock.generation),
+            Ok(()) => freeing::find_dead(self, start.seq, state.superblock.generation),
             Err(_) => Ok(Vec::new()),
         };
         {
@@ -125,11 +116,11 @@ impl<P: Platform> Store<P> {
         }
         written?;
         let dead = dead?;
-        self.release(&dead)?;
+        freeing::release(self, &dead)?;
         count(&self.counters.checkpoints, 1);
         count(&self.counters.freed, dead.len() as u64);
         // Either superblock alone must do, the older one included.
-        self.cut(before.max(state.superblock.length))
+        freeing::cut(self, before.max(state.superblock.length))
     }
 
     fn write_checkpoint(
@@ -151,14 +142,14 @@ impl<P: Platform> Store<P> {
         {
             let tail = self.log.lock();
             let map = self.map.lock();
-            next.segments = extent(&tail, &map);
+            next.segments = freeing::extent(&tail, &map);
             next.map_root = map.table.root_entry();
             next.orphans = map.table.orphans || state.orphanage.unknown || state.orphanage.stuck;
             next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
         }
         self.append_superblock(state, &next)?;
         if P::sabotaged(Sabotage::EarlyPunch) {
-            self.punch_dead()?;
+            freeing::punch_dead(self)?;
         }
         let usage_segments = self.write_usage(state).inspect_err(|_| {
             // Some pages moved and their index did not: store all of them the next time.
@@ -182,8 +173,8 @@ impl<P: Platform> Store<P> {
         {
             let tail = self.log.lock();
             let map = self.map.lock();
-            next.segments = extent(&tail, &map).max(usage_segments);
-            next.length = self.image_length(&tail, &map, clean, log_end);
+            next.segments = freeing::extent(&tail, &map).max(usage_segments);
+            next.length = freeing::image_length(self, &tail, &map, clean, log_end);
         }
         if clean && self.file.len()? < next.length {
             // A segment that an earlier close had cut short is whole again; durably so before the
@@ -333,7 +324,7 @@ impl<P: Platform> Store<P> {
         let segments = {
             let tail = self.log.lock();
             let map = self.map.lock();
-            extent(&tail, &map).min(map.usage.len())
+            freeing::extent(&tail, &map).min(map.usage.len())
         };
         let pages = segments.div_ceil(NODE_ENTRIES as u64) as usize;
         let height = height_for(segments);
@@ -414,228 +405,5 @@ impl<P: Platform> Store<P> {
             usage.account(entry, Class::Own, Change::Add)?;
             usage.account(old, Class::Own, Change::Drop)
         })
-    }
-
-    /// Segments that this checkpoint (`generation`, replay from sequence number `start`) and the one
-    /// before it found dead. They become free in the usage.
-    fn find_dead(&self, start: u64, generation: u64) -> Result<Vec<u64>> {
-        let mut dead = Vec::new();
-        let tail = self.log.lock();
-        let mut map = self.map.lock();
-        for index in 0..map.usage.len() {
-            let Some(segment) = map.usage.get(index) else {
-                break;
-            };
-            let before = segment.dead_since;
-            let replayed = segment.seq >= start && !P::sabotaged(Sabotage::EarlyReuse);
-            let since = if segment.free || replayed || !segment.dead() || tail.holds(index) {
-                0
-            } else if before == 0 && !P::sabotaged(Sabotage::EarlyReuse) {
-                generation
-            } else {
-                dead.push(index)?;
-                map.usage.set_free(index);
-                continue;
-            };
-            if since != before {
-                map.usage
-                    .change_unstored(index, |segment| segment.dead_since = since);
-            }
-        }
-        Ok(dead)
-    }
-
-    /// Frees the segments that neither superblock needs because the log supersedes what their tables have in them,
-    /// without a checkpoint: only the log must be durable. Not while a checkpoint is written. Returns how many.
-    pub(crate) fn free_superseded(&self) -> Result<usize> {
-        let mut found = Vec::new();
-        {
-            let tail = self.log.lock();
-            let map = self.map.lock();
-            if self.total(&tail, &map).dead == 0 {
-                return Ok(0);
-            }
-            for (index, segment) in (0..).zip(map.usage.iter()) {
-                let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.free && segment.dead();
-                if (map.usage.superseded(segment) || hasty) && !tail.holds(index) {
-                    found.push(index)?;
-                }
-            }
-        }
-        if found.is_empty() {
-            return Ok(0);
-        }
-        if !P::sabotaged(Sabotage::EarlyFree) {
-            self.log.sync(&self.file)?;
-        }
-        {
-            let mut map = self.map.lock();
-            for &index in found.iter() {
-                map.usage.set_free(index);
-            }
-        }
-        self.release(&found)?;
-        count(&self.counters.freed, found.len() as u64);
-        Ok(found.len())
-    }
-
-    /// Lets the log use free segments again, and gives the space of those back that it need not keep.
-    fn release(&self, segments: &[u64]) -> Result {
-        for &index in segments {
-            if !self.log.keep(&self.file, index)? {
-                self.log.give_back(&self.file, index)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Cuts off what is free at the end of the file, but not below `keep` bytes.
-    fn cut(&self, keep: u64) -> Result {
-        if self.file.fixed_size() {
-            return Ok(());
-        }
-        let keep = {
-            let mut tail = self.log.lock();
-            while tail.space.reserving {
-                tail.wait();
-            }
-            tail.space.allocator.shrink();
-            // Nobody makes the file longer meanwhile.
-            tail.space.reserving = true;
-            keep.max(self.geo.segment_offset(tail.space.allocator.count))
-        };
-        let cut = self.file.len().and_then(|len| {
-            if len > keep {
-                self.file.truncate(keep)?;
-            }
-            Ok(())
-        });
-        let mut tail = self.log.lock();
-        tail.space.reserving = false;
-        tail.stats.errors += u64::from(cut.is_err());
-        tail.notify_all();
-        Ok(())
-    }
-
-    /// Gives the space of what is dead back at once.
-    fn punch_dead(&self) -> Result {
-        let segments = self.map.lock().usage.len();
-        for index in 0..segments {
-            let dead = {
-                let tail = self.log.lock();
-                let map = self.map.lock();
-                !tail.holds(index) && map.usage.get(index).is_some_and(|s| s.dead())
-            };
-            if dead {
-                let size = u64::from(self.geo.segment_size);
-                self.file.punch(self.geo.segment_offset(index), size)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Frees what the newest checkpoint does not need, although the one before it may: on a full file system an
-    /// image that was not closed could not be opened otherwise. The reserve it had is among it. Only while
-    /// opening.
-    pub(crate) fn free_at_once(&self) -> Result {
-        let mut tail = self.log.lock();
-        let mut map = self.map.lock();
-        for index in 0..tail.space.allocator.count {
-            if map
-                .usage
-                .get(index)
-                .is_some_and(|s| !s.free && s.dead() && s.seq == 0)
-            {
-                map.usage.set_free(index);
-                tail.space.allocator.release(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives back what was reserved when the power failed: everything that is not in use. But the file stays `length`
-    /// bytes long, because a superblock says so.
-    pub(crate) fn give_back(&self, length: u64) -> Result {
-        let (count, free) = {
-            let tail = self.log.lock();
-            let map = self.map.lock();
-            let mut free = Vec::new();
-            for (index, segment) in (0..tail.space.allocator.count).zip(map.usage.iter()) {
-                if segment.free {
-                    let size = u64::from(self.geo.segment_size);
-                    free.push((self.geo.segment_offset(index), size))?;
-                }
-            }
-            (tail.space.allocator.count, free)
-        };
-        let end = self.geo.segment_offset(count).max(length);
-        if !self.file.fixed_size() && self.file.len()? > end {
-            self.file.truncate(end)?;
-        }
-        self.punch_ranges(&free, end)
-    }
-
-    /// How long the image is at least when the log is durable up to `log_end`, in bytes. After a clean close
-    /// it is exactly that long.
-    fn image_length(&self, tail: &Tail, map: &Map, clean: bool, log_end: u64) -> u64 {
-        let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
-        let durable = log_end >> self.geo.segment_shift();
-        let last = (0..map.usage.len()).rev().find_map(|index| {
-            let segment = map.usage.get(index)?;
-            let used = match self.log.used(tail, index) {
-                _ if segment.free => 0,
-                Some(used) if clean => used,
-                None if clean => u64::from(self.geo.segment_size),
-                // Its header was certainly written.
-                _ if segment.seq <= durable => BLOCK_SIZE as u64,
-                _ => 0,
-            };
-            (used > 0).then(|| self.geo.segment_offset(index) + used)
-        });
-        last.unwrap_or(0).max(least)
-    }
-
-    /// Gives back what a closed image does not need: reserved segments, free ones, and the end of
-    /// the file.
-    pub(crate) fn trim(&self, length: u64) -> Result {
-        let size = u64::from(self.geo.segment_size);
-        let free = {
-            let tail = self.log.lock();
-            let map = self.map.lock();
-            let mut free = Vec::new();
-            for index in 0..tail.space.allocator.count {
-                let used = match self.log.used(&tail, index) {
-                    Some(used) => used,
-                    None if map.usage.get(index).is_none_or(|s| s.free) => 0,
-                    None => size,
-                };
-                if used < size {
-                    free.push((self.geo.segment_offset(index) + used, size - used))?;
-                }
-            }
-            free
-        };
-        self.file.truncate(length)?;
-        self.punch_ranges(&free, length)
-    }
-
-    /// Gives the space of ranges (offset and length, in order) back, up to the end of the file. Neighbours in
-    /// one call each.
-    fn punch_ranges(&self, ranges: &[(u64, u64)], end: u64) -> Result {
-        let mut pending: Option<(u64, u64)> = None;
-        for &(start, len) in ranges.iter().filter(|range| range.0 < end) {
-            match &mut pending {
-                Some((first, total)) if *first + *total == start => *total += len,
-                _ => {
-                    if let Some((first, total)) = pending.replace((start, len)) {
-                        self.file.punch(first, total)?;
-                    }
-                }
-            }
-        }
-        match pending {
-            Some((first, total)) => self.file.punch(first, total.min(end - first)),
-            None => Ok(()),
-        }
     }
 }

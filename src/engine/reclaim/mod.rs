@@ -14,6 +14,7 @@ use crate::engine::format::{
     Algorithm, Entry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
+use crate::engine::freeing;
 use crate::engine::io::write::Stored;
 use crate::engine::log::{Prepared, Step, Tail};
 use crate::engine::map::table::{Found, NodeId};
@@ -210,7 +211,7 @@ impl<P: Platform> Store<P> {
         };
         while self.bury_orphans(state, ORPHANS)? && !self.log.lock().stop {}
         let (before, _) = look();
-        self.free_superseded()?;
+        freeing::free_superseded(self)?;
         let mut fruitless = 0;
         loop {
             let (available, total) = look();
@@ -222,7 +223,7 @@ impl<P: Platform> Store<P> {
                 true => self.empty_segments(state, Effort::Urgent, BATCH, &mut going)?,
                 false => 0,
             };
-            self.free_superseded()?;
+            freeing::free_superseded(self)?;
             let (now, left) = look();
             // Where nodes of the table were, and what is young, needs checkpoints to be free. They cost space
             // as well.

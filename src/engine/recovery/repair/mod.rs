@@ -17,6 +17,7 @@ use crate::engine::format::{
     Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
 };
+use crate::engine::freeing;
 use crate::engine::io::cache::{place_of, RecordCache};
 use crate::engine::log::Log;
 use crate::engine::map::detached::Orphanage;
@@ -422,7 +423,7 @@ impl<P: Platform> Repair<'_, P> {
         store.checkpoint(&mut checkpoint, false)?;
         let before = checkpoint.superblock.length;
         store.checkpoint(&mut checkpoint, true)?;
-        store.trim(before.max(checkpoint.superblock.length))?;
+        freeing::trim(&store, before.max(checkpoint.superblock.length))?;
         Ok(unnamed)
     }
 }

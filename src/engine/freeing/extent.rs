@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Where the image ends, and giving space back to the backing file that lies behind it or is not in use.
+
+use crate::engine::format::{BLOCK_SIZE, SUPERBLOCK_OFFSETS};
+use crate::engine::log::Tail;
+use crate::engine::map::Map;
+use crate::engine::store::Store;
+use crate::engine::Result;
+use crate::platform::mem::Vec;
+use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform};
+
+/// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
+/// after a crash, and the log leads to what it has used of it.
+pub(crate) fn extent(tail: &Tail, map: &Map) -> u64 {
+    let last = (0..tail.space.allocator.count)
+        .rev()
+        .find(|&index| tail.writes(index) || map.usage.get(index).is_some_and(|s| !s.free));
+    last.map_or(0, |index| index + 1)
+}
+
+/// How long the image is at least when the log is durable up to `log_end`, in bytes. After a clean close
+/// it is exactly that long.
+pub(crate) fn image_length<P: Platform>(
+    store: &Store<P>,
+    tail: &Tail,
+    map: &Map,
+    clean: bool,
+    log_end: u64,
+) -> u64 {
+    let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
+    let durable = log_end >> store.geo.segment_shift();
+    let last = (0..map.usage.len()).rev().find_map(|index| {
+        let segment = map.usage.get(index)?;
+        let used = match store.log.used(tail, index) {
+            _ if segment.free => 0,
+            Some(used) if clean => used,
+            None if clean => u64::from(store.geo.segment_size),
+            // Its header was certainly written.
+            _ if segment.seq <= durable => BLOCK_SIZE as u64,
+            _ => 0,
+        };
+        (used > 0).then(|| store.geo.segment_offset(index) + used)
+    });
+    last.unwrap_or(0).max(least)
+}
+
+/// Cuts off what is free at the end of the file, but not below `keep` bytes.
+pub(crate) fn cut<P: Platform>(store: &Store<P>, keep: u64) -> Result {
+    if store.file.fixed_size() {
+        return Ok(());
+    }
+    let keep = {
+        let mut tail = store.log.lock();
+        while tail.space.reserving {
+            tail.wait();
+        }
+        tail.space.allocator.shrink();
+        // Nobody makes the file longer meanwhile.
+        tail.space.reserving = true;
+        keep.max(store.geo.segment_offset(tail.space.allocator.count))
+    };
+    let cut = store.file.len().and_then(|len| {
+        if len > keep {
+            store.file.truncate(keep)?;
+        }
+        Ok(())
+    });
+    let mut tail = store.log.lock();
+    tail.space.reserving = false;
+    tail.stats.errors += u64::from(cut.is_err());
+    tail.notify_all();
+    Ok(())
+}
+
+/// Gives back what was reserved when the power failed: everything that is not in use. But the file stays `length`
+/// bytes long, because a superblock says so.
+pub(crate) fn give_back<P: Platform>(store: &Store<P>, length: u64) -> Result {
+    let (count, free) = {
+        let tail = store.log.lock();
+        let map = store.map.lock();
+        let mut free = Vec::new();
+        for (index, segment) in (0..tail.space.allocator.count).zip(map.usage.iter()) {
+            if segment.free {
+                let size = u64::from(store.geo.segment_size);
+                free.push((store.geo.segment_offset(index), size))?;
+            }
+        }
+        (tail.space.allocator.count, free)
+    };
+    let end = store.geo.segment_offset(count).max(length);
+    if !store.file.fixed_size() && store.file.len()? > end {
+        store.file.truncate(end)?;
+    }
+    punch_ranges(store, &free, end)
+}
+
+/// Gives back what a closed image does not need: reserved segments, free ones, and the end of
+/// the file.
+pub(crate) fn trim<P: Platform>(store: &Store<P>, length: u64) -> Result {
+    let size = u64::from(store.geo.segment_size);
+    let free = {
+        let tail = store.log.lock();
+        let map = store.map.lock();
+        let mut free = Vec::new();
+        for index in 0..tail.space.allocator.count {
+            let used = match store.log.used(&tail, index) {
+                Some(used) => used,
+                None if map.usage.get(index).is_none_or(|s| s.free) => 0,
+                None => size,
+            };
+            if used < size {
+                free.push((store.geo.segment_offset(index) + used, size - used))?;
+            }
+        }
+        free
+    };
+    store.file.truncate(length)?;
+    punch_ranges(store, &free, length)
+}
+
+/// Gives the space of ranges (offset and length, in order) back, up to the end of the file. Neighbours in
+/// one call each.
+fn punch_ranges<P: Platform>(store: &Store<P>, ranges: &[(u64, u64)], end: u64) -> Result {
+    let mut pending: Option<(u64, u64)> = None;
+    for &(start, len) in ranges.iter().filter(|range| range.0 < end) {
+        match &mut pending {
+            Some((first, total)) if *first + *total == start => *total += len,
+            _ => {
+                if let Some((first, total)) = pending.replace((start, len)) {
+                    store.file.punch(first, total)?;
+                }
+            }
+        }
+    }
+    match pending {
+        Some((first, total)) => store.file.punch(first, total.min(end - first)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Freeing: which segments no superblock needs any more, and how their space goes back to the log or to the
+//! backing file.
+//!
+//! It uses the log and the map, and knows nothing of checkpoints and reclaim, which call it.
+
+mod dead;
+mod extent;
+
+pub(crate) use self::dead::{find_dead, free_at_once, free_superseded, punch_dead, release};
+pub(crate) use self::extent::{cut, extent, give_back, image_length, trim};
