@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Promise P1 under simulation: exhaustively for short histories, at random for long ones, and the proof that
-//! the judge would notice if the engine broke it.
+//! Promise P1 under simulation: exhaustively for short histories, at random for long ones; and the proof
+//! that the judge notices if the engine breaks a promise or an invariant (I1, I2, I5, I7, I8, I9, I10, I11,
+//! I12, I13, I14, I15, I19).
 //!
 //! A seed that fails is replayed with `cargo run --release --features sim --bin cloop-sim -- --trace --seed N`.
 
@@ -10,7 +11,8 @@ use cloop::simulation::{run, Plan, Report};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
-/// Runs many on all CPUs until there are `enough` objections; the sum of what they did, and the objections by number.
+/// Runs `count` simulations on all CPUs until there are `enough` objections. Returns the sum of the
+/// reports, and the objections by number.
 fn run_all(
     count: u64,
     enough: usize,
@@ -76,7 +78,7 @@ fn every_crash_point_of_short_histories() {
     println!("{report}");
 }
 
-/// Every sabotage is caught within this many random histories.
+/// Every sabotage must be caught within this many random histories.
 const PATIENCE: u64 = 400;
 
 #[test]
@@ -85,7 +87,7 @@ fn every_sabotage_is_caught() {
     for sabotage in Sabotage::ALL {
         let (_, objections) = run_all(PATIENCE, 1, |seed| {
             match run(Plan::hunt(seed, sabotage), None) {
-                // The engine is stuck in its own mess, which says nothing about the judge.
+                // The sabotaged engine is stuck, which says nothing about the judge.
                 Err(said) if said.contains("max_steps") || said.contains("deadlock") => {
                     Ok(Report::default())
                 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Promise P1: after a crash at any backing operation the device is an exact prefix of its history, which
-//! holds everything a completed flush covered.
+//! Promise P1: after a crash at any backing operation the device is an exact prefix of its history, and
+//! the prefix holds everything that a completed flush covered. I1, I2, I9, I10, I11, I12, I14.
 
 use crate::model::{apply, assert_checked, fresh, read_all, Tested, Vol, BLOCKS};
 use cloop::platform::sim::{Rng, SimFile};
 
-/// Opens what a crash left and judges it. Returns the state found.
+/// Opens the image that a crash left and judges it. Returns the state found.
 fn judge(tested: &Tested, found: &SimFile, what: &str) -> Vec<u32> {
     let volume = Vol::open(found.snapshot(), true).unwrap_or_else(|e| panic!("{what}: {e}"));
     let tags = read_all(&volume);
@@ -39,7 +39,7 @@ fn operate(tested: &mut Tested, operations: usize, rng: &mut Rng) {
             return;
         }
     }
-    // Closing is a place to crash as well.
+    // A crash may happen during the close as well.
     if tested.volume.close().is_ok() {
         tested.durable = tested.steps.len();
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Promise P5: damage is found, never served, and costs no more than what it hit.
+//! Promise P5: damage is found, never served, and costs only the blocks that it hit.
 
 use crate::model::{fill, fresh, read_tags, Home, Tested, Vol, BLOCKS};
 use cloop::engine::check::{check, Finding, Summary};
 use cloop::engine::{Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 
-/// A closed image with contents, and those.
+/// A closed image, and its contents.
 fn image() -> (SimFile, Vec<u32>) {
     let (file, volume) = fresh(16384);
     let mut tested = Tested::new(volume, vec![0; BLOCKS as usize], 0);
@@ -60,7 +60,7 @@ fn no_flipped_byte_is_served() {
             eio += 1;
             assert!(!found.is_empty(), "byte {at}: check finds nothing");
         } else {
-            // A spare superblock, dead records, padding.
+            // The byte may belong to the other superblock, a dead record or padding.
             spared += 1;
         }
     }
@@ -95,7 +95,7 @@ fn one_damaged_record_costs_its_blocks_alone() {
     assert!(summary.is_ok());
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].blocks, Some((4, 4)));
-    // Overwriting heals.
+    // Overwriting makes the blocks readable again.
     volume.write(&mut ws, 4, &data[..4 * BLOCK_SIZE]).unwrap();
     assert!(read_tags(&volume, &mut ws, 0, 8).is_some());
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Images that earlier versions wrote stay readable, and the bytes of the structures stay what they are.
+//! Images that earlier versions wrote stay readable, and the bytes of the structures stay the same. I4,
+//! I10.
 //!
-//! `CLOOP_WRITE_FIXTURES=1 cargo test --test engine fixtures` writes new ones; only a new format
-//! version has a reason to.
+//! `CLOOP_WRITE_FIXTURES=1 cargo test --test engine fixtures` writes new ones. Only a new format version
+//! is a reason to do so.
 
 use crate::model::{assert_checked, options, read_all, Home, Tested, Vol, BLOCKS};
 use cloop::engine::format::{seed, Entry, Kind, RecordHeader, SegmentHeader, Superblock};
@@ -18,7 +19,7 @@ fn path(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The history all fixtures hold; the state follows from it.
+/// The history of all fixtures, from which the state follows.
 fn history(volume: Vol) -> Tested {
     let mut tested = Tested::new(volume, vec![0; BLOCKS as usize], 0);
     let mut rng = Rng(2026);
@@ -111,7 +112,7 @@ fn superblocks_that_make_no_sense_are_refused() {
     let file = load("v1-clean.cloop");
     let mut page = vec![0; BLOCK_SIZE];
     file.read_at(&mut page, 0).unwrap();
-    // A valid checksum over a wrong field: what a hostile image would have.
+    // A valid checksum over a wrong field, as in a hostile image.
     let forge = |at: usize, bytes: &[u8]| {
         use cloop::platform::Platform;
         let mut forged = page.clone();
@@ -125,7 +126,7 @@ fn superblocks_that_make_no_sense_are_refused() {
     assert!(forge(180, &[0]).is_ok());
     assert_eq!(forge(8, &2u32.to_le_bytes()), Err(Error::Version(2)));
     assert_eq!(forge(32, &[4]), Err(Error::Feature(4)));
-    // Unknown compatible features are nobody's concern; read-only ones stop writers only.
+    // Unknown compatible features are ignored; unknown read-only-compatible ones only forbid writing.
     assert!(forge(16, &[1]).is_ok());
     assert!(forge(24, &[1]).is_ok());
     let huge = u64::MAX.to_le_bytes();
@@ -220,7 +221,7 @@ fn a_record_has_its_bytes_where_the_format_says() {
     );
     let decoded = RecordHeader::decode::<Home>(&bytes, 0xdead_beef, 96);
     assert_eq!(decoded, Some((header, &payload[..])));
-    // Another life of the segment, another place in it, a cut record, and every flipped bit.
+    // Another incarnation of the segment, another place in it, a cut record, and every flipped bit.
     assert_eq!(RecordHeader::decode::<Home>(&bytes, 0xdead_beee, 96), None);
     assert_eq!(RecordHeader::decode::<Home>(&bytes, 0xdead_beef, 112), None);
     assert_eq!(

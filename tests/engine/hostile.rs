@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Hostile images: promise P5 against whoever can compute a CRC.
+//! Hostile images: promise P5 against an attacker who can compute a CRC. I3, I6, I17, I18.
 
 use cloop::engine::check::Finding;
 use cloop::engine::format::SUPERBLOCK_OFFSETS;
@@ -22,8 +22,8 @@ const SCRIPT: [u8; 24] = [
     0, 0, 0, 9, 3, 2, 1, 3, 6, 0, 0, 0, 7, 0, 0, 0, 1, 1, 7, 30, 5, 0, 0, 0,
 ];
 
-/// Time that anything done to an image of a few hundred KiB may take. Much more than it does take, because
-/// the machine may be busy.
+/// Most time that any operation on an image of a few hundred KiB may take. It is much more than needed,
+/// because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
@@ -96,11 +96,11 @@ fn judge(attack: &Named) {
                 Err(error) => panic!("{error}"),
             }
         }
-        // What is lost is reported with its place, and no read of more than it gets around that.
+        // Lost blocks are reported with their place, and reads that cover more blocks fail as well.
         let mut two = [0; 2 * BLOCK_SIZE];
         for at in lost.clone() {
             if lost.end - lost.start <= 8 {
-                // Opened again, because the record may be in the cache by way of another entry.
+                // Open the image again, because the cache may hold the record by way of another entry.
                 for first in [at.saturating_sub(1), at] {
                     let volume = Volume::<Home>::open(file.clone(), true).unwrap();
                     let read = volume.read(&mut ws, first, &mut two);
@@ -116,7 +116,7 @@ fn judge(attack: &Named) {
     exercise::<Home>(&file, &SCRIPT);
 }
 
-/// Cases of which all are run, whatever becomes of the first.
+/// Cases, all of which run even if an earlier one fails.
 #[derive(Default)]
 struct Cases(Vec<String>);
 
@@ -146,8 +146,8 @@ impl Drop for Cases {
     }
 }
 
-/// The blocks whose own record is described by the structure at a byte offset of the image: before and after
-/// it was changed.
+/// The blocks whose own record the structure at a byte offset of the image describes, before and after
+/// the change.
 fn own_blocks(before: &Image<Home>, after: &Image<Home>, structure: u64) -> BTreeSet<u64> {
     let mut blocks = BTreeSet::new();
     for image in [before, after] {
@@ -166,8 +166,8 @@ fn own_blocks(before: &Image<Home>, after: &Image<Home>, structure: u64) -> BTre
     blocks
 }
 
-/// Every integer of the format takes values it should not have: the image is refused, or blocks fail alone,
-/// and no block ever shows what was not written to it.
+/// Every integer of the format takes values that it should not have. The image is refused, or only the
+/// blocks concerned fail. No block ever shows contents that were never written to it. I18.
 #[test]
 fn every_integer_may_lie() {
     let mut verdicts: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
@@ -209,7 +209,7 @@ struct Lie<'a> {
     image: &'a Image<Home>,
     field: usize,
     value: u64,
-    /// It was closed cleanly.
+    /// The image was closed cleanly.
     clean: bool,
 }
 
@@ -227,12 +227,12 @@ impl Lie<'_> {
         forged
     }
 
-    /// 0: refused, 1: blocks are damaged, 2: `check` finds something, 3: nobody says anything.
+    /// 0: refused, 1: blocks are damaged, 2: `check` finds something, 3: nothing is noticed.
     fn judge(&self, written: &BTreeSet<(u64, u32)>, truth: &Blocks) -> usize {
         let (forged, field) = (self.forge(), &self.image.fields[self.field]);
         let file = MemFile::new(&forged.bytes);
         let survey = survey::<Home>(&file);
-        // The log of an image in use is what its superblock, headers and links say it is, and ends where a
+        // The log of an image in use is defined by its superblock, headers and links, and ends where a
         // record is not valid.
         let log = field.name.starts_with("superblock: log start")
             || field.name == "superblock: flags"
@@ -268,7 +268,7 @@ impl Lie<'_> {
 
 type Blocks = BTreeMap<u64, Option<[u8; BLOCK_SIZE]>>;
 
-/// A file that is long but empty costs no memory.
+/// A file that is long but empty must not make an opening allocate memory.
 #[test]
 fn a_long_empty_file_is_refused_at_once() {
     let base = bases::<Home>(false).remove(0);
@@ -287,7 +287,7 @@ fn a_long_empty_file_is_refused_at_once() {
     );
 }
 
-/// The inputs the fuzzer found worth keeping. `CLOOP_WRITE_SEEDS=1` writes those it begins with.
+/// The inputs that the fuzzer kept. `CLOOP_WRITE_SEEDS=1` writes those that it starts with.
 #[test]
 fn the_corpus_of_the_fuzzer_is_survived() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
@@ -316,7 +316,7 @@ fn the_corpus_of_the_fuzzer_is_survived() {
     assert!(count > 20, "{count} inputs");
 }
 
-/// The fuzzer's mutations without its guidance: `CLOOP_TEST_LONG=1` for a hundred times as many.
+/// The fuzzer's mutations without its guidance. `CLOOP_TEST_LONG=1` runs a hundred times as many.
 #[test]
 fn random_forgeries_are_survived() {
     let bases = forgery_bases();

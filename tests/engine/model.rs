@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The model: every block holds a tag; the block's bytes follow from it.
+//! The model: every block holds a tag, from which the bytes of the block follow.
 
 use cloop::engine::{Algorithm, CreateOptions, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
@@ -11,7 +11,7 @@ pub(crate) use cloop::simulation::fill;
 pub(crate) type Home = Std<SimFile>;
 pub(crate) type Vol = Volume<Home>;
 
-/// Blocks of the device under test: two leaves of the table, and a bit.
+/// Blocks of the device under test: a little more than two leaves of the table.
 pub(crate) const BLOCKS: u64 = 1100;
 
 pub(crate) fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
@@ -44,7 +44,7 @@ pub(crate) struct Step {
     pub(crate) tags: Vec<u32>,
 }
 
-/// A volume, its history, and the state the history leads to.
+/// A volume, its history, and the state to which the history leads.
 pub(crate) struct Tested {
     pub(crate) volume: Vol,
     pub(crate) ws: Workspace<Home>,
@@ -89,7 +89,8 @@ impl Tested {
         self.state_after(self.steps.len())
     }
 
-    /// Writes blocks with new tags, some of them zero. Whether it fails or not, its parts are noted.
+    /// Writes blocks with new tags, some of them zero. The parts are noted whether the write fails or
+    /// not.
     pub(crate) fn write(&mut self, block: u64, count: u64, zeros: bool, rng: &mut Rng) -> bool {
         let mut tags = Vec::new();
         for _ in 0..count {
@@ -139,7 +140,7 @@ impl Tested {
         ok
     }
 
-    /// Does something; false when it failed.
+    /// Performs one random operation; false if it failed.
     pub(crate) fn random_operation(&mut self, rng: &mut Rng) -> bool {
         let block = rng.below(BLOCKS);
         let rest = BLOCKS - block;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Without crashes: every operation does what the model does.
+//! Without crashes: every operation has the same effect as on the model.
 
 use crate::model::{
     assert_checked, fill, fresh, options, read_all, tag_of, Home, Tested, Vol, BLOCKS,
@@ -70,7 +70,7 @@ fn a_flush_without_anything_new_does_no_io() {
     volume.flush().unwrap();
     volume.flush().unwrap();
     assert_eq!((file.syncs(), file.writes()), (syncs, writes));
-    // Zeros on zeros change nothing either.
+    // Writing zeros over zeros changes nothing either.
     volume.zero(&mut ws, 100, 500).unwrap();
     volume.flush().unwrap();
     assert_eq!((file.syncs(), file.writes()), (syncs, writes));
@@ -79,6 +79,7 @@ fn a_flush_without_anything_new_does_no_io() {
     assert_eq!((file.syncs(), file.writes()), (syncs + 1, writes + 1));
 }
 
+/// P4, I16: zero blocks are holes.
 #[test]
 fn zeros_are_not_stored() {
     let (_, volume) = fresh(65536);
@@ -218,7 +219,7 @@ fn concurrent_flushes_share_one_fsync() {
         thread.join().unwrap();
     }
     let syncs = file.syncs() - before;
-    // Checkpoints in the background have theirs.
+    // Checkpoints in the background sync as well.
     let own = 2 * volume.stats().unwrap().checkpoints;
     assert!(syncs <= THREADS * ROUNDS + own, "{syncs} fsyncs");
     assert!(
@@ -235,7 +236,7 @@ fn a_read_only_volume_changes_nothing() {
     assert!(tested.write(0, 200, false, &mut rng));
     assert!(tested.flush());
     let state = tested.state();
-    // As after a crash: the log has to be replayed, and is, in memory only.
+    // The image is as after a crash: the log must be replayed, in memory only.
     let crashed = file.snapshot();
     drop(tested);
     let before = crashed.operations();
@@ -274,6 +275,7 @@ fn ranges_beyond_the_end_are_refused() {
     assert_eq!(volume.flush(), Err(Error::Closed));
 }
 
+/// P2, I13: the log has its next segments on a full file system too, so a flush succeeds.
 #[test]
 fn a_full_backing_file_fails_writes_at_once_and_loses_nothing() {
     let (file, volume) = fresh(65536);
@@ -301,14 +303,15 @@ fn a_full_backing_file_fails_writes_at_once_and_loses_nothing() {
     for at in 64..acknowledged {
         assert_eq!(tags[at as usize], 2 + 3 * at as u32);
     }
-    // What was acknowledged is durable.
+    // Acknowledged data is durable.
     let volume = Vol::open(file.after_crash(&mut rng), true).unwrap();
     assert_eq!(read_all(&volume), tags);
-    // With room again, writing goes on.
+    // When there is room again, writing continues.
     file.limit(1 << 40);
     tested.volume.write(&mut ws, acknowledged, &data).unwrap();
 }
 
+/// P4, P6: regions that were never touched take neither space nor memory.
 #[test]
 fn a_huge_empty_device_costs_nothing() {
     let file = SimFile::new();

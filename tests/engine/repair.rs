@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `repair`: what damage did not hit survives it, and what it hit is named.
+//! `repair`: everything that damage did not hit survives it, and everything that it hit is listed.
 
 use crate::model::{assert_checked, fresh, read_all, read_tags, Home, Tested, Vol, BLOCKS};
 use cloop::engine::check::{check, Finding};
@@ -12,8 +12,8 @@ use cloop::platform::BackingFile;
 const SEGMENT: usize = 256 * 1024;
 const DATA: usize = 1 << 20;
 
-/// An image with contents, a history of several openings and checkpoints, and a log behind the last of them
-/// that was flushed. Then it is closed or not.
+/// An image with contents and a history of several openings and checkpoints. A log that was flushed
+/// follows the last checkpoint. In the end the image is closed, or left as after a crash.
 fn image(seed: u64, clean: bool) -> (SimFile, Vec<u32>) {
     let (file, volume) = fresh([4096, 16384, 65536][seed as usize % 3]);
     let mut rng = Rng(seed);
@@ -38,7 +38,8 @@ fn image(seed: u64, clean: bool) -> (SimFile, Vec<u32>) {
         tested.volume.close().unwrap();
         return (file, state);
     }
-    // Nothing vouches for what the very last flush wrote, so that is what is there already.
+    // No later structure proves that the very last flush was durable, so it writes only what is there
+    // already.
     let block = state.iter().position(|&tag| tag != 0).unwrap();
     let mut data = vec![0; BLOCK_SIZE];
     cloop::simulation::fill(state[block], &mut data);
@@ -76,7 +77,8 @@ pub(crate) fn overwrite(file: &SimFile, at: usize, bytes: &[u8]) {
     file.sync().unwrap();
 }
 
-/// The records of an image: offset, header, whether their life is the present one of their segment.
+/// The records of an image: offset, header, and whether they belong to the present incarnation of their
+/// segment.
 pub(crate) fn records(file: &SimFile) -> Vec<(usize, RecordHeader)> {
     let bytes = file.bytes();
     let mut found = Vec::new();
@@ -99,13 +101,14 @@ pub(crate) fn records(file: &SimFile) -> Vec<(usize, RecordHeader)> {
     found
 }
 
-/// After a repair that wrote: everything is as it was but for what was reported, the check agrees with the repair,
-/// and the image is good for writing.
+/// After a repair that wrote: the contents are unchanged except for what was reported, the check agrees
+/// with the repair, and the image can be written to.
 fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report], what: &str) {
     let found = findings(file);
     assert_eq!(found.len() as u64, repaired.summary.findings, "{what}");
     if repaired.written {
-        // A header that cannot be known stays lost together with a record that cannot be moved.
+        // A header that cannot be computed stays lost, together with the records that cannot be
+        // relocated.
         let headers = found.iter().filter(|f| !f.data).all(|f| {
             matches!(
                 f.error,
@@ -146,7 +149,7 @@ fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report],
     volume.close().unwrap();
 }
 
-/// Repairs and expects nothing to be lost.
+/// Repairs, and expects that nothing is lost.
 fn mends(file: &SimFile, state: &[u32], what: &str) {
     let (outcome, reports) = run(file);
     let repaired = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -247,7 +250,7 @@ fn segment_headers_are_written_again() {
     }
 }
 
-/// Whether a check has anything against the image.
+/// Whether a check finds anything wrong with the image.
 fn findings_or_refused(file: &SimFile) -> bool {
     let mut n = 0;
     let summary = check::<Home>(file.snapshot(), &mut |_| n += 1, &mut |_, _| {});
@@ -260,7 +263,7 @@ fn every_record_in_turn() {
     for clean in [true, false] {
         let (file, state) = image(if clean { 7 } else { 8 }, clean);
         for (i, (at, record)) in records(&file).into_iter().enumerate() {
-            // The payload, the header, or all of it.
+            // Damage the payload, the header, or both.
             let hurt = file.snapshot();
             let space = record.units() as usize * 16;
             match i % 3 {
@@ -279,7 +282,7 @@ fn every_record_in_turn() {
             unnamed += repaired.unnamed;
             lost += u64::from(repaired.summary.findings > 0);
             healed += u64::from(repaired.summary.findings + repaired.unnamed == 0);
-            // Nobody's neighbour is to pay for it.
+            // The damage must not cost any other block.
             assert!(repaired.unnamed <= 1, "{what}");
         }
     }
@@ -367,7 +370,8 @@ fn random_damage() {
     assert!(hopeless * 50 <= rounds, "{hopeless} of {rounds}");
 }
 
-/// A damaged record in the log, before what a later flush proves to have been durable, is not the end of the log.
+/// A damaged record that lies before a position which a later flush proves durable is not the end of the
+/// log. I15.
 #[test]
 fn a_damaged_log_is_not_taken_for_its_end() {
     let (file, _) = image(5, false);
@@ -377,7 +381,7 @@ fn a_damaged_log_is_not_taken_for_its_end() {
         .filter(|(at, record)| *at > start && record.kind == Kind::Data)
         .collect();
     assert!(data.len() >= 6, "{} records", data.len());
-    // All but that of the last flush, which nothing after it can vouch for.
+    // All records except those of the last flush, which no later structure proves durable.
     for (at, _) in &data[..data.len() - 1] {
         let hurt = file.snapshot();
         hurt.damage(*at as u64 + 20, 1);
@@ -389,7 +393,7 @@ fn a_damaged_log_is_not_taken_for_its_end() {
     }
 }
 
-/// Byte offset at which the replay of the newest superblock starts.
+/// Byte offset at which the replay from the newest superblock starts.
 fn newest_log_start(file: &SimFile) -> usize {
     use cloop::engine::format::Superblock;
     let bytes = file.bytes();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const BLOCK: u64 = BLOCK_SIZE as u64;
 const MIB: u64 = 1 << 20;
 
-/// An image in a real file that nobody else sees.
+/// An image in an unnamed temporary file.
 fn on_disk(size: u64, record_size: u32) -> Volume<Std> {
     let file = tempfile::tempfile().expect("a temporary file");
     let file = StdFile::from_file(file).expect("a backing file");
@@ -48,7 +48,7 @@ fn write_noise<P: Platform>(
     volume.write(ws, block, &data).unwrap();
 }
 
-/// P3: what does not compress takes at most 1.01 times the device and 16 MiB, also while it is overwritten.
+/// P3: incompressible data takes at most 1.01 times the device and 16 MiB, even while it is overwritten.
 #[test]
 fn the_worst_case_stays_within_its_bound() {
     const SIZE: u64 = 160 * MIB;
@@ -70,7 +70,7 @@ fn the_worst_case_stays_within_its_bound() {
         }
         within("when full");
         let mut rng = Rng(u64::from(record_size));
-        // Once around in blocks, and with a flush after some.
+        // Overwrite half of the blocks, with a flush now and then.
         for round in 0..model.len() as u32 / 2 {
             let at = rng.below(model.len() as u64);
             let n = 1_000_000 + round;
@@ -100,7 +100,7 @@ fn the_worst_case_stays_within_its_bound() {
     }
 }
 
-/// Waits until nobody's work is left and the image has the size it may have at rest.
+/// Waits until no background work is left and the image has the size that is allowed when idle.
 fn rest(volume: &Volume<Std>) {
     let began = Instant::now();
     loop {
@@ -113,7 +113,7 @@ fn rest(volume: &Volume<Std>) {
     }
 }
 
-/// Every block up to `end` holds what [`write_noise`] gave it, or nothing.
+/// Every block up to `end` holds what [`write_noise`] wrote to it if it was `kept`, and zeros otherwise.
 fn expect_noise<P: Platform>(volume: &Volume<P>, end: u64, kept: impl Fn(u64) -> bool) {
     let mut ws = volume.workspace().unwrap();
     let mut block = vec![0; BLOCK_SIZE];
@@ -124,7 +124,7 @@ fn expect_noise<P: Platform>(volume: &Volume<P>, end: u64, kept: impl Fn(u64) ->
     }
 }
 
-/// P3: nobody writes, and what is dead goes by itself.
+/// P3: when the device is idle, garbage is reclaimed without a request.
 #[test]
 fn an_idle_volume_gives_back_what_is_dead() {
     const END: u64 = 96 * MIB / BLOCK;
@@ -142,8 +142,8 @@ fn an_idle_volume_gives_back_what_is_dead() {
     volume.close().unwrap();
 }
 
-/// P3: what is dead and lies together goes without anything being written again. Compaction finds what lives
-/// between the holes.
+/// P3: garbage that lies together is given back without relocating anything. Compaction finds the live
+/// records between the holes.
 #[test]
 fn what_lies_together_is_given_back_in_place() {
     const END: u64 = 96 * MIB / BLOCK;
@@ -158,7 +158,7 @@ fn what_lies_together_is_given_back_in_place() {
     }
     rest(&volume);
     let stats = volume.stats().unwrap();
-    // But where nodes of the table were, which checkpoints have just written again.
+    // Except in segments with old nodes of the table, which checkpoints have just written again.
     let moved = stats.moved_bytes;
     assert!(moved < stats.live_bytes / 4, "{stats:?}");
     expect_noise(&volume, END, kept);
@@ -177,7 +177,7 @@ fn what_lies_together_is_given_back_in_place() {
     assert_eq!(summary.mapped_blocks, END / 2);
 }
 
-/// An image of that many blocks on a disk of 12 MiB.
+/// An image with this many blocks on a disk of 12 MiB.
 fn on_a_small_disk(blocks: u64) -> (SimFile, Vol) {
     let file = SimFile::new();
     let create = CreateOptions {
@@ -190,7 +190,7 @@ fn on_a_small_disk(blocks: u64) -> (SimFile, Vol) {
     (file, volume)
 }
 
-/// P2, trap 10: a full file system is emptied through the device, again and again.
+/// P2: a full file system is emptied through the device, again and again.
 #[test]
 fn a_full_file_is_emptied_and_filled_again() {
     const BLOCKS: u64 = 6000;
@@ -212,7 +212,7 @@ fn a_full_file_is_emptied_and_filled_again() {
                     written += 1;
                 }
                 Err(error) => {
-                    // A part of it may have been written.
+                    // A part of the data may have been written.
                     volume.zero(&mut ws, at, 4).unwrap();
                     model[at as usize..at as usize + 4].fill(0);
                     break error;
@@ -226,7 +226,7 @@ fn a_full_file_is_emptied_and_filled_again() {
         volume.checkpoint().unwrap();
         let live = model.iter().filter(|&&tag| tag != 0).count() as u64 * BLOCK;
         assert!(live > 8 * MIB, "cycle {cycle}: full at {live} live bytes");
-        // Half of it, in small and in large pieces, each discard made durable.
+        // Discard half of the device, in small and in large pieces, and make each discard durable.
         for piece in 0..BLOCKS / 8 {
             let at = piece * 8 + rng.below(2) * 4;
             volume.zero(&mut ws, at, 4).unwrap();
@@ -238,7 +238,7 @@ fn a_full_file_is_emptied_and_filled_again() {
             assert_checked(&file, &format!("cycle {cycle}"));
             volume = Vol::open(file.clone(), false).unwrap();
         } else if cycle % 3 == 1 {
-            // Power fails on the full file.
+            // The power fails while the file system is full.
             drop(volume);
             volume = Vol::open(file.clone(), false).unwrap();
         }
@@ -253,8 +253,9 @@ fn a_full_file_is_emptied_and_filled_again() {
     assert_checked(&file, "at the end");
 }
 
-/// P2: on a file system that others fill, what is given back is lost, and with records of 64 KiB the end of each
-/// segment was. Looking for space, for writes and for compaction, leaves discards theirs all the same.
+/// P2: on a file system that other programs fill, space that is given back is lost, and with records of
+/// 64 KiB the unused end of each segment was given back. The search for space, for writes and for
+/// compaction, must still leave discards their share of the reserve.
 #[test]
 fn what_others_take_is_not_counted_on() {
     const BLOCKS: u64 = 2000;
@@ -303,8 +304,9 @@ fn what_others_take_is_not_counted_on() {
     assert!(refused > 0, "{refused} writes refused");
 }
 
-/// After a power failure on a full file system, a file system on the device replays its journal: writes here
-/// and there, which do not say that they are metadata. Without them it cannot be mounted, nor anything be deleted.
+/// P2: after a power failure on a full file system, a file system on the device replays its journal. It
+/// writes to scattered blocks and does not mark them as metadata. Without these writes it cannot be
+/// mounted, and nothing can be deleted.
 #[test]
 fn a_journal_is_replayed_on_a_full_file() {
     const BLOCKS: u64 = 6000;
@@ -338,7 +340,7 @@ fn a_journal_is_replayed_on_a_full_file() {
                 volume.flush().unwrap();
             }
         }
-        // The last commits of the journal, as far as there is room.
+        // The last commits of the journal, as long as there is room.
         for _ in 0..rng.below(200) {
             let at = rng.below(BLOCKS / 16);
             if volume
@@ -367,7 +369,7 @@ fn a_journal_is_replayed_on_a_full_file() {
                 );
             }
             volume.flush().unwrap();
-            // ext4 does not call its superblock metadata either, and takes an error there for the end.
+            // ext4 does not mark its superblock as metadata either, and gives up if the write fails.
             let done = volume.write(&mut ws, 0, &data[..BLOCK_SIZE]);
             assert_eq!(done, Ok(()), "seed {seed}, round {round}, superblock");
             volume.flush().unwrap();
@@ -375,8 +377,8 @@ fn a_journal_is_replayed_on_a_full_file() {
     }
 }
 
-/// What a discard that is only in the log has freed is used again. After a crash the leaves below it are orphans,
-/// and refer to segments that have another life, or none.
+/// I19: the space that a discard freed is used again while the discard is only in the log. After a crash
+/// the leaves below it are detached, and refer to segments that have another incarnation, or none.
 #[test]
 fn what_orphans_refer_to_may_be_gone() {
     const BLOCKS: u64 = 6000;
@@ -397,13 +399,13 @@ fn what_orphans_refer_to_may_be_gone() {
         for _ in 0..3 {
             volume.checkpoint().unwrap();
         }
-        // Its leaves are in memory, so each block is counted off at once.
+        // The leaves are in memory, so each block is subtracted from the counts at once.
         let leaves = 2 + rng.below(3);
         // The first operation of the replay loads a leaf with the nodes above it.
         volume.zero(&mut ws, leaves * LEAF + 8, 4).unwrap();
         volume.zero(&mut ws, 0, leaves * LEAF).unwrap();
         volume.flush().unwrap();
-        // Where what lay in the first leaf was, goes what is now in the last one.
+        // New data of the last leaf goes where the data of the first leaf was.
         let end = leaves * LEAF;
         fill(&mut ws, 9, end - LEAF, end - rng.below(LEAF));
         volume.flush().unwrap();
@@ -414,13 +416,13 @@ fn what_orphans_refer_to_may_be_gone() {
         orphans += summary.orphaned_blocks;
         let mut expected = vec![0; BLOCK_SIZE];
         let mut found = vec![0; BLOCK_SIZE];
-        // Nor does a repair take the present life of such a segment for damage.
+        // A repair must not take the present incarnation of such a segment for damage either.
         let repaired = crashed.snapshot();
         repaired.damage([90, 65_536 + 90][seed as usize % 2], 4);
         repair::<Home>(&mut || Ok(repaired.clone()), &mut |_| {}, &mut |_, _| {}).unwrap();
         assert_checked(&repaired, &format!("seed {seed}, repaired"));
         let repaired = Vol::open(repaired, true).unwrap();
-        // Without the discard, what was there and what is there now do not fit into one segment.
+        // Without the discard, the old contents and the new ones do not fit into one segment.
         let forgetful = crashed.snapshot();
         for (at, _) in records(&crashed).iter().filter(|r| r.1.kind == Kind::Zero) {
             overwrite(&forgetful, *at, &[0xa5; 32]);
@@ -445,7 +447,7 @@ fn what_orphans_refer_to_may_be_gone() {
         let forgetful = Vol::open(forgetful, false).unwrap();
         let read_only = Vol::open(crashed.snapshot(), true).unwrap();
         let opened = Vol::open(crashed.clone(), false).unwrap();
-        // Before much could be taken off the counts.
+        // Crash again, before the background has reaped much.
         let again = crashed.after_crash(&mut rng);
         assert_checked(&again, &format!("seed {seed}, again"));
         let again = Vol::open(again, true).unwrap();
@@ -457,7 +459,7 @@ fn what_orphans_refer_to_may_be_gone() {
                     .unwrap();
                 assert!(found == expected, "seed {seed}: block {at}");
             }
-            // What nobody knows to be discarded is there, or is named.
+            // Blocks whose discard was forgotten are there, or are listed.
             let read = forgetful.read(&mut ws, at, &mut found);
             let discarded = at < end + 12 && tag_of(&expected) == 0;
             if !listed(at) && !discarded {
@@ -496,7 +498,8 @@ fn compaction_leaves_a_small_image() {
     volume.close().unwrap();
     let live = (0..24 * MIB / BLOCK).filter(|&at| keep(at)).count() as u64 * BLOCK;
     let (len, allocated) = (file.len().unwrap(), file.allocated().unwrap());
-    // The superblocks' MiB, 3 %, and three segments; the file may be longer by what was reserved.
+    // The superblocks' MiB, 3 %, and three segments. The file may be longer by the segments that were
+    // reserved.
     let limit = MIB + live + live / 32 + 6 * 256 * 1024;
     assert!(
         allocated <= limit,
@@ -507,7 +510,8 @@ fn compaction_leaves_a_small_image() {
     expect_noise(&Vol::open(file, true).unwrap(), 24 * MIB / BLOCK, keep);
 }
 
-/// A file system has to write before it can delete: its journal, and after a crash what is in that.
+/// P2: a file system must write before it can delete: its journal and, after a crash, the contents of the
+/// journal.
 #[test]
 fn a_full_file_takes_metadata() {
     const BLOCKS: u64 = 6000;
@@ -533,7 +537,7 @@ fn a_full_file_takes_metadata() {
         assert_eq!(volume.stats().unwrap().full, 1, "cycle {cycle}");
         volume.flush().unwrap();
         if cycle % 2 == 1 {
-            // Power fails.
+            // The power fails.
             drop(volume);
             volume = Vol::open(file.clone(), false).unwrap();
             ws = volume.workspace().unwrap();
@@ -553,7 +557,7 @@ fn a_full_file_takes_metadata() {
     assert_checked(&file, "at the end");
 }
 
-/// P6: the table of a large device with a block here and there.
+/// P6: the table of a large device with scattered blocks.
 #[test]
 fn the_table_stays_within_its_limit() {
     const LEAVES: u64 = 10_000;
@@ -580,7 +584,7 @@ fn the_table_stays_within_its_limit() {
         most = most.max(volume.table_memory());
     }
     assert!(most <= LIMIT + LIMIT / 4, "{most} bytes of table");
-    // What a replay has made of it is no exception.
+    // The limit also holds for the table that a replay has built.
     for i in 0..LEAVES / 10 {
         write_noise(&volume, &mut ws, place(i) ^ 1, i as u32, 1);
     }
@@ -605,8 +609,8 @@ fn the_table_stays_within_its_limit() {
     assert_eq!(volume.stats().unwrap().mapped_blocks, LEAVES + LEAVES / 10);
 }
 
-/// P4: a discard of what is not in memory reads none of it, and what it leaves is counted later, whatever happens
-/// meanwhile.
+/// P4, I19: a discard of leaves that are not in memory reads none of them. The blocks are subtracted from
+/// the counts later, whatever happens in between.
 #[test]
 fn a_large_discard_leaves_its_counting_to_the_background() {
     const LEAVES: u64 = 6000;
@@ -625,7 +629,8 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
     volume.close().unwrap();
     let blocks = create.size / BLOCK;
     let mut orphans = 0;
-    // All of it; all but a part of the first and the last leaf; some leaves in the middle.
+    // Discard everything; everything except a part of the first and the last leaf; and some leaves in the
+    // middle.
     for (from, to) in [(0, blocks), (8, blocks - 504), (512 * 100, 512 * 3000)] {
         let file = file.snapshot();
         let volume = Vol::open(file.clone(), false).unwrap();
@@ -645,7 +650,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
                 }
             }
         };
-        // Somebody writes there at once, into a leaf that had something and in between.
+        // Write there at once, into a leaf that had contents and between its old blocks.
         write_noise(&volume, &mut ws, 512 * 200 + 9, 1, 1);
         volume.flush().unwrap();
         let crashed = file.after_crash(&mut Rng(from));
@@ -661,7 +666,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
             expect(&volume);
             volume.checkpoint().unwrap();
             volume.close().unwrap();
-            // What was left then is found the next time.
+            // The next opening finds the subtrees that were left.
             let volume = Vol::open(file.clone(), false).unwrap();
             expect(&volume);
             let left = (0..LEAVES * 2)
@@ -690,7 +695,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
     assert!(orphans > 0, "the background was always faster");
 }
 
-/// P4: looking for zeros costs less than 2 % of a write of anything else.
+/// P4: the search for zeros costs less than 2 % of a write of other data.
 #[test]
 fn looking_for_zeros_is_cheap() {
     let volume = on_disk(64 * MIB, 65536);
@@ -701,13 +706,13 @@ fn looking_for_zeros_is_cheap() {
         volume.write(&mut ws, block, data).unwrap();
         began.elapsed()
     };
-    // The shortest of many times is the one that nothing else came between.
+    // The shortest of many times is one during which nothing else ran.
     let zeros = (0..1000).map(|_| time(512, &data)).min().unwrap();
     noise(1, &mut data);
     let other = (0..1000).map(|_| time(0, &data)).min().unwrap();
     println!("64 KiB of zeros: {zeros:?}, of noise: {other:?}");
-    // Zeros where nothing is stored are looked at, and that is almost all. Of a block that is not zero the
-    // first 64 bytes are, one part in 64.
+    // Zeros where nothing is stored are only searched, which is almost all of the time. In a block that
+    // is not zero only the first 64 bytes are searched, one part in 64.
     assert!(zeros / 64 * 50 <= other, "{zeros:?}, {other:?}");
     assert_eq!(volume.stats().unwrap().mapped_blocks, 16);
     volume.close().unwrap();
@@ -760,7 +765,7 @@ fn a_device_grows_and_shrinks() {
     volume
         .resize(&mut volume.workspace().unwrap(), size, false)
         .unwrap();
-    // What was there before does not come back.
+    // The contents from before the shrink must not come back.
     expect(&volume, 8, 0);
     expect(&volume, last, 0);
     volume.close().unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `cloop check`, and how the other commands take damaged and crashed images.
+//! `cloop check`, and how the other commands treat damaged and crashed images.
 
 use crate::run::{noise, prose, Lab, Snapshot};
 use cloop::engine::Volume;
@@ -8,8 +8,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// An image with some hundred records, small enough to damage it many times. It was opened twice, so that
-/// one leaf of the sector table is older than the newest checkpoint.
+/// An image with some hundred records, small enough to be damaged many times. It was opened twice, so
+/// that one leaf of the sector table is older than the newest checkpoint.
 fn image(lab: &Lab) -> Vec<u8> {
     let mut raw = prose(1 << 20);
     raw.extend(noise(1 << 20, 11));
@@ -50,7 +50,7 @@ fn a_whole_image_is_clean() {
     before.assert_same(&lab.path("image"));
 }
 
-/// What a check said: its exit status, and the offset and blocks of its first finding.
+/// The result of a check: its exit status, and the offset and blocks of its first finding.
 struct Verdict {
     status: Option<i32>,
     offset: u64,
@@ -100,7 +100,7 @@ fn flips_in_fixed_structures_are_found() {
         .chain(segments.map(|at| (at, 96)));
     for (start, len) in structures {
         if whole[start as usize] == 0 {
-            // A segment that is reserved but was not begun.
+            // A segment that is reserved but not begun.
             continue;
         }
         for at in (start..start + len).step_by(if len > 96 { 111 } else { 7 }) {
@@ -114,8 +114,8 @@ fn flips_in_fixed_structures_are_found() {
     assert!(fs::read(&path).unwrap() == whole);
 }
 
-/// Flips one byte at many places: either the check finds it and says where, or the byte is one that means
-/// nothing and the data is intact.
+/// Flips one byte at many places. Either the check finds it and says where, or the byte has no meaning
+/// and the data is intact.
 #[test]
 fn finds_every_flipped_byte_that_matters() {
     let lab = Lab::new();
@@ -127,7 +127,7 @@ fn finds_every_flipped_byte_that_matters() {
     let mut places: Vec<u64> = (0..len).filter(used).step_by(9973).collect();
     // The first records, through header and payload.
     places.extend(((1 << 20) + 96..(1 << 20) + 192).step_by(3));
-    // The end of each segment's log, where a clean detach puts the table and the accounting.
+    // The end of the log in each segment, where a clean detach puts the table and the usage.
     for start in (1 << 20..len).step_by(1 << 20) {
         if let Some(end) = (start..len.min(start + (1 << 20))).rfind(used) {
             places.extend((end.saturating_sub(8 << 10)..=end).step_by(41));
@@ -137,7 +137,7 @@ fn finds_every_flipped_byte_that_matters() {
     places.dedup();
     assert!(places.len() > 300, "{}", places.len());
 
-    // Findings in one record, in a node of the table, in what is needed to open the image at all.
+    // Findings in a record, in a node of the table, and in the structures that opening needs.
     let (mut record, mut node, mut whole_image, mut harmless) = (0, 0, 0, 0);
     for &at in &places {
         flip(&path, at);
@@ -145,7 +145,8 @@ fn finds_every_flipped_byte_that_matters() {
         let about = format!("byte {at}: {}", verdict.text);
         match verdict.status {
             Some(4) => {
-                // Near enough to look there: the record or structure, or the segment of the log.
+                // The reported place is near the flip: the record or structure, or the segment of the
+                // log.
                 assert!(verdict.offset.abs_diff(at) <= 1 << 20, "{about}");
                 match verdict.blocks {
                     0 => whole_image += 1,
@@ -171,7 +172,7 @@ fn finds_every_flipped_byte_that_matters() {
         record > 100 && node > 0 && whole_image > 0,
         "{record} {node} {whole_image}"
     );
-    // What an earlier checkpoint left and a later one superseded: some of it lies at the ends.
+    // Records of an earlier checkpoint that a later one superseded: some of them lie at the ends.
     assert!(
         harmless < places.len() / 4,
         "{harmless} of {} undetected",
@@ -219,7 +220,7 @@ fn truncated_images() {
         fs::write(&path, &whole[..len]).unwrap();
         let before = Snapshot::of(&path);
         let outcome = lab.cloop(&["check", "image"]);
-        // Without a superblock it is not an image at all: an operational error.
+        // Without a superblock the file is no image: an operational error.
         let expected = if len < 4096 { [4, 8] } else { [4, 4] };
         assert!(
             outcome.status.is_some_and(|s| expected.contains(&s)),
@@ -327,7 +328,7 @@ fn exit_codes_are_those_of_fsck() {
     assert_eq!(lab.cloop(&["check", "--help"]).status, Some(0));
 }
 
-/// What the image would be exported as is `raw` still.
+/// The content that `cloop export` reads is still `raw`.
 fn assert_holds(lab: &Lab, raw: &[u8]) {
     lab.cloop(&["export", "--force", "image", "back"])
         .succeeds();
@@ -384,7 +385,7 @@ fn repair_cannot_bring_back_data() {
         "{text}"
     );
     before.assert_same(&lab.path("image"));
-    // With a superblock gone as well, that is corrected and the rest is left.
+    // With a superblock lost as well, the repair corrects that and leaves the rest.
     flip(&lab.path("image"), 100);
     let outcome = lab.cloop(&["check", "--repair", "image"]);
     let text = String::from_utf8(outcome.stdout).unwrap();

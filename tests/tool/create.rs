@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `cloop create`, and what `cloop info` says of its images.
+//! `cloop create`, and the answers of `cloop info` about its images.
 
 use crate::run::{allocated, Lab, Loop, Mount, Snapshot};
 use std::fs;
@@ -119,7 +119,7 @@ fn does_not_overwrite_unless_forced() {
         .succeeds();
     assert_eq!(lab.info("precious")["size"], 1 << 20);
 
-    // An image over a longer one: nothing of the old one may be seen.
+    // A new image over a longer one: nothing of the old one may be visible.
     lab.file("raw", &crate::run::noise(3 << 20, 1));
     lab.cloop(&["import", "--force", "raw", "precious"])
         .succeeds();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A real file system with real files: what the image costs, and that it gives everything back.
+//! A real file system with real files: the size of its image, and that everything can be read back.
 
 use crate::run::{allocated, same, skip, system, Lab};
 use std::fs::{self, File};
@@ -7,12 +7,12 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-/// Trees of a usual system, the first to exist is taken.
+/// Directories of a usual system; the first one that exists is used.
 const TREES: [&str; 3] = ["/usr/share", "/usr/include", "/usr/lib"];
 /// Bytes of files to put into the file system.
 const ENOUGH: u64 = 300 << 20;
 
-/// Copies files of a real tree into `to` until there are enough of them; gives their bytes.
+/// Copies files of a real tree to `to` until they are enough; returns their size in bytes.
 fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> u64 {
     let mut bytes = 0;
     let Ok(entries) = fs::read_dir(from) else {
@@ -34,8 +34,8 @@ fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> u64 {
     bytes
 }
 
-/// The sum of the records of `raw`, computed here: blocks that are not zero, compressed together in units of
-/// `record_size`, raw where that does not shrink.
+/// The sum of the records of `raw`, computed here: blocks that are not zero, compressed together in units
+/// of `record_size`, raw where they do not shrink.
 fn plain_sum(raw: &Path, record_size: usize) -> u64 {
     let mut file = File::open(raw).unwrap();
     let mut unit = vec![0; record_size];

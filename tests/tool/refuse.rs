@@ -105,7 +105,7 @@ fn no_permission() {
     lab.cloop_as_nobody(&["create", "-s", "1M", "new"])
         .fails(1, &parts);
 
-    // Readable: what only reads works, and attaching for writing does not.
+    // The image is readable: commands that only read work, and attaching for writing does not.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
     lab.cloop_as_nobody(&["check", "image"]).succeeds();
     lab.cloop_as_nobody(&["attach", "image"])
@@ -121,7 +121,7 @@ fn a_locked_image_is_refused() {
     let path = lab.path("image");
     let before = Snapshot::of(&path);
     let file = fs::File::open(&path).unwrap();
-    // As the kernel holds it while the image is attached.
+    // Hold the lock as the kernel holds it while the image is attached.
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
     for (status, args) in [
         (1, vec!["attach", "image"]),
@@ -138,7 +138,7 @@ fn a_locked_image_is_refused() {
         before.assert_same(&path);
         assert!(!lab.path("back").exists());
     }
-    // Readers get along with readers.
+    // Commands that only read can run at the same time.
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).unwrap();
     lab.cloop(&["check", "image"]).succeeds();
     lab.cloop(&["info", "image"]).succeeds();
@@ -185,7 +185,7 @@ fn a_missing_module() {
     lab.cloop(&["detach", "/dev/cloop0"]).fails(1, &parts);
     lab.cloop(&["info", "/dev/cloop0"]).fails(1, &parts);
     before.assert_same(&path);
-    // Nothing is attached, and that is no error.
+    // Nothing is attached, which is no error.
     assert_eq!(lab.cloop(&["list"]).succeeds(), "");
     let json: serde_json::Value =
         serde_json::from_str(&lab.cloop(&["list", "--json"]).succeeds()).unwrap();

@@ -62,7 +62,7 @@ fn keeps_what_is_inside_and_asks_before_it_discards() {
     lab.cloop(&["resize", "--force", "--size", "7M", "image"])
         .succeeds();
     assert_eq!(lab.info("image")["mapped_blocks"], 256);
-    // What is gone stays gone.
+    // Discarded blocks stay zero.
     lab.cloop(&["resize", "--size", "8M", "image"]).succeeds();
     lab.cloop(&["check", "--quiet", "image"]).succeeds();
     lab.cloop(&["export", "--force", "image", "back"])
@@ -117,7 +117,7 @@ fn both_refuse_what_is_no_image_or_in_use() {
     before.assert_same(&text);
 }
 
-/// An image with every other 64 KiB discarded from `mebibytes` of noise, and the raw disk it holds.
+/// An image of `mebibytes` of noise with every other 64 KiB discarded, and the raw disk that it holds.
 fn full_of_holes(lab: &Lab, mebibytes: usize) {
     let mut left = noise(mebibytes << 20, 77);
     lab.file("raw", &left);
@@ -154,7 +154,7 @@ fn compacts_to_what_is_needed() {
     lab.cloop(&["check", "--quiet", "image"]).succeeds();
     lab.cloop(&["export", "image", "back"]).succeeds();
     assert!(same(&lab.path("raw"), &lab.path("back")));
-    // Once more gains nothing, and costs no more than a segment.
+    // A second compaction gains nothing, and costs at most a segment.
     lab.cloop(&["compact", "image"]).succeeds();
     assert!(allocated(&lab.path("image")) <= after + (1 << 20));
 }

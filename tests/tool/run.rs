@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! [`Lab`]: a directory to run the program in, and what the tests ask of a run.
+//! [`Lab`]: a directory to run the program in, and the assertions about a run.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -49,19 +49,19 @@ impl Lab {
         self.run(&mut self.bounded(args), input)
     }
 
-    /// As [`cloop`](Self::cloop), as the user nobody. Only root can.
+    /// As [`cloop`](Self::cloop), as the user "nobody". Needs root.
     pub(crate) fn cloop_as_nobody(&self, args: &[&str]) -> Outcome {
         self.run(self.bounded(args).uid(65534).gid(65534), &[])
     }
 
-    /// The command, to be run by other means.
+    /// The command, for a test that runs it in its own way.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cloop"));
         command.args(args).current_dir(self.0.path());
         command
     }
 
-    /// The command with a limit, so that one that hangs fails its test.
+    /// The command with a time limit, so that a hang fails the test.
     fn bounded(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
@@ -80,7 +80,7 @@ impl Lab {
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         std::thread::scope(|scope| {
-            // A program that stops reading early is not the writer's problem.
+            // A program that stops reading early is no error of the writer.
             scope.spawn(move || stdin.write_all(input));
             let output = child.wait_with_output().unwrap();
             Outcome {
@@ -98,14 +98,14 @@ impl Lab {
         self.path(name)
     }
 
-    /// What `cloop info --json` says.
+    /// The output of `cloop info --json`.
     pub(crate) fn info(&self, name: &str) -> serde_json::Value {
         let text = self.cloop(&["info", "--json", name]).succeeds();
         serde_json::from_str(&text).unwrap()
     }
 }
 
-/// What a run left.
+/// The result of a run.
 pub(crate) struct Outcome {
     command: String,
     pub(crate) status: Option<i32>,
@@ -114,7 +114,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Asserts success without a word on standard error, and gives the standard output.
+    /// Asserts success without any output on standard error, and returns the standard output.
     #[track_caller]
     pub(crate) fn succeeds(self) -> String {
         assert_eq!(self.status, Some(0), "{}: {}", self.command, self.stderr);
@@ -122,7 +122,7 @@ impl Outcome {
         String::from_utf8(self.stdout).unwrap()
     }
 
-    /// Asserts failure with `status` and one sentence on standard error that has all `parts` in it.
+    /// Asserts failure with `status` and one sentence on standard error that contains all `parts`.
     #[track_caller]
     pub(crate) fn fails(self, status: i32, parts: &[&str]) {
         let about = format!("{}\n{}", self.command, self.stderr);
@@ -135,7 +135,7 @@ impl Outcome {
         }
     }
 
-    /// Asserts that the arguments were refused for a reason that has `part` in it.
+    /// Asserts that the arguments were refused for a reason that contains `part`.
     #[track_caller]
     pub(crate) fn refuses(self, status: i32, part: &str) {
         let about = format!("{}\n{}", self.command, self.stderr);
@@ -153,12 +153,12 @@ pub(crate) fn system(program: &str, args: &[impl AsRef<OsStr>]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Says that a test proves nothing here, past the test harness that would hide it.
+/// Reports a skipped test past the test harness, which would hide the message.
 pub(crate) fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// True for root; otherwise says that the test is skipped.
+/// True for root; otherwise reports that the test is skipped.
 pub(crate) fn root() -> bool {
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     if !root {
@@ -167,11 +167,11 @@ pub(crate) fn root() -> bool {
     root
 }
 
-/// A small file system of its own, gone with this value.
+/// A small file system of its own, which is removed with this value.
 pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    /// A tmpfs of `size` on the new directory `at`; `None`, said loudly, when mounting is not possible.
+    /// A tmpfs of `size` on the new directory `at`; `None`, with a message, if mounting is not possible.
     pub(crate) fn tmpfs(at: PathBuf, size: &str) -> Option<Self> {
         if !root() {
             return None;
@@ -207,11 +207,11 @@ impl Drop for Mount {
     }
 }
 
-/// A loop device over a file, gone with this value.
+/// A loop device over a file, which is removed with this value.
 pub(crate) struct Loop(String);
 
 impl Loop {
-    /// `None`, said loudly, when there are no loop devices here.
+    /// `None`, with a message, if there are no loop devices here.
     pub(crate) fn over(file: &Path) -> Option<Self> {
         if !root() {
             return None;
@@ -242,7 +242,7 @@ impl Drop for Loop {
     }
 }
 
-/// Bytes that nothing compresses, the same each time.
+/// Incompressible bytes, the same each time.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     // xorshift64*: enough to look random to LZ4.
     let mut x = seed | 1;
@@ -257,7 +257,7 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     .collect()
 }
 
-/// Bytes that compress about as prose does.
+/// Bytes that compress about as well as prose.
 pub(crate) fn prose(len: usize) -> Vec<u8> {
     const WORDS: [&str; 12] = [
         "block", "record", "segment", "table", "log", "the", "of", "is", "written", "read", "a",
@@ -275,12 +275,12 @@ pub(crate) fn prose(len: usize) -> Vec<u8> {
     text
 }
 
-/// Bytes the file at `path` occupies.
+/// Bytes that the file at `path` occupies.
 pub(crate) fn allocated(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks() * 512
 }
 
-/// Content and modification time: what a failing command must not change.
+/// Content and modification time, which a failing command must not change.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Snapshot(Vec<u8>, std::time::SystemTime);
 

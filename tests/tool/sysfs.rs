@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// What stands between `before` and `after` in the lines of a file of the source tree.
+/// The text between `before` and `after` in the lines of a file of the source tree.
 fn names(file: &str, before: &str, after: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
     text.lines()

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
-/// A disk with text, noise, zeros, holes, and runs of all lengths between single blocks and chunks.
+/// A disk with text, noise, zeros, holes, and runs of every length between a single block and a chunk.
 fn mixed(path: &Path) {
     let (text, random) = (prose(3 << 20), noise(2 << 20, 3));
     let mut patches = Vec::new();
     for i in 0..64u64 {
-        // Odd blocks of a stretch, then single bytes in otherwise empty blocks.
+        // Odd blocks of a range, then single bytes in otherwise empty blocks.
         patches.push((20 * MIB + i * 8192, &random[..4096]));
         patches.push((24 * MIB + i * 40_960 + 4095, &random[7..8]));
     }
@@ -61,7 +61,7 @@ fn zeros_cost_nothing_and_text_shrinks() {
     lab.cloop(&["import", "raw", "image"]).succeeds();
     let info = lab.info("image");
     let number = |name: &str| info[name].as_u64().unwrap();
-    // Counted from the file: blocks with something else than zeros in them.
+    // Counted from the file: the blocks that are not all zeros.
     let blocks = fs::read(lab.path("raw"))
         .unwrap()
         .chunks(4096)
@@ -218,7 +218,7 @@ fn nothing_is_overwritten_unless_forced() {
         .fails(1, &["image: ", "--force"]);
     lab.cloop(&["export", "image", "raw"])
         .fails(1, &["raw: ", "--force"]);
-    // The disk itself as its image, and the image as its disk, are mistakes even then.
+    // Importing the image itself, or exporting over it, is refused even with `--force`.
     lab.cloop(&["import", "--force", "raw", "raw"])
         .fails(1, &["raw: ", "is the disk"]);
     lab.cloop(&["export", "--force", "image", "image"])
@@ -267,7 +267,7 @@ fn a_file_size_limit_is_an_error_like_others() {
     assert!(!lab.path("image").exists());
 }
 
-/// Interrupts a command that waits in the middle of its work.
+/// Interrupts a command that is waiting in the middle of its work.
 fn interrupted(signal: &str, half: &str, args: &[&str], lab: &Lab, input: &[u8]) {
     let mut child = lab
         .command(args)
@@ -284,10 +284,10 @@ fn interrupted(signal: &str, half: &str, args: &[&str], lab: &Lab, input: &[u8])
     }
     std::thread::sleep(Duration::from_millis(100));
     let pid = child.id().to_string();
-    // The shell's own: kill(1) is not everywhere.
+    // The shell's own kill: kill(1) does not exist everywhere.
     crate::run::system("sh", &["-c", &format!("kill -s {signal} {pid}")]);
     let status = child.wait().unwrap();
-    // Death by the signal, as every shell expects it.
+    // The process died of the signal, as every shell expects it.
     assert!(
         std::os::unix::process::ExitStatusExt::signal(&status).is_some(),
         "{status}"
@@ -335,7 +335,7 @@ fn block_devices_on_both_sides() {
     lab.cloop(&["export", "image", "back"]).succeeds();
     assert!(same(&lab.path("raw"), &lab.path("back")));
 
-    // Onto a larger device full of something else: zeros must be written there, the rest stays.
+    // Onto a larger device with other contents: zeros must be written there, and the rest stays.
     let garbage = vec![0xa5; 33 << 20];
     let Some(target) = Loop::over(&lab.file("disk", &garbage)) else {
         return;
