@@ -4,7 +4,7 @@
 use crate::background::Background;
 use crate::c;
 use crate::disk::{Disk, Workqueue};
-use crate::engine::{self, Geometry, State, Stats, Volume, BLOCK_SIZE};
+use crate::engine::{self, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
 use crate::pool::{Pool, Worker};
 use crate::ratelimit::RateLimit;
@@ -77,9 +77,19 @@ impl Core {
         self.index
     }
 
-    /// Shape of the device.
-    pub(crate) fn geometry(&self) -> Geometry {
-        self.volume.geometry()
+    /// What is fixed about the image.
+    pub(crate) fn layout(&self) -> Layout {
+        self.volume.layout()
+    }
+
+    /// Compression of new records.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.volume.algorithm()
+    }
+
+    /// Size of the device in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.volume.size().bytes()
     }
 
     /// Whether writes are refused.
@@ -176,7 +186,7 @@ impl Core {
         (mut block, mut count): (u64, u64),
         mut f: impl FnMut(u64, usize) -> engine::Result,
     ) -> engine::Result {
-        let record = u64::from(self.geometry().record_size) / BLOCK_SIZE as u64;
+        let record = u64::from(self.layout().record_size) / BLOCK_SIZE as u64;
         while count > 0 {
             let n = count.min(record - block % record);
             f(block, n as usize * BLOCK_SIZE)?;
@@ -321,7 +331,7 @@ impl Device {
 
     fn log_attached(&self) {
         let index = self.core.index;
-        let kib = self.core.geometry().size >> 10;
+        let kib = self.core.size() >> 10;
         let mode = if self.core.read_only() {
             "read-only"
         } else {
@@ -357,7 +367,7 @@ impl Device {
             let mut ws = volume.workspace()?;
             volume.resize(&mut ws, size, force)
         };
-        let old = self.core.geometry().size;
+        let old = self.core.size();
         if size >= old || self.core.read_only() {
             call(resize).map_err(errno)?;
         } else {

@@ -3,7 +3,7 @@
 
 use crate::c;
 use crate::device::Core;
-use crate::engine::{Geometry, BLOCK_SIZE};
+use crate::engine::{Layout, BLOCK_SIZE};
 use crate::queue;
 use crate::request;
 use core::ptr::NonNull;
@@ -141,13 +141,13 @@ unsafe extern "C" fn open(disk: *mut c::gendisk, _mode: c::blk_mode_t) -> c_int 
 }
 
 /// What the block layer has to know about a device.
-fn limits(geometry: &Geometry) -> c::queue_limits {
+fn limits(layout: &Layout) -> c::queue_limits {
     c::queue_limits {
         features: c::BLK_FEAT_WRITE_CACHE | c::BLK_FEAT_FUA | c::BLK_FEAT_STABLE_WRITES,
         logical_block_size: BLOCK_SIZE as c_uint,
         physical_block_size: BLOCK_SIZE as c_uint,
         io_min: BLOCK_SIZE as c_uint,
-        io_opt: geometry.record_size,
+        io_opt: layout.record_size,
         max_hw_sectors: MAX_TRANSFER >> SECTOR_SHIFT,
         // Data is copied: as many pieces as there are pages, of any length.
         max_segments: (MAX_TRANSFER as usize / BLOCK_SIZE) as c_ushort,
@@ -164,13 +164,13 @@ impl Disk {
     /// Makes the block device `cloopN`, served by `core`.
     pub(crate) fn new(index: usize, core: Arc<Core>) -> Result<Self> {
         let tags = TagSet::new()?;
-        let geometry = core.geometry();
+        let layout = core.layout();
         let queue_data = Arc::as_ptr(&core).cast_mut().cast::<c_void>();
         // SAFETY: The tag set is allocated. `queue_data` stays valid until after the disk is gone.
         let raw = from_err_ptr(unsafe {
             c::__blk_mq_alloc_disk(
                 tags.raw.get(),
-                &mut limits(&geometry),
+                &mut limits(&layout),
                 queue_data,
                 static_lock_class!().as_ptr(),
             )
@@ -208,7 +208,7 @@ impl Disk {
             (*raw).private_data = private_data;
             c::cloop_disk_no_partscan(raw);
             c::set_disk_ro(raw, core.read_only());
-            c::set_capacity(raw, core.geometry().size >> SECTOR_SHIFT);
+            c::set_capacity(raw, core.size() >> SECTOR_SHIFT);
         }
         // SAFETY: As above.
         let name = unsafe { &mut (*raw).disk_name };

@@ -16,21 +16,21 @@ use kernel::prelude::*;
 pub(crate) fn describe(core: &Core, info: &mut c::cloop_info) -> Result {
     let file = core.file();
     let stat = file.stat()?;
-    let geometry = core.geometry();
+    let layout = core.layout();
     let state = core.state();
     let stats = core.stats()?;
 
     // Field by field: a literal would be built on the stack and copied.
     *info = Default::default();
     info.index = core.index() as i32;
-    info.size = geometry.size;
-    info.record_size = geometry.record_size;
-    info.algorithm = match geometry.algorithm {
+    info.size = core.size();
+    info.record_size = layout.record_size;
+    info.algorithm = match core.algorithm() {
         Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
         Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
     };
-    info.uuid = geometry.uuid;
-    info.segment_size = geometry.segment_size;
+    info.uuid = layout.uuid;
+    info.segment_size = layout.segment_size;
     info.error = state.error.map_or(0, |error| error.errno() as u32);
     info.mapped_blocks = stats.mapped_blocks;
     info.live_bytes = stats.live_bytes;

@@ -25,7 +25,7 @@ impl Pool {
         let mut idle = Vec::with_capacity(count)?;
         for _ in 0..count {
             idle.push(Worker {
-                bounce: Buf::zeroed(volume.geometry().record_size as usize)?,
+                bounce: Buf::zeroed(volume.layout().record_size as usize)?,
                 workspace: volume.workspace()?,
             })?;
         }

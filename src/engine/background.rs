@@ -159,7 +159,7 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
 impl Plan {
     /// Waits for something to do.
     fn next<P: Platform>(&mut self, store: &Store<P>) -> Task {
-        let segment = u64::from(store.geo.segment_size);
+        let segment = u64::from(store.layout.segment_size);
         let mut tail = store.log.lock();
         loop {
             if tail.stop {

@@ -24,7 +24,8 @@ mod workspace;
 
 pub use self::error::{Error, Result};
 pub use self::format::{
-    Algorithm, Geometry, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION, MAX_RECORD_SIZE,
+    Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,
+    MAX_RECORD_SIZE,
 };
 pub use self::recovery::open::{CreateOptions, DEFAULT_TABLE_LIMIT};
 pub use self::recovery::{check, repair};

@@ -3,14 +3,13 @@
 
 use crate::engine::codec;
 use crate::engine::format::{
-    corrupt, decode_node, Entry, Geometry, Kind, RecordHeader, BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES,
-    NODE_ENTRIES,
+    corrupt, decode_node, Algorithm, DeviceSize, Entry, Kind, Layout, RecordHeader, BLOCK_SIZE,
+    NODE_BYTES, NODE_ENTRIES,
 };
 use crate::engine::io::cache::RecordCache;
 use crate::engine::log::Log;
 use crate::engine::map::table::{Found, NodeId};
 use crate::engine::map::Map;
-use crate::engine::space::image_bound;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
@@ -38,7 +37,9 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 
 pub(crate) struct Store<P: Platform> {
     pub(crate) file: P::File,
-    pub(crate) geo: Geometry,
+    pub(crate) layout: Layout,
+    /// Compression of new records.
+    pub(crate) algorithm: Algorithm,
     pub(crate) log: Log<P>,
     pub(crate) map: P::Monitor<Map>,
     pub(crate) cache: RecordCache<P>,
@@ -68,15 +69,16 @@ impl<P: Platform> Store<P> {
         self.blocks.load(Ordering::Relaxed)
     }
 
-    /// Changes the device size to `blocks`, and the size that the image may have with it.
-    pub(crate) fn set_blocks(&self, blocks: u64) {
+    /// Device size.
+    pub(crate) fn size(&self) -> DeviceSize {
+        DeviceSize::from_blocks(self.blocks())
+    }
+
+    /// Changes the size of the device, and what the log keeps in reserve and the image may take with it.
+    pub(crate) fn set_size(&self, size: DeviceSize) {
         let mut tail = self.log.lock();
-        self.blocks.store(blocks, Ordering::Relaxed);
-        tail.space.bound = image_bound(&Geometry {
-            blocks,
-            size: blocks << BLOCK_SHIFT,
-            ..self.geo
-        });
+        self.blocks.store(size.blocks(), Ordering::Relaxed);
+        tail.space.size = size;
     }
 
     /// Checks a range of blocks against the device, and that it is still open.
@@ -113,7 +115,8 @@ impl<P: Platform> Store<P> {
         out: &'a mut Buf,
     ) -> Result<(RecordHeader, &'a [u8])> {
         let bytes = self.fetch(entry, out)?;
-        match RecordHeader::decode::<P>(bytes, seed, self.geo.offset_in_segment(entry.address())) {
+        match RecordHeader::decode::<P>(bytes, seed, self.layout.offset_in_segment(entry.address()))
+        {
             Some(found) => Ok(found),
             None => corrupt("record", entry.address()),
         }
@@ -251,7 +254,7 @@ impl<P: Platform> Store<P> {
         // Segments may come into use while this runs, but no stored node points to those yet.
         if words
             .iter()
-            .any(|&word| !Entry(word).plausible(&self.geo, segments))
+            .any(|&word| !Entry(word).plausible(&self.layout, segments))
         {
             return corrupt("table node", entry.address());
         }

@@ -3,7 +3,7 @@
 
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::Checkpoint;
-use crate::engine::format::{height_for, Geometry, BLOCK_SHIFT, BLOCK_SIZE, MAX_SIZE};
+use crate::engine::format::{Algorithm, DeviceSize, Layout};
 use crate::engine::freeing;
 use crate::engine::reclaim::{Effort, ORPHANS};
 use crate::engine::recovery::open::{self, CreateOptions, Opened};
@@ -169,14 +169,19 @@ impl<P: Platform> Volume<P> {
         }
     }
 
-    /// The shape of the volume.
-    pub fn geometry(&self) -> Geometry {
-        let blocks = self.store.blocks();
-        Geometry {
-            blocks,
-            size: blocks << BLOCK_SHIFT,
-            ..self.store.geo
-        }
+    /// What is fixed about the image.
+    pub fn layout(&self) -> Layout {
+        self.store.layout
+    }
+
+    /// Compression of new records.
+    pub fn algorithm(&self) -> Algorithm {
+        self.store.algorithm
+    }
+
+    /// Size of the device at this moment.
+    pub fn size(&self) -> DeviceSize {
+        self.store.size()
     }
 
     /// Whether it was opened read-only.
@@ -357,12 +362,8 @@ impl<P: Platform> Volume<P> {
     /// are mapped and `force` is not set, and those of [`checkpoint`](Self::checkpoint).
     pub fn resize(&self, ws: &mut Workspace<P>, size: u64, force: bool) -> Result {
         self.writable()?;
-        if size == 0 || size % BLOCK_SIZE as u64 != 0 || size > MAX_SIZE {
-            return Err(Error::Invalid(
-                "size: it must be a multiple of 4096 bytes, at most 1 PiB",
-            ));
-        }
-        let (store, new) = (&*self.store, size >> BLOCK_SHIFT);
+        let size = DeviceSize::from_bytes(size)?;
+        let (store, new) = (&*self.store, size.blocks());
         let (old, mut state) = loop {
             let old = store.blocks();
             if new < old {
@@ -380,17 +381,16 @@ impl<P: Platform> Volume<P> {
         };
         if new > old {
             let _tail = store.log.lock();
-            store.map.lock().table.grow(height_for(new))?;
+            store.map.lock().table.grow(size.table_height())?;
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
         // backing file, after which nothing more is written.
         store.checkpoint(&mut state, false)?;
         if new < old {
-            store.set_blocks(new);
+            store.set_size(size);
         }
         let mut next = state.superblock;
-        next.geometry.size = size;
-        next.geometry.blocks = new;
+        next.size = size;
         let slots = match P::sabotaged(Sabotage::HalfResize) {
             true => 1,
             false => 2,
@@ -399,7 +399,7 @@ impl<P: Platform> Volume<P> {
             next.generation += 1;
             store.commit_superblock(&mut state, next)?;
         }
-        store.set_blocks(new);
+        store.set_size(size);
         Ok(())
     }
 
@@ -481,7 +481,7 @@ impl<P: Platform> Volume<P> {
         let free_segments = tail.space.allocator.available();
         let segments = tail.space.allocator.in_use();
         let counters = &store.counters;
-        let segment_size = u64::from(store.geo.segment_size);
+        let segment_size = u64::from(store.layout.segment_size);
         let total = store.total(&tail, &map);
         Ok(Stats {
             mapped_blocks: map.mapped,

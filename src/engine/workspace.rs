@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Workspace`]: the memory one request needs, allocated before it is needed.
 
-use crate::engine::format::{Entry, Geometry, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, RECORD_HEADER};
+use crate::engine::format::{Entry, Layout, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, RECORD_HEADER};
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{Lz4, Platform};
@@ -26,8 +26,8 @@ pub struct Workspace<P: Platform> {
 }
 
 impl<P: Platform> Workspace<P> {
-    pub(crate) fn new(geo: &Geometry) -> Result<Self> {
-        let blocks = (geo.record_size as usize).max(NODE_BYTES);
+    pub(crate) fn new(layout: &Layout) -> Result<Self> {
+        let blocks = (layout.record_size as usize).max(NODE_BYTES);
         // A record's header and mask come first, and it may start at the end of a sector.
         let stored = blocks + RECORD_HEADER + 4 + 2 * BLOCK_SIZE;
         Ok(Self {

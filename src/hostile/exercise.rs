@@ -69,7 +69,7 @@ pub fn survey<P: Platform<File = MemFile>>(file: &MemFile) -> Survey {
 
 fn read_some<P: Platform<File = MemFile>>(volume: &Volume<P>, survey: &mut Survey) {
     let mut ws = volume.workspace().expect("memory");
-    let (mut at, end) = (0, volume.geometry().blocks);
+    let (mut at, end) = (0, volume.size().blocks());
     for _ in 0..RUNS {
         match volume.next_mapped(&mut ws, at) {
             Ok(Some((first, count))) => {
@@ -234,7 +234,7 @@ pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
     let known: Vec<u64> = survey.blocks.keys().copied().collect();
     for step in script.chunks_exact(4).take(16) {
         let [what, place, offset, count] = [step[0], step[1], step[2], step[3]];
-        let blocks = volume.geometry().blocks;
+        let blocks = volume.size().blocks();
         // Near a block that was mapped, or anywhere.
         let near = match known.get(usize::from(place) % known.len().max(1)) {
             Some(&block) if place & 1 == 0 => block,

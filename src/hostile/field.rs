@@ -2,8 +2,8 @@
 //! [`Image`] and [`Field`]: every integer of an image, and its checksums made right again.
 
 use crate::engine::format::{
-    le32, le64, put, Geometry, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
-    DATA_START, NODE_BYTES, NODE_ENTRIES, RECORD_HEADER, SEGMENT_HEADER, SUPERBLOCK_OFFSETS, UNIT,
+    le32, le64, put, Kind, Layout, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
+    NODE_BYTES, NODE_ENTRIES, RECORD_HEADER, SEGMENT_HEADER, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
@@ -181,7 +181,7 @@ pub struct Image<P> {
     pub fields: Vec<Field>,
     /// Byte offset and stored bytes of every record.
     pub records: Vec<(usize, usize)>,
-    geometry: Geometry,
+    layout: Layout,
     segments: Vec<usize>,
     platform: PhantomData<P>,
 }
@@ -192,7 +192,7 @@ impl<P> Clone for Image<P> {
             bytes: self.bytes.clone(),
             fields: self.fields.clone(),
             records: self.records.clone(),
-            geometry: self.geometry,
+            layout: self.layout,
             segments: self.segments.clone(),
             platform: PhantomData,
         }
@@ -214,7 +214,7 @@ impl<P: Platform> Image<P> {
             bytes,
             fields: Vec::new(),
             records: Vec::new(),
-            geometry: superblock.geometry,
+            layout: superblock.layout,
             segments: Vec::new(),
             platform: PhantomData,
         };
@@ -228,7 +228,7 @@ impl<P: Platform> Image<P> {
                 }
             }
         }
-        let size = image.geometry.segment_size as usize;
+        let size = image.layout.segment_size as usize;
         for start in (DATA_START as usize..image.bytes.len()).step_by(size) {
             let header = SegmentHeader::decode::<P>(&image.bytes[start..]);
             if let Some(header) = header {
@@ -260,7 +260,7 @@ impl<P: Platform> Image<P> {
     }
 
     fn add_records(&mut self, start: usize, seed: u32) {
-        let end = (start + self.geometry.segment_size as usize).min(self.bytes.len());
+        let end = (start + self.layout.segment_size as usize).min(self.bytes.len());
         let mut at = start + SEGMENT_HEADER;
         loop {
             let offset = (at - start) as u32;
@@ -334,7 +334,7 @@ impl<P: Platform> Image<P> {
     /// The file became shorter: what lay behind the end is no longer there to be changed or sealed.
     pub fn forget_beyond_end(&mut self) {
         let end = self.bytes.len();
-        let size = self.geometry.segment_size as usize;
+        let size = self.layout.segment_size as usize;
         self.segments.retain(|&start| start + size <= end);
         let last = self.segments.last().map_or(0, |&start| start + size);
         self.records.retain(|&(at, _)| at < last);

@@ -2,9 +2,9 @@
 //! [`Maker`]: an image made by hand, one record after the other.
 
 use crate::engine::format::{
-    encode_node, height_for, put, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
-    Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT, RECORD_HEADER,
-    SEGMENT_HEADER, UNIT,
+    encode_node, height_for, put, DeviceSize, Entry, Kind, Layout, LogStart, RecordHeader,
+    SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT,
+    RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::Algorithm;
 use crate::platform::Platform;
@@ -50,7 +50,9 @@ struct Draft {
 /// An image in the making. Nothing it is told is checked.
 pub struct Maker<P> {
     /// The fixed part.
-    pub geometry: Geometry,
+    pub layout: Layout,
+    /// Size of the device.
+    pub size: DeviceSize,
     /// Epoch of the segments.
     pub epoch: u64,
     /// Salt of the epoch.
@@ -71,14 +73,12 @@ impl<P: Platform> Maker<P> {
     /// An image for a device of so many blocks, without segments.
     pub fn new(blocks: u64) -> Self {
         Self {
-            geometry: Geometry {
-                size: blocks * BLOCK_SIZE as u64,
-                blocks,
+            layout: Layout {
                 record_size: 16384,
                 segment_size: 256 * 1024,
-                algorithm: Algorithm::Lz4,
                 uuid: *b"a hostile image!",
             },
+            size: DeviceSize::from_blocks(blocks),
             epoch: 3,
             salt: 0x0123_4567_89ab_cdef,
             pack_nodes: false,
@@ -107,8 +107,8 @@ impl<P: Platform> Maker<P> {
             seq: self.segments[segment].seq,
             epoch: self.epoch,
             salt: self.salt,
-            segment_shift: self.geometry.segment_shift() as u8,
-            uuid: self.geometry.uuid,
+            segment_shift: self.layout.segment_shift() as u8,
+            uuid: self.layout.uuid,
             next: segment as u64 + 1,
             durable: 0,
             first: self.segments[0].seq,
@@ -137,7 +137,7 @@ impl<P: Platform> Maker<P> {
         let mut encoded = header.encode::<P>(&[payload]);
         let draft = &mut self.segments[segment].bytes;
         RecordHeader::stamp(&mut encoded, seed, draft.len() as u32);
-        let address = self.geometry.segment_offset(segment as u64) + draft.len() as u64;
+        let address = self.layout.segment_offset(segment as u64) + draft.len() as u64;
         let end = draft.len() + header.units() as usize * UNIT;
         draft.extend_from_slice(&encoded);
         draft.extend_from_slice(payload);
@@ -266,10 +266,10 @@ impl<P: Platform> Maker<P> {
     /// clean close.
     pub fn checkpoint(&mut self, segment: usize) -> Superblock {
         let log_start = self.end(segment);
-        let geo = self.geometry;
+        let layout = self.layout;
         let mut live: BTreeMap<u64, u64> = BTreeMap::new();
         let mut count = |entry: Entry| {
-            if let Some(segment) = geo.segment_of(entry.address()) {
+            if let Some(segment) = layout.segment_of(entry.address()) {
                 *live.entry(segment).or_default() += u64::from(entry.share());
             }
         };
@@ -279,7 +279,7 @@ impl<P: Platform> Maker<P> {
             .map(|(&at, entry)| (at, entry.0))
             .collect();
         self.table.values().for_each(|&entry| count(entry));
-        let height = geo.table_height();
+        let height = self.size.table_height();
         let map_root = self.tree(segment, Kind::MapNode, &words, height, &mut count);
         let usage: BTreeMap<u64, u64> = (0..self.segments.len())
             .map(|index| {
@@ -302,14 +302,16 @@ impl<P: Platform> Maker<P> {
         Superblock {
             compatible: 0,
             read_only_compatible: 0,
-            geometry: geo,
+            layout,
+            algorithm: Algorithm::Lz4,
+            size: self.size,
             orphans: false,
             clean: true,
             generation: 2,
             epoch: self.epoch,
             salt: self.salt,
             log_start,
-            log_end: (end.seq << geo.segment_shift()) + u64::from(end.offset),
+            log_end: (end.seq << layout.segment_shift()) + u64::from(end.offset),
             segments,
             mapped: words.len() as u64,
             height,
@@ -329,16 +331,16 @@ impl<P: Platform> Maker<P> {
 
     /// The image with these superblocks, each in the slot of its generation.
     pub fn image_of(&self, superblocks: &[Superblock]) -> Vec<u8> {
-        let end = self.geometry.segment_offset(self.segments.len() as u64);
+        let end = self.layout.segment_offset(self.segments.len() as u64);
         let mut bytes = std::vec![0; end as usize];
         for superblock in superblocks {
             let at = superblock.offset() as usize;
             superblock.encode::<P>(&mut bytes[at..at + BLOCK_SIZE]);
         }
         for (index, draft) in self.segments.iter().enumerate() {
-            let at = self.geometry.segment_offset(index as u64) as usize;
+            let at = self.layout.segment_offset(index as u64) as usize;
             // What is beyond the end of the segment is lost.
-            let len = draft.bytes.len().min(self.geometry.segment_size as usize);
+            let len = draft.bytes.len().min(self.layout.segment_size as usize);
             put(&mut bytes, at, &draft.bytes[..len]);
             let header = self.header(index).encode::<P>();
             put(&mut bytes, at, &header);

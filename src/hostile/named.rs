@@ -3,7 +3,8 @@
 
 use super::{contents, Maker};
 use crate::engine::format::{
-    Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, SUPERBLOCK_OFFSETS, UNIT,
+    DeviceSize, Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES,
+    SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::Algorithm::{Lz4, Raw};
 use crate::platform::Platform;
@@ -190,7 +191,7 @@ fn records<P: Platform>(add: &mut Add<'_>) {
             // A block's contents, written by a guest that knows the seed, is a record as well.
             let inner = m.data(0, 21, &[3], Lz4);
             let start = m.end(0).offset as usize;
-            let at = (inner - m.geometry.segment_offset(0)) as usize;
+            let at = (inner - m.layout.segment_offset(0)) as usize;
             let mut record = m.bytes(0)[at..start].to_vec();
             // Off its old place, and on the new one: behind a header and 16 bytes.
             RecordHeader::stamp(&mut record, 0, at as u32);
@@ -230,7 +231,7 @@ fn entries<P: Platform>(add: &mut Add<'_>) {
     add(
         "entry into a segment header",
         own,
-        redirect(|m, _| m.geometry.segment_offset(0)),
+        redirect(|m, _| m.layout.segment_offset(0)),
     );
     add(
         "entry into a superblock",
@@ -240,7 +241,7 @@ fn entries<P: Platform>(add: &mut Add<'_>) {
     add(
         "entry behind the segments",
         Expect::Damaged(0, 512),
-        redirect(|m, _| m.geometry.segment_offset(1)),
+        redirect(|m, _| m.layout.segment_offset(1)),
     );
     add(
         "entry at the largest address",
@@ -286,13 +287,13 @@ fn entries<P: Platform>(add: &mut Add<'_>) {
     add(
         "entry to the last unit of a segment",
         own,
-        redirect(|m, _| m.geometry.segment_offset(1) - UNIT as u64),
+        redirect(|m, _| m.layout.segment_offset(1) - UNIT as u64),
     );
     add(
         "entry that leaves its segment",
         Expect::Damaged(0, 512),
         table::<P>(|m| {
-            let last = m.geometry.segment_offset(1) / UNIT as u64 - 1;
+            let last = m.layout.segment_offset(1) / UNIT as u64 - 1;
             m.table.insert(0, Entry((last << 20) | (1 << 14) | 9));
         }),
     );
@@ -363,7 +364,7 @@ fn nodes<P: Platform>(add: &mut Add<'_>) {
         root(&|m| {
             // Where the next node will be: all of them are of the same size.
             let end = m.end(0);
-            let address = m.geometry.segment_offset(0) + u64::from(end.offset);
+            let address = m.layout.segment_offset(0) + u64::from(end.offset);
             inner(m, Entry::new(address, 257, 0, 1).0)
         }),
     );
@@ -371,7 +372,7 @@ fn nodes<P: Platform>(add: &mut Add<'_>) {
         "two nodes that are each other's child",
         Expect::Damaged(0, 512),
         root(&|m| {
-            let address = m.geometry.segment_offset(0) + u64::from(m.end(0).offset);
+            let address = m.layout.segment_offset(0) + u64::from(m.end(0).offset);
             let second = Entry::new(address + 257 * 16, 257, 0, 1);
             let first = inner(m, second.0);
             inner(m, first.0)
@@ -594,16 +595,16 @@ fn superblocks<P: Platform>(add: &mut Add<'_>) {
         add(name, expect, closed(begun::<P>(), change));
     };
     both("a device of 1 EiB", Expect::Refused, |s| {
-        s.geometry.size = 1 << 60
+        s.size = DeviceSize::from_blocks(1 << 48)
     });
     both("a device of no bytes", Expect::Refused, |s| {
-        s.geometry.size = 0
+        s.size = DeviceSize::from_blocks(0)
     });
     both(
         "a device of 1 PiB with a small table",
         Expect::Refused,
         |s| {
-            s.geometry.size = 1 << 50;
+            s.size = DeviceSize::from_blocks(1 << 38);
         },
     );
     both("more segments than the file has", Expect::Refused, |s| {
@@ -669,12 +670,12 @@ fn superblocks<P: Platform>(add: &mut Add<'_>) {
     add(
         "superblocks of two images",
         Expect::Refused,
-        pair(|s| s.geometry.uuid[0] ^= 1),
+        pair(|s| s.layout.uuid[0] ^= 1),
     );
     add(
-        "superblocks of different geometry",
+        "superblocks of different layout",
         Expect::Refused,
-        pair(|s| s.geometry.record_size *= 2),
+        pair(|s| s.layout.record_size *= 2),
     );
     add("an older superblock far behind", Expect::Found, {
         let mut m = begun::<P>();

@@ -116,7 +116,7 @@ impl History<'_> {
         let mut ws = volume.workspace().map_err(|e| e.to_string())?;
         let mut now = Vec::new();
         let mut bytes = std::vec![0; BLOCK_SIZE];
-        let blocks = volume.geometry().blocks;
+        let blocks = volume.size().blocks();
         for b in sites() {
             if b >= blocks {
                 now.push(Some(0));
@@ -178,7 +178,7 @@ impl Found {
 pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
     let volume = Volume::<Sim>::open(file.snapshot(), true).map_err(|e| e.to_string())?;
     let mut ws = volume.workspace().map_err(|e| e.to_string())?;
-    let blocks = volume.geometry().blocks;
+    let blocks = volume.size().blocks();
     let mut tags = std::vec![0; SITES];
     let mut data = std::vec![0; CHUNK as usize * BLOCK_SIZE];
     let mut at = 0;

@@ -531,7 +531,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
             return;
         }
     };
-    let blocks = volume.geometry().blocks;
+    let blocks = volume.size().blocks();
     sim::sized(blocks, blocks);
     sim::fragile(false);
     round(shared).blocks = blocks;

@@ -70,8 +70,8 @@ fn images_of_format_1_are_read() {
         );
         let volume = Vol::open(file, false).unwrap();
         assert_eq!(read_all(&volume), tested.state(), "{name}");
-        assert_eq!(volume.geometry().record_size, 16384);
-        assert_eq!(&volume.geometry().uuid, b"a simulated disk");
+        assert_eq!(volume.layout().record_size, 16384);
+        assert_eq!(&volume.layout().uuid, b"a simulated disk");
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Tested {
 
 impl Tested {
     pub(crate) fn new(volume: Vol, start: Vec<u32>, next_tag: u32) -> Self {
-        let record_blocks = u64::from(volume.geometry().record_size) / BLOCK_SIZE as u64;
+        let record_blocks = u64::from(volume.layout().record_size) / BLOCK_SIZE as u64;
         Self {
             ws: volume.workspace().unwrap(),
             volume,

@@ -724,14 +724,14 @@ fn a_device_grows_and_shrinks() {
     Vol::create(&file, &options(16384, Algorithm::Lz4)).unwrap();
     let volume = Vol::open(file.clone(), false).unwrap();
     let mut ws = volume.workspace().unwrap();
-    let old = volume.geometry().blocks;
+    let old = volume.size().blocks();
     write_noise(&volume, &mut ws, 7, 7, 4);
     let size = 600 << 30;
     let mut block = vec![0; BLOCK_SIZE];
     let beyond = volume.read(&mut ws, old, &mut block);
     assert!(matches!(beyond, Err(Error::Invalid(_))));
     volume.resize(&mut ws, size, false).unwrap();
-    assert_eq!(volume.geometry().size, size);
+    assert_eq!(volume.size().bytes(), size);
     let last = size / BLOCK - 1;
     write_noise(&volume, &mut ws, last, 99, 1);
     let expect = |volume: &Vol, at: u64, tag: u32| {
@@ -743,7 +743,7 @@ fn a_device_grows_and_shrinks() {
     // After a crash and after a clean close it is the new size.
     volume.flush().unwrap();
     let crashed = Vol::open(file.after_crash(&mut Rng(1)), true).unwrap();
-    assert_eq!(crashed.geometry().size, size);
+    assert_eq!(crashed.size().bytes(), size);
     expect(&crashed, last, 2 + 3 * 99);
     volume.close().unwrap();
     assert_checked(&file, "grown");
@@ -752,7 +752,7 @@ fn a_device_grows_and_shrinks() {
     expect(&volume, 7, 2 + 3 * 7);
     let shrink = |force| volume.resize(&mut volume.workspace().unwrap(), 8 * BLOCK, force);
     assert_eq!(shrink(false), Err(Error::InUse));
-    assert_eq!(volume.geometry().size, size);
+    assert_eq!(volume.size().bytes(), size);
     shrink(true).unwrap();
     expect(&volume, 7, 2 + 3 * 7);
     assert!(matches!(

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let file = image::open(&args.image, false, Lock::Shared)?;
     let volume = image::open_volume(&args.image, file)?;
-    let size = volume.geometry().size;
+    let size = volume.size().bytes();
     let (sink, target) = open_sink(&args.raw, args.force, size)?;
 
     let bar = progress::bar("exporting", size);
@@ -151,7 +151,7 @@ impl Exporter<'_> {
     /// The next piece: up to the end of the chunk in which the next mapped block lies.
     fn next(&self, ws: &mut Workspace<Std>) -> Result<Option<Job>> {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
-        let blocks = self.volume.geometry().blocks;
+        let blocks = self.volume.size().blocks();
         if self.stop.requested() || cursor.block >= blocks {
             return Ok(None);
         }

@@ -170,7 +170,7 @@ fn of_image(path: &Path) -> Result<Report> {
         }
     };
     let volume = image::open_volume(path, file)?;
-    let geometry = volume.geometry();
+    let (layout, size) = (volume.layout(), volume.size());
     let stats = volume.stats().map_err(|e| fail::engine(path, e))?;
     let data = stats.mapped_blocks * BLOCK_SIZE as u64;
     Ok(Report {
@@ -182,13 +182,13 @@ fn of_image(path: &Path) -> Result<Report> {
             State::NeedsRecovery
         },
         read_only: false,
-        uuid: Uuid::from_bytes(geometry.uuid),
-        algorithm: geometry.algorithm.name(),
-        record_size: geometry.record_size,
-        segment_size: geometry.segment_size,
-        size: geometry.size,
+        uuid: Uuid::from_bytes(layout.uuid),
+        algorithm: volume.algorithm().name(),
+        record_size: layout.record_size,
+        segment_size: layout.segment_size,
+        size: size.bytes(),
         mapped_blocks: stats.mapped_blocks,
-        zero_blocks: geometry.blocks - stats.mapped_blocks,
+        zero_blocks: size.blocks() - stats.mapped_blocks,
         live_bytes: stats.live_bytes,
         stored_bytes: stats.stored_bytes,
         allocated_bytes: stats.allocated_bytes,

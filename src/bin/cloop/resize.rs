@@ -90,7 +90,7 @@ fn of_image(args: &Args) -> Result<(u64, u64)> {
     let file = image::open(path, true, Lock::Exclusive)?;
     let error = |e| fail::engine(path, e);
     let volume = Volume::<Std>::open(image::backing(path, file)?, false).map_err(error)?;
-    let old = volume.geometry().size;
+    let old = volume.size().bytes();
     let resized = wanted(args, old).and_then(|new| {
         let mut workspace = volume.workspace().map_err(error)?;
         volume

@@ -17,7 +17,7 @@
 use crate::engine::codec;
 use crate::engine::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
-    BLOCK_SHIFT, BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD, UNIT,
+    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD, UNIT,
 };
 use crate::engine::freeing;
 use crate::engine::log::{Prepared, Step, Tail};
@@ -45,7 +45,7 @@ const DEMAND: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &Tail) -> bool {
     let in_use = tail.space.allocator.in_use();
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
-    let demand = (in_use * u64::from(store.geo.segment_size) / 64)
+    let demand = (in_use * u64::from(store.layout.segment_size) / 64)
         .clamp(*DEMAND.start(), *DEMAND.end())
         .min(store.table_limit.load(Ordering::Relaxed) / 2);
     store.log.segments_since_checkpoint(tail) >= interval || store.log.demand.bytes() >= demand
@@ -136,8 +136,7 @@ impl<P: Platform> Store<P> {
         let mut next = state.superblock;
         next.generation += 1;
         next.log_start = log_start;
-        next.geometry.size = self.blocks() << BLOCK_SHIFT;
-        next.geometry.blocks = self.blocks();
+        next.size = self.size();
         next.height = height;
         {
             let tail = self.log.lock();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Entry`]: the 8 bytes of the sector table that say where one block is stored.
 
-use super::{Geometry, BLOCK_SIZE, UNIT};
+use super::{Layout, BLOCK_SIZE, UNIT};
 
 /// Where a block (or a table node) is stored, packed into 64 bits; 0 means nowhere: the block reads
 /// as zeros.
@@ -93,17 +93,17 @@ impl Entry {
 
     /// Whether an entry read from disk can be true in an image of `segments` segments: a hole, or a
     /// record that lies inside one segment.
-    pub fn plausible(self, geo: &Geometry, segments: u64) -> bool {
+    pub fn plausible(self, layout: &Layout, segments: u64) -> bool {
         if self.is_hole() {
             return true;
         }
-        let Some(segment) = geo.segment_of(self.address()) else {
+        let Some(segment) = layout.segment_of(self.address()) else {
             return false;
         };
         let end = self.address() / BLOCK_SIZE as u64 + self.sectors() as u64;
         segment < segments
             && self.share() > 0
-            && end * BLOCK_SIZE as u64 <= geo.segment_offset(segment + 1)
+            && end * BLOCK_SIZE as u64 <= layout.segment_offset(segment + 1)
     }
 }
 

@@ -11,12 +11,14 @@
 //! 16 bytes. Everything is little-endian, and every structure carries a CRC-32C.
 
 mod entry;
+mod layout;
 mod node;
 mod record;
 mod segment;
 mod superblock;
 
 pub use self::entry::Entry;
+pub use self::layout::{DeviceSize, Layout};
 pub use self::node::{decode_node, encode_node, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT};
 pub use self::record::{Kind, RecordHeader, MAX_SPAN, RECORD_HEADER};
 pub use self::segment::{seed, SegmentHeader, SEGMENT_HEADER};
@@ -83,83 +85,6 @@ impl Algorithm {
     /// The inverse of [`tag`](Self::tag); `None` for an algorithm this software does not know.
     pub fn from_tag(tag: u8) -> Option<Self> {
         [Self::Raw, Self::Lz4].into_iter().find(|a| a.tag() == tag)
-    }
-}
-
-/// What is fixed for the life of an open volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Device size in bytes.
-    pub size: u64,
-    /// Device size in blocks of 4096 bytes.
-    pub blocks: u64,
-    /// Largest number of bytes one record holds; a power of two.
-    pub record_size: u32,
-    /// Bytes of a log segment; a power of two.
-    pub segment_size: u32,
-    /// Compression of new records.
-    pub algorithm: Algorithm,
-    /// Identity of the image.
-    pub uuid: [u8; 16],
-}
-
-impl Geometry {
-    /// Whether no image ever had this geometry and then the other one: its size is all that changes.
-    pub(crate) fn another(&self, other: &Self) -> bool {
-        self.uuid != other.uuid
-            || self.segment_size != other.segment_size
-            || self.record_size != other.record_size
-    }
-
-    /// log2 of the segment size.
-    pub fn segment_shift(&self) -> u32 {
-        self.segment_size.trailing_zeros()
-    }
-
-    /// Byte offset of segment `index` in the image.
-    pub fn segment_offset(&self, index: u64) -> u64 {
-        DATA_START + (index << self.segment_shift())
-    }
-
-    /// The segment that holds byte `offset` of the image; `None` before the first segment.
-    pub fn segment_of(&self, offset: u64) -> Option<u64> {
-        Some(offset.checked_sub(DATA_START)? >> self.segment_shift())
-    }
-
-    /// Where byte `offset` of the image, behind [`DATA_START`], lies in its segment.
-    pub fn offset_in_segment(&self, offset: u64) -> u32 {
-        offset.wrapping_sub(DATA_START) as u32 & (self.segment_size - 1)
-    }
-
-    /// Largest number of segments an image can have.
-    pub fn max_segments(&self) -> u64 {
-        (MAX_IMAGE - DATA_START) >> self.segment_shift()
-    }
-
-    /// The end of a segment that is left unused when its log ends at `offset`, in parts of 1/256 of the segment.
-    pub fn tail_of(&self, offset: u32) -> u8 {
-        let parts = self.segment_size.saturating_sub(offset) / (self.segment_size / 256);
-        parts.min(255) as u8
-    }
-
-    /// Bytes that [`tail_of`](Self::tail_of) stands for.
-    pub fn tail_bytes(&self, tail: u8) -> u64 {
-        u64::from(tail) * u64::from(self.segment_size / 256)
-    }
-
-    /// Bytes the image takes at most, whatever is written to the device: promise P3.
-    pub fn size_bound(&self) -> u64 {
-        self.size + self.size / 100 + (16 << 20)
-    }
-
-    /// Blocks in a record of full size.
-    pub fn record_blocks(&self) -> u64 {
-        u64::from(self.record_size >> BLOCK_SHIFT)
-    }
-
-    /// Levels of the sector table: each has [`NODE_ENTRIES`] times the reach of the one below.
-    pub fn table_height(&self) -> u8 {
-        height_for(self.blocks)
     }
 }
 

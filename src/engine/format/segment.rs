@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`SegmentHeader`]: the first 96 bytes of a segment that is or was in use.
 
-use super::{le32, le64, put, Geometry};
+use super::{le32, le64, put, Layout};
 use crate::platform::Platform;
 
 /// Bytes of a segment header; the first record follows it.
@@ -91,11 +91,11 @@ impl SegmentHeader {
     }
 
     /// Reads and verifies the header of segment `index` of this image.
-    pub fn of_segment<P: Platform>(bytes: &[u8], geo: &Geometry, index: u64) -> Option<Self> {
+    pub fn of_segment<P: Platform>(bytes: &[u8], layout: &Layout, index: u64) -> Option<Self> {
         Self::decode::<P>(bytes).filter(|header| {
             header.index == index
-                && header.uuid == geo.uuid
-                && u32::from(header.segment_shift) == geo.segment_shift()
+                && header.uuid == layout.uuid
+                && u32::from(header.segment_shift) == layout.segment_shift()
         })
     }
 

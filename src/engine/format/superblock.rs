@@ -2,7 +2,7 @@
 //! [`Superblock`]: one committed checkpoint and everything fixed about the image.
 
 use super::{
-    corrupt, height_for, le32, le64, put, Algorithm, Entry, Geometry, BLOCK_SHIFT, BLOCK_SIZE,
+    corrupt, height_for, le32, le64, put, Algorithm, DeviceSize, Entry, Layout, BLOCK_SHIFT,
     MAX_SIZE, RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::{Error, Result};
@@ -58,8 +58,12 @@ pub struct Superblock {
     pub compatible: u64,
     /// Unknown bits forbid writing.
     pub read_only_compatible: u64,
-    /// The fixed part.
-    pub geometry: Geometry,
+    /// What never changes.
+    pub layout: Layout,
+    /// Compression of new records.
+    pub algorithm: Algorithm,
+    /// Size of the device.
+    pub size: DeviceSize,
     /// Cleanly closed: nothing lies in the log after the checkpoint.
     pub clean: bool,
     /// The sector table may have [orphans](Entry::orphan).
@@ -98,24 +102,24 @@ impl Superblock {
 
     /// Whether a counter is so near to its bound that writing could pass it: no use brings it there.
     pub fn exhausted(&self) -> bool {
-        let shift = self.geometry.segment_shift();
+        let shift = self.layout.segment_shift();
         let seq = self.log_start.seq.max(self.log_end >> shift);
         self.generation.max(self.epoch) >= u64::MAX / 4 || seq >= 1 << (59 - shift)
     }
 
     /// Fills `bytes` (4096 of them) with the superblock.
     pub fn encode<P: Platform>(&self, bytes: &mut [u8]) {
-        let geo = &self.geometry;
+        let layout = &self.layout;
         bytes.fill(0);
         put(bytes, 0, MAGIC);
         put(bytes, 8, &FORMAT_VERSION.to_le_bytes());
         put(bytes, 16, &self.compatible.to_le_bytes());
         put(bytes, 24, &self.read_only_compatible.to_le_bytes());
-        put(bytes, 40, &geo.uuid);
-        put(bytes, 56, &geo.size.to_le_bytes());
-        bytes[64] = geo.record_size.trailing_zeros() as u8;
-        bytes[65] = geo.segment_shift() as u8;
-        bytes[66] = geo.algorithm.tag();
+        put(bytes, 40, &layout.uuid);
+        put(bytes, 56, &self.size.bytes().to_le_bytes());
+        bytes[64] = layout.record_size.trailing_zeros() as u8;
+        bytes[65] = layout.segment_shift() as u8;
+        bytes[66] = self.algorithm.tag();
         bytes[67] = self.height;
         let clean = if self.clean { FLAG_CLEAN } else { 0 };
         let flags = clean | if self.orphans { FLAG_ORPHANS } else { 0 };
@@ -174,7 +178,8 @@ impl Superblock {
             return Err(Error::Feature(incompatible));
         }
         let algorithm = Algorithm::from_tag(bytes[66]);
-        let (size, record_shift, segment_shift) = (le64(bytes, 56), bytes[64], bytes[65]);
+        let size = DeviceSize::from_bytes(le64(bytes, 56));
+        let (record_shift, segment_shift) = (bytes[64], bytes[65]);
         let generation = le64(bytes, 72);
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&bytes[40..56]);
@@ -183,28 +188,24 @@ impl Superblock {
             offset: le32(bytes, 104),
             seq: le64(bytes, 112),
         };
-        let sane = size != 0
-            && size <= MAX_SIZE
-            && size % BLOCK_SIZE as u64 == 0
-            && (RECORD_SIZES.start().trailing_zeros()..=RECORD_SIZES.end().trailing_zeros())
-                .contains(&u32::from(record_shift))
+        let sane = (RECORD_SIZES.start().trailing_zeros()..=RECORD_SIZES.end().trailing_zeros())
+            .contains(&u32::from(record_shift))
             && SEGMENT_SHIFTS.contains(&u32::from(segment_shift))
             && SUPERBLOCK_OFFSETS[(generation & 1) as usize] == offset;
-        let (Some(algorithm), true) = (algorithm, sane) else {
+        let (Some(algorithm), Ok(size), true) = (algorithm, size, sane) else {
             return corrupt("superblock", offset);
         };
-        let geometry = Geometry {
-            size,
-            blocks: size >> BLOCK_SHIFT,
+        let layout = Layout {
             record_size: 1 << record_shift,
             segment_size: 1 << segment_shift,
-            algorithm,
             uuid,
         };
         let sb = Self {
             compatible: le64(bytes, 16),
             read_only_compatible: le64(bytes, 24),
-            geometry,
+            layout,
+            algorithm,
+            size,
             clean: le32(bytes, 68) & FLAG_CLEAN != 0,
             orphans: le32(bytes, 68) & FLAG_ORPHANS != 0,
             generation,
@@ -220,23 +221,23 @@ impl Superblock {
             usage_segments: le64(bytes, 160),
             length: le64(bytes, 168),
         };
-        let max = geometry.max_segments();
+        let max = layout.max_segments();
         // Sequence numbers stay far from overflow when shifted into log positions.
         let seq_limit = 1u64 << (60 - u32::from(segment_shift));
         let ok = sb.segments <= max
             && sb.usage_segments <= sb.segments
-            && sb.mapped <= geometry.blocks
+            && sb.mapped <= size.blocks()
             && log_start.segment < max
             && log_start.seq < seq_limit
             && log_start.offset as usize >= SEGMENT_HEADER
-            && log_start.offset <= geometry.segment_size
+            && log_start.offset <= layout.segment_size
             && log_start.offset as usize % UNIT == 0
             && sb.log_end <= seq_limit << segment_shift
-            && (geometry.table_height()..=height_for(MAX_SIZE >> BLOCK_SHIFT)).contains(&sb.height)
+            && (size.table_height()..=height_for(MAX_SIZE >> BLOCK_SHIFT)).contains(&sb.height)
             && generation < u64::MAX / 2
             && sb.epoch < u64::MAX / 2
-            && sb.map_root.plausible(&geometry, sb.segments)
-            && sb.usage_root.plausible(&geometry, sb.segments);
+            && sb.map_root.plausible(&layout, sb.segments)
+            && sb.usage_root.plausible(&layout, sb.segments);
         if ok {
             Ok(sb)
         } else {

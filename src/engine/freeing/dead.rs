@@ -113,8 +113,8 @@ pub(crate) fn punch_dead<P: Platform>(store: &Store<P>) -> Result {
             !tail.holds(index) && map.usage.get(index).is_some_and(|s| s.dead())
         };
         if dead {
-            let size = u64::from(store.geo.segment_size);
-            store.file.punch(store.geo.segment_offset(index), size)?;
+            let size = u64::from(store.layout.segment_size);
+            store.file.punch(store.layout.segment_offset(index), size)?;
         }
     }
     Ok(())

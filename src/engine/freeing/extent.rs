@@ -28,18 +28,18 @@ pub(crate) fn image_length<P: Platform>(
     log_end: u64,
 ) -> u64 {
     let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
-    let durable = log_end >> store.geo.segment_shift();
+    let durable = log_end >> store.layout.segment_shift();
     let last = (0..map.usage.len()).rev().find_map(|index| {
         let segment = map.usage.get(index)?;
         let used = match store.log.used(tail, index) {
             _ if segment.free => 0,
             Some(used) if clean => used,
-            None if clean => u64::from(store.geo.segment_size),
+            None if clean => u64::from(store.layout.segment_size),
             // Its header was certainly written.
             _ if segment.seq <= durable => BLOCK_SIZE as u64,
             _ => 0,
         };
-        (used > 0).then(|| store.geo.segment_offset(index) + used)
+        (used > 0).then(|| store.layout.segment_offset(index) + used)
     });
     last.unwrap_or(0).max(least)
 }
@@ -57,7 +57,7 @@ pub(crate) fn cut<P: Platform>(store: &Store<P>, keep: u64) -> Result {
         tail.space.allocator.shrink();
         // Nobody makes the file longer meanwhile.
         tail.space.reserving = true;
-        keep.max(store.geo.segment_offset(tail.space.allocator.count))
+        keep.max(store.layout.segment_offset(tail.space.allocator.count))
     };
     let cut = store.file.len().and_then(|len| {
         if len > keep {
@@ -81,13 +81,13 @@ pub(crate) fn give_back<P: Platform>(store: &Store<P>, length: u64) -> Result {
         let mut free = Vec::new();
         for (index, segment) in (0..tail.space.allocator.count).zip(map.usage.iter()) {
             if segment.free {
-                let size = u64::from(store.geo.segment_size);
-                free.push((store.geo.segment_offset(index), size))?;
+                let size = u64::from(store.layout.segment_size);
+                free.push((store.layout.segment_offset(index), size))?;
             }
         }
         (tail.space.allocator.count, free)
     };
-    let end = store.geo.segment_offset(count).max(length);
+    let end = store.layout.segment_offset(count).max(length);
     if !store.file.fixed_size() && store.file.len()? > end {
         store.file.truncate(end)?;
     }
@@ -97,7 +97,7 @@ pub(crate) fn give_back<P: Platform>(store: &Store<P>, length: u64) -> Result {
 /// Gives back what a closed image does not need: reserved segments, free ones, and the end of
 /// the file.
 pub(crate) fn trim<P: Platform>(store: &Store<P>, length: u64) -> Result {
-    let size = u64::from(store.geo.segment_size);
+    let size = u64::from(store.layout.segment_size);
     let free = {
         let tail = store.log.lock();
         let map = store.map.lock();
@@ -109,7 +109,7 @@ pub(crate) fn trim<P: Platform>(store: &Store<P>, length: u64) -> Result {
                 None => size,
             };
             if used < size {
-                free.push((store.geo.segment_offset(index) + used, size - used))?;
+                free.push((store.layout.segment_offset(index) + used, size - used))?;
             }
         }
         free

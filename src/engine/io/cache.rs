@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A few decompressed records, so that one that serves several small reads is decompressed once.
 
-use crate::engine::format::{Geometry, BLOCK_SIZE};
+use crate::engine::format::{Layout, BLOCK_SIZE};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{Monitor, Platform, Rank};
@@ -51,9 +51,9 @@ pub(crate) fn holds(block: u64, n: usize, index: usize, number: u64, mask: u32) 
 }
 
 impl<P: Platform> RecordCache<P> {
-    pub(crate) fn new(geo: &Geometry) -> Result<Self> {
+    pub(crate) fn new(layout: &Layout) -> Result<Self> {
         // A record of one block is never read twice for the sake of another block.
-        let count = if geo.record_blocks() > 1 { SLOTS } else { 0 };
+        let count = if layout.record_blocks() > 1 { SLOTS } else { 0 };
         let mut slots = Vec::with_capacity(count)?;
         for _ in 0..count {
             slots.push(Slot {
@@ -61,7 +61,7 @@ impl<P: Platform> RecordCache<P> {
                 number: 0,
                 mask: 0,
                 used: 0,
-                blocks: Vec::filled(0, geo.record_size as usize)?,
+                blocks: Vec::filled(0, layout.record_size as usize)?,
             })?;
         }
         let slots = P::Monitor::new(Slots { slots, clock: 0 }, Rank::Cache)?;

@@ -60,7 +60,7 @@ impl<P: Platform> Store<P> {
         }
         self.check_range(block, (data.len() / BLOCK_SIZE) as u64)?;
         count(&self.counters.bytes_written, data.len() as u64);
-        let record = self.geo.record_blocks();
+        let record = self.layout.record_blocks();
         let (mut at, mut rest) = (block, data);
         while !rest.is_empty() {
             // Records lie at natural alignment: rewriting a region supersedes whole records.
@@ -108,7 +108,7 @@ impl<P: Platform> Store<P> {
             };
             // Only what saves space is stored compressed. One unit covers the header.
             let limit = content.len() - UNIT;
-            let algorithm = self.geo.algorithm;
+            let algorithm = self.algorithm;
             let packed =
                 codec::compress::<P>(algorithm, &mut ws.lz4, content, &mut ws.packed, limit);
             let (algorithm, payload) = match packed {

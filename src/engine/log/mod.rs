@@ -18,8 +18,8 @@ mod commit;
 mod reserve;
 
 use crate::engine::format::{
-    self, Geometry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER,
-    UNIT,
+    self, DeviceSize, Kind, Layout, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER,
+    SEGMENT_HEADER, UNIT,
 };
 use crate::engine::space::{Allocator, Demand, Space, Writer, BEGINNING, JOURNAL};
 use crate::engine::{Error, Result};
@@ -92,7 +92,7 @@ struct Current {
     offset: u32,
     /// The segment after this one, already reserved.
     next: u64,
-    /// What is left unused at the end, once the segment is full: see [`Geometry::tail_of`].
+    /// What is left unused at the end, once the segment is full: see [`Layout::tail_of`].
     tail: u8,
     /// The segment before this one, and its tail.
     before: Option<(u64, u8)>,
@@ -170,7 +170,7 @@ pub(crate) struct Log<P: Platform> {
     tail: P::Monitor<Tail>,
     /// Space the next checkpoint needs, see [`Demand`].
     pub(crate) demand: Demand,
-    geo: Geometry,
+    layout: Layout,
     epoch: u64,
     salt: u64,
 }
@@ -182,7 +182,8 @@ impl<P: Platform> Log<P> {
     /// A log that will start at `start_seq` in a fresh segment of `allocator`; `epoch` and `salt` go into
     /// its segment headers. With `writable` false it only answers that it is read-only.
     pub(crate) fn new(
-        geo: Geometry,
+        layout: Layout,
+        size: DeviceSize,
         epoch: u64,
         salt: u64,
         allocator: Allocator,
@@ -191,14 +192,14 @@ impl<P: Platform> Log<P> {
         let buffers = if writable { BUFFERS } else { 0 };
         let mut pool = Vec::with_capacity(buffers)?;
         for _ in 0..buffers {
-            pool.push(Unique::new(Buf::zeroed(geo.segment_size as usize)?)?)?;
+            pool.push(Unique::new(Buf::zeroed(layout.segment_size as usize)?)?)?;
         }
         let tail = Tail {
             current: None,
             open: None,
             chunks: Vec::with_capacity(buffers)?,
             pool,
-            space: Space::new(allocator, &geo),
+            space: Space::new(allocator, layout, size),
             appended: 0,
             durable: 0,
             first_seq: 0,
@@ -215,7 +216,7 @@ impl<P: Platform> Log<P> {
         Ok(Self {
             tail: P::Monitor::new(tail, Rank::Log)?,
             demand: Demand::default(),
-            geo,
+            layout,
             epoch,
             salt,
         })
@@ -226,7 +227,7 @@ impl<P: Platform> Log<P> {
     }
 
     fn lsn(&self, seq: u64, offset: u32) -> u64 {
-        (seq << self.geo.segment_shift()) + u64::from(offset)
+        (seq << self.layout.segment_shift()) + u64::from(offset)
     }
 
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
@@ -249,7 +250,7 @@ impl<P: Platform> Log<P> {
     }
 
     fn begin(&self, tail: &mut Tail, index: u64, seq: u64, next: u64, before: Option<(u64, u8)>) {
-        let seed = format::seed::<P>(&self.geo.uuid, self.salt, seq, index);
+        let seed = format::seed::<P>(&self.layout.uuid, self.salt, seq, index);
         tail.current = Some(Current {
             index,
             seq,
@@ -263,12 +264,12 @@ impl<P: Platform> Log<P> {
 
     fn header(&self, tail: &Tail, current: &Current) -> SegmentHeader {
         SegmentHeader {
-            segment_shift: self.geo.segment_shift() as u8,
+            segment_shift: self.layout.segment_shift() as u8,
             index: current.index,
             seq: current.seq,
             epoch: self.epoch,
             salt: self.salt,
-            uuid: self.geo.uuid,
+            uuid: self.layout.uuid,
             next: current.next,
             durable: tail.durable,
             first: tail.first_seq,
@@ -277,7 +278,7 @@ impl<P: Platform> Log<P> {
 
     /// Goes on with a segment of which nothing is used yet.
     pub(crate) fn leave_segment(&self, file: &P::File) -> Result {
-        let whole = self.geo.segment_size - SEGMENT_HEADER as u32 - LINK_BYTES;
+        let whole = self.layout.segment_size - SEGMENT_HEADER as u32 - LINK_BYTES;
         drop(self.make_room(file, whole, Writer::Mover)?);
         // Also written, so that what is live in it can be moved.
         loop {
@@ -315,18 +316,18 @@ impl<P: Platform> Log<P> {
                 return Err(Error::ReadOnly);
             };
             // By what they wrote themselves: reclaim may have filled segments to make space for it.
-            let begun = tail.stats.user_bytes >> self.geo.segment_shift();
+            let begun = tail.stats.user_bytes >> self.layout.segment_shift();
             let early = begun < BEGINNING || !tail.flushed && begun < JOURNAL;
             let writer = match writer {
                 Writer::User | Writer::Metadata if early && tail.space.hopeless => Writer::Replay,
                 Writer::User if early => Writer::Metadata,
                 other => other,
             };
-            let fits = current.offset + need + LINK_BYTES <= self.geo.segment_size;
+            let fits = current.offset + need + LINK_BYTES <= self.layout.segment_size;
             // A full segment is left only when the one after the next is reserved, so that the log
             // always knows where it goes on.
             let takes = u64::from(!fits);
-            if tail.space.available() < self.floor(writer) + takes {
+            if tail.space.available() < self.floor(&tail, writer) + takes {
                 if tail.space.reserving {
                     tail.wait();
                     continue;
@@ -350,7 +351,7 @@ impl<P: Platform> Log<P> {
                 return Ok(tail);
             }
             // The end of a segment that was flushed to its last sector is already linked.
-            let linked = current.offset == self.geo.segment_size;
+            let linked = current.offset == self.layout.segment_size;
             if tail.open.is_none() && !linked {
                 match tail.pool.pop() {
                     Some(buf) => self.open(&mut tail, buf),
@@ -417,7 +418,7 @@ impl<P: Platform> Log<P> {
             return Err(Error::ReadOnly);
         };
         let placed = Placed {
-            address: self.geo.segment_offset(current.index) + u64::from(current.offset),
+            address: self.layout.segment_offset(current.index) + u64::from(current.offset),
             segment: current.index,
             seq: current.seq,
             seed: current.seed,
@@ -455,7 +456,7 @@ impl<P: Platform> Log<P> {
         let (lsn, durable) = (self.lsn(current.seq, current.offset), tail.durable);
         let ending = |kind| RecordHeader::ending(kind, lsn, durable);
         let aligned = current.offset.next_multiple_of(BLOCK_SIZE as u32);
-        if full || aligned == self.geo.segment_size {
+        if full || aligned == self.layout.segment_size {
             let next = current.next.to_le_bytes();
             let parts: [&[u8]; 1] = [&next];
             let link = Prepared::new::<P>(ending(Kind::Link), &parts);
@@ -479,8 +480,8 @@ impl<P: Platform> Log<P> {
         // After a link the rest of the segment stays unused: the log goes on in the next one.
         let end = current.offset;
         if full {
-            current.offset = self.geo.segment_size;
-            current.tail = self.geo.tail_of(end);
+            current.offset = self.layout.segment_size;
+            current.tail = self.layout.tail_of(end);
         }
         // On a full file system others might take it, and the segment could not be reserved again when it is free.
         let unused = match tail.space.crowded {
@@ -490,7 +491,7 @@ impl<P: Platform> Log<P> {
         let chunk = Chunk {
             state: ChunkState::Queued,
             lsn: self.lsn(current.seq, open.start),
-            offset: self.geo.segment_offset(current.index) + u64::from(open.start),
+            offset: self.layout.segment_offset(current.index) + u64::from(open.start),
             len: (end - open.start) as usize,
             unused,
             buf: open.buf.share(),
@@ -511,8 +512,8 @@ impl<P: Platform> Log<P> {
             n
         };
         if let (Some(open), Some(current)) = (tail.open.as_ref(), tail.current) {
-            let start = self.geo.segment_offset(current.index) + u64::from(open.start);
-            let end = self.geo.segment_offset(current.index) + u64::from(current.offset);
+            let start = self.layout.segment_offset(current.index) + u64::from(open.start);
+            let end = self.layout.segment_offset(current.index) + u64::from(current.offset);
             if (start..end).contains(&address) {
                 let len = (end - start) as usize;
                 return Some(copy(&open.buf[..len], start));
@@ -529,7 +530,7 @@ impl<P: Platform> Log<P> {
     /// that is the beginning of the next one.
     pub(crate) fn position(&self, tail: &Tail) -> Option<Position> {
         tail.current.map(|c| {
-            if c.offset == self.geo.segment_size {
+            if c.offset == self.layout.segment_size {
                 Position {
                     segment: c.next,
                     offset: SEGMENT_HEADER as u32,
@@ -548,7 +549,7 @@ impl<P: Platform> Log<P> {
     /// Bytes a record that is placed now can take without leaving the segment.
     pub(crate) fn room(&self) -> u32 {
         let offset = self.lock().current.map_or(0, |c| c.offset);
-        self.geo.segment_size.saturating_sub(offset + LINK_BYTES)
+        self.layout.segment_size.saturating_sub(offset + LINK_BYTES)
     }
 
     /// The log position `position` stands for.
@@ -558,7 +559,7 @@ impl<P: Platform> Log<P> {
 
     /// Segments since the last checkpoint began.
     pub(crate) fn segments_since_checkpoint(&self, tail: &Tail) -> u64 {
-        tail.appended.saturating_sub(tail.checkpoint) >> self.geo.segment_shift()
+        tail.appended.saturating_sub(tail.checkpoint) >> self.layout.segment_shift()
     }
 
     /// Bytes written of segment `index`, if the log holds it: 0 for one that is only reserved.

@@ -19,7 +19,7 @@ impl<P: Platform> Log<P> {
         if bounded && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }
-        let max = self.geo.max_segments();
+        let max = self.layout.max_segments();
         let taken = self.lock().space.allocator.take(max);
         let index = taken.ok_or(Error::NoSpace)?;
         if P::sabotaged(Sabotage::Unreserved) {
@@ -37,19 +37,19 @@ impl<P: Platform> Log<P> {
 
     /// Has the file system reserve the space of a segment, as far as it has none.
     fn allocate(&self, file: &P::File, index: u64) -> Result {
-        let size = u64::from(self.geo.segment_size);
-        file.allocate(self.geo.segment_offset(index), size)
+        let size = u64::from(self.layout.segment_size);
+        file.allocate(self.layout.segment_offset(index), size)
     }
 
     /// Whether one more segment would make the image larger than it may get.
     fn at_bound(&self, file: &P::File) -> Result<bool> {
-        let size = u64::from(self.geo.segment_size);
+        let size = u64::from(self.layout.segment_size);
         let (bound, in_use) = {
             let tail = self.lock();
-            (tail.space.bound, tail.space.allocator.in_use())
+            (tail.space.bound(), tail.space.allocator.in_use())
         };
         // What the file really takes is less where ends of segments were given back; asking costs a call.
-        let most = self.geo.segment_offset(in_use + 1);
+        let most = self.layout.segment_offset(in_use + 1);
         Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
     }
 
@@ -80,16 +80,18 @@ impl<P: Platform> Log<P> {
 
     /// Whether a segment should be reserved ahead.
     pub(crate) fn wants_segment(&self, tail: &Tail) -> bool {
-        let want = self.floor(Writer::User) + 1;
+        let want = self.floor(tail, Writer::User) + 1;
         tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
     }
 
     /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system
     /// what was given back might go to others. False when it is not needed, or not to be had.
     pub(crate) fn keep(&self, file: &P::File, index: u64) -> Result<bool> {
-        if self.lock().space.available() > self.floor(Writer::User) {
+        let tail = self.lock();
+        if tail.space.available() > self.floor(&tail, Writer::User) {
             return Ok(false);
         }
+        drop(tail);
         // Its end was given back when the log had left it.
         if self.allocate(file, index).is_err() {
             return Ok(false);
@@ -121,7 +123,8 @@ impl<P: Platform> Log<P> {
     pub(crate) fn trim_reserve(&self, file: &P::File) -> Result {
         loop {
             let mut tail = self.lock();
-            if tail.space.reserving || tail.space.available() <= self.floor(Writer::User) + 1 {
+            if tail.space.reserving || tail.space.available() <= self.floor(&tail, Writer::User) + 1
+            {
                 return Ok(());
             }
             let Some(far) = tail.space.last() else {
@@ -134,8 +137,8 @@ impl<P: Platform> Log<P> {
 
     /// Gives the space of a segment back, which is free from now on: it is good to be used again even if that fails.
     pub(crate) fn give_back(&self, file: &P::File, index: u64) -> Result {
-        let size = u64::from(self.geo.segment_size);
-        let punched = file.punch(self.geo.segment_offset(index), size);
+        let size = u64::from(self.layout.segment_size);
+        let punched = file.punch(self.layout.segment_offset(index), size);
         let mut tail = self.lock();
         tail.stats.errors += u64::from(punched.is_err());
         tail.space.allocator.release(index)?;
@@ -173,11 +176,14 @@ impl<P: Platform> Log<P> {
     }
 
     /// Reserved segments that must be left once `writer` has appended.
-    pub(super) fn floor(&self, writer: Writer) -> u64 {
+    pub(super) fn floor(&self, tail: &Tail, writer: Writer) -> u64 {
         if P::sabotaged(Sabotage::SpentReserve) {
             return 0;
         }
-        writer.leaves(self.demand.segments(&self.geo), for_metadata(&self.geo))
+        writer.leaves(
+            self.demand.segments(&self.layout),
+            for_metadata(tail.space.size),
+        )
     }
 
     /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,

@@ -5,7 +5,7 @@
 //! it is being written and that its table will not contain are kept apart in `after`
 //! ([`Visibility`](crate::engine::map::table::Visibility)), and replay applies them again.
 
-use crate::engine::format::{Entry, Geometry, NODE_ENTRIES, SEGMENT_SHIFTS, UNIT};
+use crate::engine::format::{Entry, Layout, NODE_ENTRIES, SEGMENT_SHIFTS, UNIT};
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 
@@ -26,7 +26,7 @@ pub(crate) struct Segment {
     pub(crate) dead_since: u64,
     /// Not in use: free or reserved for the log.
     pub(crate) free: bool,
-    /// What is unused at the end, see [`Geometry::tail_of`]; 0 as long as that is not known.
+    /// What is unused at the end, see [`Layout::tail_of`]; 0 as long as that is not known.
     pub(crate) tail: u8,
     /// Something live in it cannot be moved, because it is damaged.
     pub(crate) stuck: bool,
@@ -56,8 +56,8 @@ impl Segment {
     }
 
     /// Bytes that are neither live nor known to be given back.
-    pub(crate) fn garbage(&self, geo: &Geometry) -> u64 {
-        let used = u64::from(geo.segment_size) - geo.tail_bytes(self.tail);
+    pub(crate) fn garbage(&self, layout: &Layout) -> u64 {
+        let used = u64::from(layout.segment_size) - layout.tail_bytes(self.tail);
         used.saturating_sub(self.live_bytes() + self.punched())
     }
 
@@ -156,7 +156,7 @@ pub(crate) struct Total {
 
 impl Total {
     /// What one segment adds to it.
-    fn of(segment: &Segment, geo: &Geometry) -> Self {
+    fn of(segment: &Segment, layout: &Layout) -> Self {
         let live = segment.live_bytes();
         if segment.free || segment.dead() {
             let dead = u64::from(!segment.free);
@@ -166,7 +166,7 @@ impl Total {
                 ..Self::default()
             };
         }
-        let garbage = segment.garbage(geo);
+        let garbage = segment.garbage(layout);
         Self {
             live,
             garbage,
@@ -179,12 +179,12 @@ impl Total {
     fn change<R>(
         &mut self,
         segment: &mut Segment,
-        geo: &Geometry,
+        layout: &Layout,
         change: impl FnOnce(&mut Segment) -> R,
     ) -> R {
-        self.subtract(Self::of(segment, geo));
+        self.subtract(Self::of(segment, layout));
         let result = change(segment);
-        self.add(Self::of(segment, geo));
+        self.add(Self::of(segment, layout));
         result
     }
 
@@ -205,7 +205,7 @@ impl Total {
 
 pub(crate) struct Usage {
     /// Of segments, which have one size as long as the image exists.
-    geo: Geometry,
+    layout: Layout,
     segments: Vec<Segment>,
     /// Of all of them: a large image has a million, too many to add up for each question.
     total: Total,
@@ -222,9 +222,9 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// The usage of an image without segments.
-    pub(crate) fn new(geo: Geometry) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         Self {
-            geo,
+            layout,
             segments: Vec::new(),
             total: Total::default(),
             newest: 0,
@@ -263,14 +263,14 @@ impl Usage {
 
     fn push(&mut self, segment: Segment) -> Result {
         self.segments.push(segment)?;
-        self.total.add(Total::of(&segment, &self.geo));
+        self.total.add(Total::of(&segment, &self.layout));
         Ok(())
     }
 
     /// Takes a stored page over. Only while opening, in page order. With `orphans`, what they refer to may be counted
     /// beside all that lives in a segment now: it was used again when the log had superseded that.
     pub(crate) fn load_page(&mut self, words: &[u64], segments: u64, orphans: bool) -> Result {
-        let geo = self.geo;
+        let layout = self.layout;
         self.dirty_pages.push(false)?;
         for &word in words {
             if self.len() == segments {
@@ -278,12 +278,12 @@ impl Usage {
             }
             let segment = Segment::from_word(word);
             let free = segment.free && segment.live > 0;
-            let mut most = u64::from(geo.segment_size) - geo.tail_bytes(segment.tail);
+            let mut most = u64::from(layout.segment_size) - layout.tail_bytes(segment.tail);
             if orphans {
-                most += u64::from(geo.segment_size);
+                most += u64::from(layout.segment_size);
             }
             if free || segment.live_bytes() > most {
-                let offset = geo.segment_offset(self.len());
+                let offset = layout.segment_offset(self.len());
                 return crate::engine::format::corrupt("segment usage", offset);
             }
             self.push(segment)?;
@@ -297,7 +297,7 @@ impl Usage {
 
     /// The segment that has the byte at `address`.
     pub(crate) fn at(&self, address: u64) -> Option<&Segment> {
-        self.get(self.geo.segment_of(address)?)
+        self.get(self.layout.segment_of(address)?)
     }
 
     /// Changes a segment, if it exists.
@@ -319,7 +319,7 @@ impl Usage {
         change: impl FnOnce(&mut Segment) -> R,
     ) -> Option<R> {
         let segment = self.segments.get_mut(index as usize)?;
-        let result = self.total.change(segment, &self.geo, change);
+        let result = self.total.change(segment, &self.layout, change);
         self.newest = self.newest.max(segment.seq);
         Some(result)
     }
@@ -343,7 +343,7 @@ impl Usage {
         let mut total = self.total;
         for index in held.clone() {
             if let Some(segment) = self.get(index) {
-                let mut own = Total::of(segment, &self.geo);
+                let mut own = Total::of(segment, &self.layout);
                 own.live = 0;
                 total.subtract(own);
             }
@@ -356,7 +356,7 @@ impl Usage {
     fn add_up(&self, held: impl Iterator<Item = u64> + Clone) -> Total {
         let mut total = Total::default();
         for (index, segment) in (0..).zip(self.segments.iter()) {
-            let mut part = Total::of(segment, &self.geo);
+            let mut part = Total::of(segment, &self.layout);
             if held.clone().any(|own| own == index) {
                 (part.garbage, part.stuck, part.dead) = (0, 0, 0);
             }
@@ -383,7 +383,7 @@ impl Usage {
             what: "segment usage",
             offset: entry.address(),
         };
-        let index = self.geo.segment_of(entry.address()).ok_or(damaged)?;
+        let index = self.layout.segment_of(entry.address()).ok_or(damaged)?;
         let checkpoints = self.checkpoints;
         let count = |segment: &mut Segment| segment.account(entry, class, change, checkpoints);
         let counted = match class {
@@ -450,7 +450,7 @@ impl Usage {
         for (_, segments) in pages.filter(|(&due, _)| due) {
             for segment in segments.iter_mut().filter(|segment| segment.after != 0) {
                 self.total
-                    .change(segment, &self.geo, |segment| segment.after = 0);
+                    .change(segment, &self.layout, |segment| segment.after = 0);
             }
         }
         debug_assert!(self.segments.iter().all(|segment| segment.after == 0));
@@ -460,26 +460,22 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::format::Algorithm;
 
-    fn geometry() -> Geometry {
-        Geometry {
-            size: 1 << 30,
-            blocks: 1 << 18,
+    fn an_image() -> Layout {
+        Layout {
             record_size: 65536,
             segment_size: 1 << 20,
-            algorithm: Algorithm::Raw,
             uuid: [0; 16],
         }
     }
 
     #[test]
     fn a_checkpoint_does_not_see_what_comes_after_it() {
-        let (geo, mut usage) = (geometry(), Usage::new(geometry()));
+        let (layout, mut usage) = (an_image(), Usage::new(an_image()));
         usage.grow(0).unwrap();
         usage.change(0, |segment| segment.free = false);
-        let seen = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
-        let unseen = Entry::new(geo.segment_offset(0) + 640, 7, 0, 1);
+        let seen = Entry::new(layout.segment_offset(0) + 64, 10, 0, 1);
+        let unseen = Entry::new(layout.segment_offset(0) + 640, 7, 0, 1);
         usage.account(seen, Class::Live, Change::Add).unwrap();
         usage.account(unseen, Class::After, Change::Add).unwrap();
         let mut words = [0; NODE_ENTRIES];
@@ -495,11 +491,11 @@ mod tests {
 
     #[test]
     fn more_dying_than_lived_is_damage() {
-        let (geo, mut usage) = (geometry(), Usage::new(geometry()));
+        let (layout, mut usage) = (an_image(), Usage::new(an_image()));
         usage.grow(0).unwrap();
-        let entry = Entry::new(geo.segment_offset(0) + 64, 10, 0, 1);
+        let entry = Entry::new(layout.segment_offset(0) + 64, 10, 0, 1);
         assert!(usage.account(entry, Class::Live, Change::Remove).is_err());
-        let beyond = Entry::new(geo.segment_offset(1), 10, 0, 1);
+        let beyond = Entry::new(layout.segment_offset(1), 10, 0, 1);
         assert!(usage.account(beyond, Class::Live, Change::Add).is_err());
     }
 }

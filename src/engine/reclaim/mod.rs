@@ -73,7 +73,7 @@ impl<P: Platform> Store<P> {
 
     /// Bytes of garbage in a segment that are worth moving what lives there, when there is time.
     pub(crate) fn worth_moving(&self) -> u64 {
-        u64::from(self.geo.segment_size) / 32
+        u64::from(self.layout.segment_size) / 32
     }
 
     /// How much a segment is worth emptying; nothing if it is not.
@@ -82,15 +82,15 @@ impl<P: Platform> Store<P> {
     /// well: what was written long ago stays, so its space stays gained (Rosenblum and Ousterhout,
     /// "The design and implementation of a log-structured file system", 1992).
     fn score(&self, tail: &Tail, map: &Map, index: u64, effort: Effort) -> Option<u64> {
-        let geo = &self.geo;
-        let size = u64::from(geo.segment_size);
+        let layout = &self.layout;
+        let size = u64::from(layout.segment_size);
         let segment = map.usage.get(index)?;
         let least = match effort {
             Effort::Busy => size / 2,
             Effort::Idle | Effort::Pack => self.worth_moving(),
             Effort::Urgent => size / 256,
         };
-        let mut garbage = segment.garbage(geo);
+        let mut garbage = segment.garbage(layout);
         if effort == Effort::Pack {
             // The image is to be short as well.
             garbage += segment.punched();
@@ -101,7 +101,7 @@ impl<P: Platform> Store<P> {
             || segment.dead()
             || (garbage < least && !far)
             || tail.holds(index)
-            || tail.pending(geo.segment_offset(index), size)
+            || tail.pending(layout.segment_offset(index), size)
         {
             return None;
         }
@@ -203,7 +203,7 @@ impl<P: Platform> Store<P> {
 
     /// Finds space for those who wait; false when there is none to be found.
     pub(crate) fn make_space(&self, state: &mut Checkpoint<P>) -> Result<bool> {
-        let size = u64::from(self.geo.segment_size);
+        let size = u64::from(self.layout.segment_size);
         let look = || {
             let tail = self.log.lock();
             let available = tail.space.available() + tail.space.allocator.available();
@@ -246,18 +246,18 @@ impl<P: Platform> Store<P> {
     /// Moves everything live out of a segment, or gives what is dead in it back where that is as good. What is damaged
     /// stays, and the segment with it.
     fn empty_segment(&self, state: &mut Checkpoint<P>, index: u64, effort: Effort) -> Result {
-        let geo = &self.geo;
+        let layout = &self.layout;
         let seed = match self.map.lock().usage.get(index) {
             Some(segment) if !segment.free => segment.seed,
             _ => return Ok(()),
         };
-        let base = geo.segment_offset(index);
+        let base = layout.segment_offset(index);
         let mut bytes = match state.segment.take() {
             Some(bytes) => bytes,
-            None => Buf::zeroed(geo.segment_size as usize)?,
+            None => Buf::zeroed(layout.segment_size as usize)?,
         };
         let moved = self.file.read_at(&mut bytes, base).and_then(|()| {
-            match SegmentHeader::of_segment::<P>(&bytes, geo, index) {
+            match SegmentHeader::of_segment::<P>(&bytes, layout, index) {
                 Some(header) if header.seed::<P>() == seed => {
                     let in_place = matches!(effort, Effort::Busy | Effort::Idle)
                         && self.punch_segment(state, index, &bytes, seed)?;
@@ -363,8 +363,7 @@ impl<P: Platform> Store<P> {
     ) -> Result {
         let span = u64::from(header.span);
         let end = header.number.checked_add(span);
-        let shift = self.geo.record_blocks().trailing_zeros();
-        let natural = header.number >> shift == (header.number + span - 1) >> shift;
+        let natural = self.layout.in_natural_unit(header.number, span);
         let (Some(mask), Some(end)) = (header.mask(payload), end) else {
             return Ok(());
         };
@@ -410,7 +409,7 @@ impl<P: Platform> Store<P> {
                     }
                 }
                 let content = &ws.gather[..kept * BLOCK_SIZE];
-                let (limit, with) = (content.len() - UNIT, self.geo.algorithm);
+                let (limit, with) = (content.len() - UNIT, self.algorithm);
                 let len = codec::compress::<P>(with, &mut ws.lz4, content, &mut ws.packed, limit);
                 let (algorithm, packed) = match len {
                     Some(len) => (with, &ws.packed[..len]),

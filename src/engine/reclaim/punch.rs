@@ -29,14 +29,14 @@ impl<P: Platform> Store<P> {
         bytes: &[u8],
         seed: u32,
     ) -> Result<bool> {
-        let base = self.geo.segment_offset(index);
+        let base = self.layout.segment_offset(index);
         let holes = self.holes(state, bytes, base, seed)?;
         let gain: u64 = holes.iter().map(|hole| (hole.1 - hole.0) as u64).sum();
         let map = self.map.lock();
         let Some(segment) = map.usage.get(index) else {
             return Ok(false);
         };
-        let garbage = segment.garbage(&self.geo) + segment.punched();
+        let garbage = segment.garbage(&self.layout) + segment.punched();
         let left = garbage.saturating_sub(gain);
         let cheap = (holes.len() * LEAST) as u64 <= segment.live_bytes();
         let worth = gain > segment.punched() && left < self.worth_moving() && cheap;

@@ -3,7 +3,7 @@
 
 use crate::engine::codec;
 use crate::engine::format::{
-    Entry, Geometry, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
+    Entry, Layout, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::io::cache::place_of;
@@ -61,8 +61,8 @@ struct Held {
 }
 
 /// Adds the share of an entry to the count of its segment; false if it leads to none.
-fn add(counts: &mut [u64], geo: &Geometry, entry: Entry) -> bool {
-    let index = geo.segment_of(entry.address());
+fn add(counts: &mut [u64], layout: &Layout, entry: Entry) -> bool {
+    let index = layout.segment_of(entry.address());
     let (false, Some(index)) = (entry.is_hole(), index) else {
         return false;
     };
@@ -193,7 +193,7 @@ impl<P: Platform> Check<'_, P> {
 
     /// Segments in use begin with the header of the life their records belong to.
     fn segments(&mut self) -> Result {
-        let geo = self.store.geo;
+        let layout = self.store.layout;
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         let mut used: Vec<(u64, u32)> = Vec::new();
         let orphaned = self.orphaned.iter();
@@ -205,9 +205,9 @@ impl<P: Platform> Check<'_, P> {
             }
         }
         for &(index, seed) in used.iter() {
-            let offset = geo.segment_offset(index);
+            let offset = layout.segment_offset(index);
             self.store.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
-            let header = SegmentHeader::of_segment::<P>(&page, &geo, index);
+            let header = SegmentHeader::of_segment::<P>(&page, &layout, index);
             if header.is_none_or(|h| h.seed::<P>() != seed) {
                 self.damaged("segment header", offset, None);
             }
@@ -295,7 +295,7 @@ impl<P: Platform> Check<'_, P> {
         for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
-                add(&mut self.orphaned, &self.store.geo, Entry(word));
+                add(&mut self.orphaned, &self.store.layout, Entry(word));
                 self.summary.orphaned_blocks += 1;
                 continue;
             }
@@ -406,7 +406,7 @@ impl<P: Platform> Check<'_, P> {
     }
 
     fn count(&mut self, entry: Entry) {
-        if add(&mut self.live, &self.store.geo, entry) {
+        if add(&mut self.live, &self.store.layout, entry) {
             self.summary.live_bytes += u64::from(entry.share()) * UNIT as u64;
         }
     }
@@ -443,7 +443,7 @@ impl<P: Platform> Check<'_, P> {
         if self.incomplete {
             return Ok(());
         }
-        let geo = self.store.geo;
+        let layout = self.store.layout;
         let (mut wrong, mapped) = (Vec::new(), self.store.map.lock().mapped);
         {
             let map = self.store.map.lock();
@@ -455,7 +455,7 @@ impl<P: Platform> Check<'_, P> {
         }
         for &index in wrong.iter() {
             let what = "segment usage: wrong live count";
-            self.damaged(what, geo.segment_offset(index), None);
+            self.damaged(what, layout.segment_offset(index), None);
         }
         if mapped != self.summary.mapped_blocks + self.summary.orphaned_blocks {
             let what = "superblock: wrong count of mapped blocks";

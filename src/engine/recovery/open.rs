@@ -4,9 +4,9 @@
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::Algorithm;
 use crate::engine::format::{
-    corrupt, height_for, le64, seed, Entry, Geometry, Kind, LogStart, RecordHeader, SegmentHeader,
-    Superblock, BLOCK_SHIFT, BLOCK_SIZE, DATA_START, MAX_SIZE, NODE_ENTRIES, RECORD_SIZES,
-    SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
+    corrupt, height_for, le64, seed, DeviceSize, Entry, Kind, Layout, LogStart, RecordHeader,
+    SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES, RECORD_SIZES, SEGMENT_HEADER,
+    SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::io::cache::RecordCache;
 use crate::engine::io::write::{zero_end, Stored};
@@ -21,7 +21,7 @@ use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Bytes of memory for the sector table of a volume that was not told otherwise.
 pub const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
@@ -44,12 +44,7 @@ pub struct CreateOptions {
 
 /// Writes an empty image into `file`. What is in the first MiB of it is lost, and a longer file is cut.
 pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Result {
-    let size = options.size;
-    if size == 0 || size % BLOCK_SIZE as u64 != 0 || size > MAX_SIZE {
-        return Err(Error::Invalid(
-            "size: it must be a multiple of 4096 bytes, at most 1 PiB",
-        ));
-    }
+    let size = DeviceSize::from_bytes(options.size)?;
     if !options.record_size.is_power_of_two() || !RECORD_SIZES.contains(&options.record_size) {
         return Err(Error::Invalid(
             "record size: it must be a power of two from 4096 to 131072 bytes",
@@ -64,14 +59,13 @@ pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Re
     let mut superblock = Superblock {
         compatible: 0,
         read_only_compatible: 0,
-        geometry: Geometry {
-            size,
-            blocks: size >> BLOCK_SHIFT,
+        layout: Layout {
             record_size: options.record_size,
             segment_size: options.segment_size,
-            algorithm: options.algorithm,
             uuid: options.uuid,
         },
+        algorithm: options.algorithm,
+        size,
         clean: true,
         orphans: false,
         generation: 1,
@@ -85,7 +79,7 @@ pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Re
         log_end: 0,
         segments: 0,
         mapped: 0,
-        height: height_for(size >> BLOCK_SHIFT),
+        height: size.table_height(),
         map_root: Entry::HOLE,
         usage_root: Entry::HOLE,
         usage_segments: 0,
@@ -132,7 +126,7 @@ fn read_superblocks<P: Platform>(
         }
     }
     match (first, second) {
-        (Ok(a), Ok(b)) if a.geometry.another(&b.geometry) => corrupt(
+        (Ok(a), Ok(b)) if a.layout != b.layout => corrupt(
             "superblock: the two copies belong to different images",
             SUPERBLOCK_OFFSETS[1],
         ),
@@ -223,9 +217,10 @@ fn attempt<P: Platform>(
         superblock.salt = P::random_u64();
     }
     // The size is the newest, whichever checkpoint leads to it.
-    superblock.geometry = newest.geometry;
+    superblock.size = newest.size;
+    superblock.algorithm = newest.algorithm;
     let parts = (|| {
-        let geo = newest.geometry;
+        let layout = newest.layout;
         let allocator = Allocator::new(found.segments, found.usage_segments);
         let (epoch, salt) = (superblock.epoch, superblock.salt);
         let mut table = Table::new(found.height, found.map_root);
@@ -233,16 +228,16 @@ fn attempt<P: Platform>(
         table.orphans = found.orphans;
         let map = Map {
             table,
-            usage: Usage::new(geo),
+            usage: Usage::new(layout),
             writing: false,
             mapped: found.mapped,
             mapped_after: 0,
         };
         Ok((
-            Log::new(geo, epoch, salt, allocator, !read_only)?,
+            Log::new(layout, newest.size, epoch, salt, allocator, !read_only)?,
             P::Monitor::new(map, Rank::Map)?,
-            RecordCache::new(&geo)?,
-            Workspace::new(&geo)?,
+            RecordCache::new(&layout)?,
+            Workspace::new(&layout)?,
         ))
     })();
     let (log, map, cache, mut ws) = match parts {
@@ -251,14 +246,15 @@ fn attempt<P: Platform>(
     };
     let store = Store {
         file,
-        geo: newest.geometry,
+        layout: newest.layout,
+        algorithm: newest.algorithm,
         log,
         map,
         cache,
         table_limit: AtomicU64::new(0),
         table_memory: AtomicU64::new(0),
         // What is replayed may have happened on a larger device.
-        blocks: AtomicU64::new(newest.geometry.blocks.max(found.geometry.blocks)),
+        blocks: AtomicU64::new(newest.size.max(found.size).blocks()),
         orphans: AtomicBool::new(found.orphans),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
@@ -279,14 +275,13 @@ fn attempt<P: Platform>(
             // read, and costs no more than its blocks.
             Replayed {
                 records: 0,
-                seq: found.log_end >> store.geo.segment_shift(),
+                seq: found.log_end >> store.layout.segment_shift(),
             }
         } else {
             store.replay(&mut ws, found, newest.log_end, limit)?
         };
         store.list_free()?;
-        let blocks = &store.blocks;
-        blocks.store(newest.geometry.blocks, Ordering::Relaxed);
+        store.set_size(newest.size);
         Ok((usage_nodes, replayed))
     })();
     match loaded {
@@ -313,7 +308,7 @@ fn attempt<P: Platform>(
 impl<P: Platform> Store<P> {
     /// Scratch memory for one request.
     pub(crate) fn workspace(&self) -> Result<Workspace<P>> {
-        Workspace::new(&self.geo)
+        Workspace::new(&self.layout)
     }
 
     /// Most segments the file can have: what fits into it, and a few that were reserved when the
@@ -322,9 +317,9 @@ impl<P: Platform> Store<P> {
     pub(crate) fn segment_limit(&self, superblock: &Superblock) -> Result<u64> {
         const RESERVED: u64 = 8;
         let bytes = self.file.len()?.saturating_sub(DATA_START);
-        let fit = bytes.div_ceil(u64::from(self.geo.segment_size));
+        let fit = bytes.div_ceil(u64::from(self.layout.segment_size));
         let covered = superblock.usage_segments + MAX_UNCOVERED;
-        Ok(self.geo.max_segments().min(fit + RESERVED).min(covered))
+        Ok(self.layout.max_segments().min(fit + RESERVED).min(covered))
     }
 
     /// Loads the segment usage; returns where its nodes are.
@@ -357,7 +352,7 @@ impl<P: Platform> Store<P> {
                     index: index as u64,
                 };
                 let entry = Entry(levels[usize::from(level)][index]);
-                if entry.is_hole() || !entry.plausible(&self.geo, superblock.segments) {
+                if entry.is_hole() || !entry.plausible(&self.layout, superblock.segments) {
                     return corrupt("segment usage", entry.address());
                 }
                 let seed = self.seed_on_disk(entry, page)?;
@@ -412,10 +407,10 @@ impl<P: Platform> Store<P> {
 
     /// The seed of the segment an entry points into, from the segment's header.
     fn seed_on_disk(&self, entry: Entry, page: &mut Buf) -> Result<u32> {
-        let index = self.geo.segment_of(entry.address()).unwrap_or(0);
-        let offset = self.geo.segment_offset(index);
+        let index = self.layout.segment_of(entry.address()).unwrap_or(0);
+        let offset = self.layout.segment_offset(index);
         self.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
-        match SegmentHeader::of_segment::<P>(page, &self.geo, index) {
+        match SegmentHeader::of_segment::<P>(page, &self.layout, index) {
             Some(header) => Ok(header.seed::<P>()),
             None => corrupt("segment header", offset),
         }
@@ -434,8 +429,8 @@ impl<P: Platform> Store<P> {
         log_end: u64,
         limit: u64,
     ) -> Result<Replayed> {
-        let geo = &self.geo;
-        let size = geo.segment_size;
+        let layout = &self.layout;
+        let size = layout.segment_size;
         let mut segment_bytes = Buf::zeroed(size as usize)?;
         let LogStart {
             mut segment,
@@ -444,13 +439,13 @@ impl<P: Platform> Store<P> {
         } = superblock.log_start;
         let mut replayed = Replayed {
             records: 0,
-            seq: seq.max(log_end >> geo.segment_shift()),
+            seq: seq.max(log_end >> layout.segment_shift()),
         };
         let mut before = None;
         loop {
-            let base = geo.segment_offset(segment);
+            let base = layout.segment_offset(segment);
             self.file.read_at(&mut segment_bytes, base)?;
-            let header = SegmentHeader::of_segment::<P>(&segment_bytes, geo, segment);
+            let header = SegmentHeader::of_segment::<P>(&segment_bytes, layout, segment);
             let mut end = offset;
             let mut next = None;
             let header = header.filter(|header| {
@@ -502,7 +497,7 @@ impl<P: Platform> Store<P> {
             match next {
                 Some(index) if index < limit => {
                     let used = end.next_multiple_of(BLOCK_SIZE as u32);
-                    before = Some((segment, geo.tail_of(used)));
+                    before = Some((segment, layout.tail_of(used)));
                     (segment, offset, seq) = (index, SEGMENT_HEADER as u32, seq + 1);
                     let mut tail = self.log.lock();
                     tail.space.allocator.count = tail.space.allocator.count.max(index + 1);
@@ -535,18 +530,18 @@ impl<P: Platform> Store<P> {
         superblock: &Superblock,
         after: Position,
     ) -> Result<u64> {
-        let geo = &self.geo;
+        let layout = &self.layout;
         let limit = self.segment_limit(superblock)?;
         let (mut at, mut durable) = (after, 0);
         // A segment has one life at a time, so an honest chain ends before that.
         for _ in 0..limit {
             let (salt, epoch) = (superblock.salt, superblock.epoch);
-            let seed = seed::<P>(&geo.uuid, salt, at.seq, at.segment);
-            let header = SegmentHeader::of_segment::<P>(segment_bytes, geo, at.segment)
+            let seed = seed::<P>(&layout.uuid, salt, at.seq, at.segment);
+            let header = SegmentHeader::of_segment::<P>(segment_bytes, layout, at.segment)
                 .filter(|header| (header.seq, header.epoch, header.salt) == (at.seq, epoch, salt));
             let mut next = header.map(|header| header.next);
             durable = durable.max(header.map_or(0, |header| header.durable));
-            for offset in (at.offset..geo.segment_size).step_by(UNIT) {
+            for offset in (at.offset..layout.segment_size).step_by(UNIT) {
                 let bytes = &segment_bytes[offset as usize..];
                 if let Some((header, payload)) =
                     RecordHeader::decode_ending::<P>(bytes, seed, offset)
@@ -567,7 +562,7 @@ impl<P: Platform> Store<P> {
                 seq: at.seq + 1,
             };
             self.file
-                .read_at(segment_bytes, geo.segment_offset(segment))?;
+                .read_at(segment_bytes, layout.segment_offset(segment))?;
         }
         Ok(durable)
     }
@@ -580,7 +575,7 @@ impl<P: Platform> Store<P> {
         payload: &[u8],
         address: u64,
     ) -> Result {
-        let geo = &self.geo;
+        let layout = &self.layout;
         let (block, damaged) = (header.number, corrupt("log record", address));
         if header.kind == Kind::Zero {
             let count = le64(payload, 0);
@@ -597,7 +592,7 @@ impl<P: Platform> Store<P> {
             }
         }
         let span = u64::from(header.span);
-        let shift = geo.record_blocks().trailing_zeros();
+        let shift = layout.record_blocks().trailing_zeros();
         // Records lie within one natural unit of the record size, and so within one leaf.
         let inside = block >> shift == (block + span - 1) >> shift && block + span <= self.blocks();
         let (Some(mask), true) = (header.mask(payload), inside) else {

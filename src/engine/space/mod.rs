@@ -6,7 +6,7 @@
 //! moves what is live, and a checkpoint makes it count. So the log reserves segments ahead, and each
 //! [`Writer`] has to leave a part of them to those that depend on it less than it does.
 
-use crate::engine::format::{Geometry, NODE_BYTES, RECORD_HEADER};
+use crate::engine::format::{DeviceSize, Layout, NODE_BYTES, RECORD_HEADER};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +21,8 @@ const FOR_DISCARDS: u64 = 2;
 /// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
 /// and takes a failure of that for the end. Its structures and its journal grow with the device, and so does
 /// what the bound on the image's size leaves for all this.
-pub(crate) fn for_metadata(geo: &Geometry) -> u64 {
-    (geo.size >> 28).clamp(2, 4)
+pub(crate) fn for_metadata(size: DeviceSize) -> u64 {
+    (size.bytes() >> 28).clamp(2, 4)
 }
 
 /// Segments that users may fill after an opening as if it all was metadata, until they first flush: directly
@@ -117,8 +117,8 @@ impl Demand {
     }
 
     /// Segments for them. What is left of a segment that the next node does not fit into is lost.
-    pub(crate) fn segments(&self, geo: &Geometry) -> u64 {
-        let usable = u64::from(geo.segment_size) - 2 * NODE_SPACE;
+    pub(crate) fn segments(&self, layout: &Layout) -> u64 {
+        let usable = u64::from(layout.segment_size) - 2 * NODE_SPACE;
         (self.bytes() + NODES_BESIDES * NODE_SPACE).div_ceil(usable)
     }
 }
@@ -221,9 +221,9 @@ impl Allocator {
 
 /// Bytes the image of a device may take, but for checkpoints: the bound on its size less what those may take at
 /// that moment.
-pub(crate) fn image_bound(geo: &Geometry) -> u64 {
-    geo.size_bound()
-        .saturating_sub(BELOW_BOUND * u64::from(geo.segment_size))
+fn image_bound(layout: &Layout, size: DeviceSize) -> u64 {
+    size.image_bound()
+        .saturating_sub(BELOW_BOUND * u64::from(layout.segment_size))
 }
 
 /// The log's part of the space, under [`Rank::Log`](crate::platform::Rank::Log).
@@ -244,12 +244,13 @@ pub(crate) struct Space {
     pub(crate) full: bool,
     /// Rounds of reclaim that were made for those who wait.
     pub(crate) rounds: u64,
-    /// Bytes the image may take, but for checkpoints.
-    pub(crate) bound: u64,
+    /// Size of the device.
+    pub(crate) size: DeviceSize,
+    layout: Layout,
 }
 
 impl Space {
-    pub(crate) fn new(allocator: Allocator, geo: &Geometry) -> Self {
+    pub(crate) fn new(allocator: Allocator, layout: Layout, size: DeviceSize) -> Self {
         Self {
             allocator,
             ready: Vec::new(),
@@ -259,8 +260,14 @@ impl Space {
             crowded: false,
             full: false,
             rounds: 0,
-            bound: image_bound(geo),
+            size,
+            layout,
         }
+    }
+
+    /// Bytes the image may take, but for checkpoints.
+    pub(crate) fn bound(&self) -> u64 {
+        image_bound(&self.layout, self.size)
     }
 
     /// Number of segments ready to be used.

@@ -55,11 +55,9 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
             Err(error) => return Err(error),
         }
     }
-    let one = slots
-        .iter()
-        .all(|s| s.geometry.uuid == slots[0].geometry.uuid);
+    let one = slots.iter().all(|s| s.layout.uuid == slots[0].layout.uuid);
     if let (Some(newest), true) = (slots.first(), one) {
-        let (uuid, shift) = (newest.geometry.uuid, newest.geometry.segment_shift());
+        let (uuid, shift) = (newest.layout.uuid, newest.layout.segment_shift());
         return Ok(Identity { slots, uuid, shift });
     }
     // Whose segments are these?
@@ -88,7 +86,7 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
         return Err(Error::NotAnImage);
     };
     let mut own = Vec::new();
-    for slot in slots.iter().filter(|s| s.geometry.uuid == uuid) {
+    for slot in slots.iter().filter(|s| s.layout.uuid == uuid) {
         own.push(*slot)?;
     }
     Ok(Identity {
@@ -119,7 +117,7 @@ pub(super) fn newest_copy<P: Platform>(
                     let copy = Superblock::from_record::<P>(payload, &mut page[..BLOCK_SIZE]);
                     if let Ok(copy) = copy {
                         let key = |s: &Superblock| (s.epoch, s.generation);
-                        if copy.geometry.uuid == identity.uuid
+                        if copy.layout.uuid == identity.uuid
                             && newest.as_ref().is_none_or(|n| key(n) < key(&copy))
                         {
                             newest = Some(copy);
@@ -238,7 +236,7 @@ impl<P: Platform> Repair<'_, P> {
             Err(Error::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        map.usage = Usage::new(self.store.geo);
+        map.usage = Usage::new(self.store.layout);
         Ok(seeds)
     }
 
@@ -249,13 +247,13 @@ impl<P: Platform> Repair<'_, P> {
         index: u64,
         known: Option<u32>,
     ) -> Result<(Option<u32>, Option<SegmentHeader>)> {
-        let geo = self.store.geo;
+        let layout = self.store.layout;
         if index >= self.present {
             return Ok((known, None));
         }
         self.store
             .file
-            .read_at(&mut self.segment, geo.segment_offset(index))?;
+            .read_at(&mut self.segment, layout.segment_offset(index))?;
         let bytes = &*self.segment;
         // Two neighbours that agree on a seed.
         let agree = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
@@ -273,21 +271,21 @@ impl<P: Platform> Repair<'_, P> {
         });
         for epoch in self.epochs.iter() {
             // The log may have gone on since the checkpoint, but not for longer than there are segments.
-            let last = self.base.log_end >> geo.segment_shift();
+            let last = self.base.log_end >> layout.segment_shift();
             let last = last.max(self.base.log_start.seq) + self.segments;
             let last = last.min(epoch.end);
             let first = epoch.first.max(last.saturating_sub(self.tries));
             self.tries -= last.saturating_sub(first);
             // Newest first: that is what is live.
             for seq in (first..last).rev() {
-                if seed::<P>(&geo.uuid, epoch.salt, seq, index) == wanted {
+                if seed::<P>(&layout.uuid, epoch.salt, seq, index) == wanted {
                     let header = SegmentHeader {
-                        segment_shift: geo.segment_shift() as u8,
+                        segment_shift: layout.segment_shift() as u8,
                         index,
                         seq,
                         epoch: epoch.epoch,
                         salt: epoch.salt,
-                        uuid: geo.uuid,
+                        uuid: layout.uuid,
                         next: link.unwrap_or(u64::MAX),
                         durable: 0,
                         first: epoch.first,
@@ -301,7 +299,7 @@ impl<P: Platform> Repair<'_, P> {
 
     /// How far the log of each epoch was certainly durable.
     pub(super) fn find_durable(&mut self, identity: &Identity) -> Result {
-        let geo = self.store.geo;
+        let layout = self.store.layout;
         for at in 0..self.epochs.len() {
             let epoch = self.epochs[at];
             let mut durable = 0;
@@ -326,13 +324,13 @@ impl<P: Platform> Repair<'_, P> {
                 continue;
             }
             epoch.durable = epoch.durable.max(header.durable);
-            let offset = geo.segment_offset(header.index);
+            let offset = layout.segment_offset(header.index);
             self.store.file.read_at(&mut self.segment, offset)?;
             let seed = header.seed::<P>();
             for at in (SEGMENT_HEADER..self.segment.len()).step_by(UNIT) {
                 let ending = RecordHeader::decode_ending::<P>(&self.segment[at..], seed, at as u32);
                 if let Some((record, _)) = ending {
-                    let lsn = (header.seq << geo.segment_shift()) + at as u64;
+                    let lsn = (header.seq << layout.segment_shift()) + at as u64;
                     epoch.durable = epoch.durable.max(record.durable(lsn).unwrap_or(0));
                 }
             }

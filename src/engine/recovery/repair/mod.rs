@@ -179,22 +179,22 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     if base.read_only_compatible != 0 {
         return Err(Error::Feature(base.read_only_compatible));
     }
-    let geo = base.geometry;
+    let layout = base.layout;
     let bytes = file.len()?.saturating_sub(DATA_START);
-    let fit = bytes.div_ceil(u64::from(geo.segment_size));
+    let fit = bytes.div_ceil(u64::from(layout.segment_size));
     // Of a file that was cut short the table knows more segments; they must not become those of the new log.
     let segments = base
         .segments
         .min(fit + MOST_CUT)
         .max(fit)
-        .min(geo.max_segments());
+        .min(layout.max_segments());
     let mut superblock = base;
     superblock.epoch += 1;
     superblock.salt = P::random_u64();
     superblock.clean = false;
     let map = Map {
         table: Table::new(base.height, Entry::HOLE),
-        usage: Usage::new(geo),
+        usage: Usage::new(layout),
         writing: false,
         mapped: 0,
         mapped_after: 0,
@@ -202,10 +202,10 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     let allocator = Allocator::new(segments, segments);
     let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
     for index in 0..segments.min(fit) {
-        file.read_at(&mut page[..BLOCK_SIZE], geo.segment_offset(index))?;
-        let header = SegmentHeader::of_segment::<P>(&page, &geo, index).filter(|header| {
+        file.read_at(&mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
+        let header = SegmentHeader::of_segment::<P>(&page, &layout, index).filter(|header| {
             // What only a forger would write must not overflow anything.
-            header.seq >> (60 - geo.segment_shift()) == 0
+            header.seq >> (60 - layout.segment_shift()) == 0
                 && header.first <= header.seq
                 && header.epoch < u64::MAX / 2
         });
@@ -215,14 +215,22 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         headers.push(header)?;
     }
     let store: Store<P> = Store {
-        log: Log::new(geo, superblock.epoch, superblock.salt, allocator, true)?,
+        log: Log::new(
+            layout,
+            base.size,
+            superblock.epoch,
+            superblock.salt,
+            allocator,
+            true,
+        )?,
         map: P::Monitor::new(map, Rank::Map)?,
-        cache: RecordCache::new(&geo)?,
+        cache: RecordCache::new(&layout)?,
         file,
-        geo,
+        layout,
+        algorithm: base.algorithm,
         table_limit: AtomicU64::new(u64::MAX),
         table_memory: AtomicU64::new(0),
-        blocks: AtomicU64::new(geo.blocks),
+        blocks: AtomicU64::new(base.size.blocks()),
         orphans: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
@@ -230,7 +238,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     let mut repair = Repair {
         ws: store.workspace()?,
         page,
-        segment: Buf::zeroed(geo.segment_size as usize)?,
+        segment: Buf::zeroed(layout.segment_size as usize)?,
         store,
         segments,
         present: fit,
@@ -260,7 +268,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
 
 impl<P: Platform> Repair<'_, P> {
     fn lsn(&self, seq: u64, offset: u32) -> u64 {
-        (seq << self.store.geo.segment_shift()) + u64::from(offset)
+        (seq << self.store.layout.segment_shift()) + u64::from(offset)
     }
 
     fn log_start(&self) -> u64 {
@@ -269,7 +277,7 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Counts what is live in each segment, and what is mapped.
     fn recount(&mut self) -> Result {
-        let geo = self.store.geo;
+        let (layout, blocks) = (self.store.layout, self.store.blocks());
         {
             let mut map = self.store.map.lock();
             let map = &mut *map;
@@ -282,7 +290,7 @@ impl<P: Platform> Repair<'_, P> {
                     segment.free = false;
                 });
             }
-            map.for_each_part(0, geo.blocks, &mut |map, part| {
+            map.for_each_part(0, blocks, &mut |map, part| {
                 let Part::Leaf(at, n) = part else {
                     return Ok(());
                 };
@@ -300,7 +308,7 @@ impl<P: Platform> Repair<'_, P> {
         }
         match self.overfull() {
             Some(index) => {
-                let offset = geo.segment_offset(index);
+                let offset = layout.segment_offset(index);
                 crate::engine::format::corrupt("segment: more live than it has room for", offset)
             }
             None => Ok(()),
@@ -309,7 +317,7 @@ impl<P: Platform> Repair<'_, P> {
 
     /// A segment in which more is live than it has room for.
     fn overfull(&self) -> Option<u64> {
-        let size = u64::from(self.store.geo.segment_size);
+        let size = u64::from(self.store.layout.segment_size);
         let map = self.store.map.lock();
         let found = map.usage.iter().position(|s| s.live_bytes() > size);
         found.map(|index| index as u64)
@@ -318,13 +326,13 @@ impl<P: Platform> Repair<'_, P> {
     /// Drops blocks whose records are not there. A segment that the log superseded is used again, and where the log
     /// that did so is damaged, both what was there and what is there are counted.
     fn drop_missing(&mut self) -> Result {
-        let geo = self.store.geo;
-        let size = u64::from(geo.segment_size);
+        let (layout, blocks) = (self.store.layout, self.store.blocks());
+        let size = u64::from(layout.segment_size);
         let mut doubtful: Vec<(u64, Entry, u32)> = Vec::new();
         self.store
             .map
             .lock()
-            .for_each_part(0, geo.blocks, &mut |map, part| {
+            .for_each_part(0, blocks, &mut |map, part| {
                 let Part::Leaf(at, n) = part else {
                     return Ok(());
                 };
@@ -334,7 +342,7 @@ impl<P: Platform> Repair<'_, P> {
                     .leaf(at)
                     .map_or(&[][..], |leaf| &leaf[first..first + n]);
                 for (block, &word) in (at..).zip(words) {
-                    let index = geo.segment_of(Entry(word).address());
+                    let index = layout.segment_of(Entry(word).address());
                     let segment = index.and_then(|index| map.usage.get(index));
                     if let Some(segment) = segment.filter(|s| word != 0 && s.live_bytes() > size) {
                         doubtful.push((block, Entry(word), segment.seed))?;
@@ -384,7 +392,7 @@ impl<P: Platform> Repair<'_, P> {
             ..
         } = self;
         let last = lives.iter().map(|life| life.header.seq).max();
-        let shift = store.geo.segment_shift();
+        let shift = store.layout.segment_shift();
         let known = (superblock.log_end >> shift).max(superblock.log_start.seq);
         let seq = known.max(last.unwrap_or(0)) + 1;
         start(&store, seq, &seeds)?;
@@ -400,7 +408,7 @@ impl<P: Platform> Repair<'_, P> {
             patch(&mut page, p.offset, &p.bytes[..p.len])?;
         }
         for life in lives.iter().filter(|life| !life.stored) {
-            let offset = store.geo.segment_offset(life.header.index);
+            let offset = store.layout.segment_offset(life.header.index);
             patch(&mut page, offset, &life.header.encode::<P>())?;
         }
         store.file.sync()?;
@@ -415,7 +423,7 @@ impl<P: Platform> Repair<'_, P> {
         };
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
-            let base = store.geo.segment_offset(index);
+            let base = store.layout.segment_offset(index);
             store.file.read_at(&mut bytes, base)?;
             store.move_records(&mut checkpoint, &bytes, base, seed, Writer::Mover)?;
         }

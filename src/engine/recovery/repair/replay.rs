@@ -22,7 +22,7 @@ impl<P: Platform> Repair<'_, P> {
         if entry.is_hole() || entry.is_orphan() {
             return Ok(());
         }
-        let index = self.store.geo.segment_of(entry.address()).unwrap_or(0);
+        let index = self.store.layout.segment_of(entry.address()).unwrap_or(0);
         let seed = self.seeds.get(index as usize).copied().flatten();
         let words = match seed {
             Some(seed) => {
@@ -37,7 +37,7 @@ impl<P: Platform> Repair<'_, P> {
             Ok(words) => {
                 for (at, &word) in words.iter().enumerate() {
                     let block = first + ((at as u64) << shift);
-                    if word == 0 || block >= self.store.geo.blocks {
+                    if word == 0 || block >= self.store.blocks() {
                         continue;
                     }
                     if id.level == 0 {
@@ -54,7 +54,7 @@ impl<P: Platform> Repair<'_, P> {
             }
             Err(Error::Corrupt { .. } | Error::NotAnImage) => {
                 let end = first + ((NODE_ENTRIES as u64) << shift);
-                let end = end.min(self.store.geo.blocks);
+                let end = end.min(self.store.blocks());
                 (self.report)(&Report::Rebuilt(first, end - first));
                 self.lost.push((first, end))
             }
@@ -86,7 +86,7 @@ impl<P: Platform> Repair<'_, P> {
         // Where the log of the epoch goes on: the sequence number expected.
         let mut going: Option<(u64, u64, u64)> = None;
         let start = self.log_start();
-        let shift = self.store.geo.segment_shift();
+        let shift = self.store.layout.segment_shift();
         for at in 0..self.lives.len() {
             let header = self.lives[at].header;
             let key = (header.epoch, header.salt);
@@ -114,7 +114,7 @@ impl<P: Platform> Repair<'_, P> {
             }
             if replayed && header.seq > expected.max(self.base.log_start.seq) {
                 // A whole segment of the log is gone.
-                self.unnamed(self.store.geo.segment_offset(header.index), 0);
+                self.unnamed(self.store.layout.segment_offset(header.index), 0);
             }
             let ended = self.replay_life(&header, &epoch, start, current)?;
             let next = if ended { u64::MAX } else { header.seq + 1 };
@@ -127,7 +127,7 @@ impl<P: Platform> Repair<'_, P> {
         };
         let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
         if reached != u64::MAX && epoch.is_some_and(|e| reached << shift < e.durable) {
-            self.unnamed(self.store.geo.segment_offset(self.segments), 0);
+            self.unnamed(self.store.layout.segment_offset(self.segments), 0);
         }
         Ok(())
     }
@@ -149,11 +149,11 @@ impl<P: Platform> Repair<'_, P> {
         start: u64,
         current: bool,
     ) -> Result<bool> {
-        let geo = self.store.geo;
-        let base = geo.segment_offset(header.index);
+        let layout = self.store.layout;
+        let base = layout.segment_offset(header.index);
         self.store.file.read_at(&mut self.segment, base)?;
         let seed = header.seed::<P>();
-        let size = geo.segment_size;
+        let size = layout.segment_size;
         let mut at = SEGMENT_HEADER as u32;
         loop {
             let found = next_record::<P>(&self.segment, seed, at);
@@ -250,8 +250,7 @@ impl<P: Platform> Repair<'_, P> {
     /// Whether a data record keeps to its bounds.
     fn inside(&self, header: &RecordHeader) -> bool {
         let (block, span) = (header.number, u64::from(header.span));
-        let shift = self.store.geo.record_blocks().trailing_zeros();
-        block + span <= self.store.geo.blocks && block >> shift == (block + span - 1) >> shift
+        block + span <= self.store.blocks() && self.store.layout.in_natural_unit(block, span)
     }
 
     /// Whether what the log says of a block counts.
@@ -274,7 +273,7 @@ impl<P: Platform> Repair<'_, P> {
                 let Some(end) = zero_end(header.number, le64(payload, 0)) else {
                     return Ok(());
                 };
-                let whole = [(0, self.store.geo.blocks)];
+                let whole = [(0, self.store.blocks())];
                 let ranges: &[(u64, u64)] = if late { &whole } else { &self.lost };
                 let mut map = self.store.map.lock();
                 for &(from, to) in ranges {

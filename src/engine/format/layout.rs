@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Layout`]: where things lie in an image; [`DeviceSize`]: how large the device in it is.
+
+use super::{height_for, BLOCK_SHIFT, BLOCK_SIZE, DATA_START, MAX_IMAGE, MAX_SIZE};
+use crate::engine::{Error, Result};
+
+/// What is fixed from the creation of an image on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Largest number of bytes one record holds; a power of two.
+    pub record_size: u32,
+    /// Bytes of a log segment; a power of two.
+    pub segment_size: u32,
+    /// Identity of the image.
+    pub uuid: [u8; 16],
+}
+
+impl Layout {
+    /// log2 of the segment size.
+    pub fn segment_shift(&self) -> u32 {
+        self.segment_size.trailing_zeros()
+    }
+
+    /// Byte offset of segment `index` in the image.
+    pub fn segment_offset(&self, index: u64) -> u64 {
+        DATA_START + (index << self.segment_shift())
+    }
+
+    /// The segment that holds byte `offset` of the image; `None` before the first segment.
+    pub fn segment_of(&self, offset: u64) -> Option<u64> {
+        Some(offset.checked_sub(DATA_START)? >> self.segment_shift())
+    }
+
+    /// Where byte `offset` of the image, behind [`DATA_START`], lies in its segment.
+    pub fn offset_in_segment(&self, offset: u64) -> u32 {
+        offset.wrapping_sub(DATA_START) as u32 & (self.segment_size - 1)
+    }
+
+    /// Largest number of segments an image can have.
+    pub fn max_segments(&self) -> u64 {
+        (MAX_IMAGE - DATA_START) >> self.segment_shift()
+    }
+
+    /// The end of a segment that is left unused when its log ends at `offset`, in parts of 1/256 of the segment.
+    pub fn tail_of(&self, offset: u32) -> u8 {
+        let parts = self.segment_size.saturating_sub(offset) / (self.segment_size / 256);
+        parts.min(255) as u8
+    }
+
+    /// Bytes that [`tail_of`](Self::tail_of) stands for.
+    pub fn tail_bytes(&self, tail: u8) -> u64 {
+        u64::from(tail) * u64::from(self.segment_size / 256)
+    }
+
+    /// Blocks in a record of full size.
+    pub fn record_blocks(&self) -> u64 {
+        u64::from(self.record_size >> BLOCK_SHIFT)
+    }
+
+    /// Whether `span` blocks from `block` on lie within one natural unit: blocks that a record of full size covers.
+    /// Each data record does, so each lies within one leaf of the sector table.
+    pub fn in_natural_unit(&self, block: u64, span: u64) -> bool {
+        let shift = self.record_blocks().trailing_zeros();
+        block >> shift == (block + span - 1) >> shift
+    }
+}
+
+/// Size of a device: a number of blocks. A resize changes it, so it is no part of the [`Layout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceSize {
+    blocks: u64,
+}
+
+impl DeviceSize {
+    /// The size of `blocks` blocks, which no bound is checked for.
+    pub const fn from_blocks(blocks: u64) -> Self {
+        Self { blocks }
+    }
+
+    /// The size of `bytes` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if no device can have it: it is 0, not a multiple of a block, or above [`MAX_SIZE`].
+    pub fn from_bytes(bytes: u64) -> Result<Self> {
+        if bytes == 0 || bytes % BLOCK_SIZE as u64 != 0 || bytes > MAX_SIZE {
+            return Err(Error::Invalid(
+                "size: it must be a multiple of 4096 bytes, at most 1 PiB",
+            ));
+        }
+        Ok(Self::from_blocks(bytes >> BLOCK_SHIFT))
+    }
+
+    /// Number of blocks of 4096 bytes.
+    pub fn blocks(self) -> u64 {
+        self.blocks
+    }
+
+    /// Number of bytes.
+    pub fn bytes(self) -> u64 {
+        self.blocks << BLOCK_SHIFT
+    }
+
+    /// Largest number of bytes that an image with a device of this size takes, whatever is written to the device:
+    /// promise P3.
+    pub fn image_bound(self) -> u64 {
+        self.bytes() + self.bytes() / 100 + (16 << 20)
+    }
+
+    /// Levels of the sector table: each has [`NODE_ENTRIES`](super::NODE_ENTRIES) times the reach of the one below.
+    pub fn table_height(self) -> u8 {
+        height_for(self.blocks)
+    }
+}
