@@ -4,7 +4,7 @@
 
 use crate::engine::checkpoint::{due, Checkpoint};
 use crate::engine::log::Log;
-use crate::engine::reclaim::{Effort, ORPHANS};
+use crate::engine::reclaim::{Effort, REAP_BATCH};
 use crate::engine::space::Writer;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
@@ -57,8 +57,8 @@ enum Task {
     Space,
     /// Some garbage is to go beside users' writes.
     Step,
-    /// Discards have left orphans.
-    Orphans,
+    /// Discards have detached subtrees.
+    Reap,
     /// Nobody writes: put everything in order.
     Tidy,
 }
@@ -75,7 +75,7 @@ struct Plan {
     quiet: Option<u64>,
     /// Moment since which everything is in order.
     tidied: Option<u64>,
-    /// Orphans could not be looked at: not now.
+    /// Detached subtrees could not be read: not now.
     later: bool,
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
                 // Until the next checkpoint looks again.
                 plan.busy = matches!(emptied, Ok(1..));
             }
-            Task::Orphans => match store.bury_orphans(&mut state, ORPHANS) {
+            Task::Reap => match store.reap(&mut state, REAP_BATCH) {
                 Ok(true) => {}
                 // What they referred to can be freed.
                 Ok(false) => plan.tidied = None,
@@ -178,8 +178,8 @@ impl Plan {
                 self.stepped = moment;
                 return Task::Step;
             }
-            if works && !self.later && store.orphans.load(Ordering::Relaxed) {
-                return Task::Orphans;
+            if works && !self.later && store.detached.load(Ordering::Relaxed) {
+                return Task::Reap;
             }
             let untidy = works && self.tidied != Some(moment);
             if untidy && self.quiet == Some(moment) {

@@ -50,8 +50,8 @@ pub(crate) struct Store<P: Platform> {
     pub(crate) table_memory: AtomicU64,
     /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
     pub(crate) blocks: AtomicU64,
-    /// The sector table may have orphans, see [`orphans`](crate::engine::map::detached).
-    pub(crate) orphans: AtomicBool,
+    /// The sector table may have detached subtrees, see [`detached`](crate::engine::map::detached).
+    pub(crate) detached: AtomicBool,
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
 }
@@ -175,9 +175,9 @@ impl<P: Platform> Store<P> {
                 evicted = true;
                 continue;
             }
-            let (id, entry, orphan) = match found {
+            let (id, entry, detached) = match found {
                 Found::Stored(id, entry) => (id, entry, false),
-                Found::Absent(id) if create => match map.table.orphan_at(id) {
+                Found::Absent(id) if create => match map.table.detached_at(id) {
                     Some(entry) => (id, entry, true),
                     None => {
                         let words = Vec::filled(0, NODE_ENTRIES)?;
@@ -200,8 +200,8 @@ impl<P: Platform> Store<P> {
             match self.map_node(ws, id, entry, seed, segments) {
                 Ok(words) => {
                     let mut map = self.map.lock();
-                    if orphan {
-                        map.adopt(id, entry, &words)?;
+                    if detached {
+                        map.reattach(id, entry, &words)?;
                         self.log.demand.set(map.due());
                     } else {
                         map.table.install(id, entry, words)?;

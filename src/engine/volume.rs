@@ -5,7 +5,7 @@ use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{Algorithm, DeviceSize, Layout};
 use crate::engine::freeing;
-use crate::engine::reclaim::{Effort, ORPHANS};
+use crate::engine::reclaim::{Effort, REAP_BATCH};
 use crate::engine::recovery::open::{self, CreateOptions, Opened};
 use crate::engine::space::Writer;
 use crate::engine::store::{count, Store};
@@ -308,7 +308,7 @@ impl<P: Platform> Volume<P> {
                 return Err(Error::Closed);
             }
             let mut going = || !store.log.lock().closing;
-            while store.bury_orphans(&mut state, ORPHANS)? && going() {}
+            while store.reap(&mut state, REAP_BATCH)? && going() {}
             // What is moved goes to where the reserve is.
             store.log.move_reserve(&store.file)?;
             let emptied = store.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;

@@ -305,7 +305,7 @@ impl<P: Platform> Maker<P> {
             layout,
             algorithm: Algorithm::Lz4,
             size: self.size,
-            orphans: false,
+            detached: false,
             clean: true,
             generation: 2,
             epoch: self.epoch,

@@ -163,8 +163,8 @@ pub enum Sabotage {
     EarlyFree,
     /// A segment is used again when only a checkpoint to come says that nothing in it is needed.
     UnloggedFree,
-    /// A checkpoint stores orphans of the sector table as if they were still needed.
-    LostOrphan,
+    /// A checkpoint stores the entries of detached subtrees as if they were attached.
+    LostDetach,
     /// Nodes of the sector table are taken out of memory although they were changed.
     EvictDirty,
     /// A checkpoint does not store a leaf of the sector table that was changed.
@@ -177,7 +177,7 @@ pub enum Sabotage {
     LooseCounts,
     /// One superblock alone has the new size of the device.
     HalfResize,
-    /// An opening allows no segment more live bytes than it has, whatever orphans still count in it.
+    /// An opening allows no segment more live bytes than its size, although detached subtrees may count in it as well.
     StrictCounts,
 }
 
@@ -202,7 +202,7 @@ impl Sabotage {
         Self::Unreserved,
         Self::EarlyFree,
         Self::UnloggedFree,
-        Self::LostOrphan,
+        Self::LostDetach,
         Self::EvictDirty,
         Self::ForgottenLeaf,
         Self::ForgottenNode,

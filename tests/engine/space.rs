@@ -380,10 +380,10 @@ fn a_journal_is_replayed_on_a_full_file() {
 /// I19: the space that a discard freed is used again while the discard is only in the log. After a crash
 /// the leaves below it are detached, and refer to segments that have another incarnation, or none.
 #[test]
-fn what_orphans_refer_to_may_be_gone() {
+fn records_of_a_detached_subtree_may_be_gone() {
     const BLOCKS: u64 = 6000;
     const LEAF: u64 = 512;
-    let (mut orphans, mut lost) = (0, 0);
+    let (mut detached, mut lost) = (0, 0);
     for seed in 0..60 {
         let (file, volume) = on_a_small_disk(BLOCKS);
         let mut ws = volume.workspace().unwrap();
@@ -413,7 +413,7 @@ fn what_orphans_refer_to_may_be_gone() {
         assert_checked(&crashed, &format!("seed {seed}"));
         let summary =
             check::check::<Home>(crashed.snapshot(), &mut |_| {}, &mut |_, _| {}).unwrap();
-        orphans += summary.orphaned_blocks;
+        detached += summary.detached_blocks;
         let mut expected = vec![0; BLOCK_SIZE];
         let mut found = vec![0; BLOCK_SIZE];
         // A repair must not take the present incarnation of such a segment for damage either.
@@ -432,7 +432,7 @@ fn what_orphans_refer_to_may_be_gone() {
         let outcome = repair::<Home>(&mut || Ok(forgetful.clone()), &mut report, &mut |_, _| {});
         let unnamed = outcome.unwrap().unnamed;
         assert!(
-            unnamed > 0 || summary.orphaned_blocks == 0,
+            unnamed > 0 || summary.detached_blocks == 0,
             "seed {seed}: {reports:?}"
         );
         let listed = |block| {
@@ -473,7 +473,7 @@ fn what_orphans_refer_to_may_be_gone() {
         opened.close().unwrap();
         assert_checked(&crashed, &format!("seed {seed}, closed"));
     }
-    assert!(orphans > 0, "there were no orphans");
+    assert!(detached > 0, "there were no detached subtrees");
     assert!(lost > 0, "nothing was lost with the discards");
 }
 
@@ -628,7 +628,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
     }
     volume.close().unwrap();
     let blocks = create.size / BLOCK;
-    let mut orphans = 0;
+    let mut detached = 0;
     // Discard everything; everything except a part of the first and the last leaf; and some leaves in the
     // middle.
     for (from, to) in [(0, blocks), (8, blocks - 504), (512 * 100, 512 * 3000)] {
@@ -657,7 +657,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
         let summary =
             check::check::<Home>(crashed.snapshot(), &mut |f| panic!("{f:?}"), &mut |_, _| {})
                 .unwrap();
-        orphans += summary.orphaned_blocks;
+        detached += summary.detached_blocks;
         expect(&volume);
         for (volume, file) in [
             (volume, file),
@@ -685,14 +685,14 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
             volume.close().unwrap();
             assert_checked(&file, "after a discard");
             let summary = check::check::<Home>(file, &mut |_| {}, &mut |_, _| {}).unwrap();
-            assert_eq!((summary.orphaned_blocks, summary.mapped_blocks), (0, left));
+            assert_eq!((summary.detached_blocks, summary.mapped_blocks), (0, left));
             assert!(
                 summary.live_bytes < (left + 64) * (BLOCK + 128),
                 "{summary:?}"
             );
         }
     }
-    assert!(orphans > 0, "the background was always faster");
+    assert!(detached > 0, "the background was always faster");
 }
 
 /// P4: the search for zeros costs less than 2 % of a write of other data.

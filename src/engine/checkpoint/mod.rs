@@ -21,7 +21,7 @@ use crate::engine::format::{
 };
 use crate::engine::freeing;
 use crate::engine::log::{Prepared, Step, Tail};
-use crate::engine::map::detached::Orphanage;
+use crate::engine::map::detached::Reaper;
 use crate::engine::map::table::NodeId;
 use crate::engine::map::usage::{Change, Class};
 use crate::engine::space::Writer;
@@ -61,7 +61,7 @@ pub(crate) struct Checkpoint<P: Platform> {
     pub(crate) page: Buf,
     /// A segment being emptied.
     pub(crate) segment: Option<Buf>,
-    pub(crate) orphanage: Orphanage,
+    pub(crate) reaper: Reaper,
     /// Segments chosen to be emptied beside users' writes, the best one last.
     pub(crate) victims: Vec<u64>,
 }
@@ -143,7 +143,8 @@ impl<P: Platform> Store<P> {
             let map = self.map.lock();
             next.segments = freeing::extent(&tail, &map);
             next.map_root = map.table.root_entry();
-            next.orphans = map.table.orphans || state.orphanage.unknown || state.orphanage.stuck;
+            next.detached =
+                map.table.may_have_detached || state.reaper.unknown || state.reaper.stuck;
             next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
         }
         self.append_superblock(state, &next)?;
@@ -243,7 +244,7 @@ impl<P: Platform> Store<P> {
             let taken = self.map.lock().table.take_dirty(level, from, &mut ws.words);
             let Some(id) = taken else { return Ok(()) };
             from = id.index + 1;
-            if P::sabotaged(Sabotage::LostOrphan) && level > 0 {
+            if P::sabotaged(Sabotage::LostDetach) && level > 0 {
                 ws.words
                     .iter_mut()
                     .for_each(|word| *word = Entry(*word).node().0);

@@ -18,7 +18,7 @@ use super::{Layout, BLOCK_SIZE, UNIT};
 ///   of a record's blocks add up to its space and each is at least 1, so a segment without live
 ///   bytes has no live entry either.
 ///
-/// A node has an index of 0, or of 1 if it is an [orphan](Self::orphan).
+/// A node has an index of 0, or of 1 if it is [detached](Self::detached).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry(pub u64);
 
@@ -41,24 +41,24 @@ impl Entry {
         )
     }
 
-    /// The index of an orphan.
-    const ORPHAN: u64 = 1 << 9;
+    /// The index of the entry of a detached node.
+    const DETACHED: u64 = 1 << 9;
 
     /// The entry of a table node, for one that is no longer needed but still accounted for: the blocks below it
     /// were discarded together, and read as zeros; what its stored copy refers to counts as live until it was
     /// taken off the counts.
-    pub fn orphan(self) -> Self {
-        Self(self.0 | Self::ORPHAN)
+    pub fn detached(self) -> Self {
+        Self(self.0 | Self::DETACHED)
     }
 
-    /// Whether this is the entry of an orphan. Only for entries of table nodes.
-    pub fn is_orphan(self) -> bool {
-        self.0 & Self::ORPHAN != 0
+    /// Whether this is the entry of a detached node. Only for entries of table nodes.
+    pub fn is_detached(self) -> bool {
+        self.0 & Self::DETACHED != 0
     }
 
-    /// The entry of a table node as it is or was before it became an orphan.
+    /// The entry of a table node as it is, or was before the node was detached.
     pub fn node(self) -> Self {
-        Self(self.0 & !Self::ORPHAN)
+        Self(self.0 & !Self::DETACHED)
     }
 
     /// Whether the block is not stored.
@@ -121,11 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_is_the_same_node() {
+    fn a_detached_entry_names_the_same_node() {
         let e = Entry::new(1 << 30, 200, 0, 1);
-        assert!(!e.is_orphan() && e.orphan().is_orphan());
-        assert_eq!(e.orphan().node(), e);
-        assert_eq!((e.orphan().address(), e.orphan().share()), (1 << 30, 200));
+        assert!(!e.is_detached() && e.detached().is_detached());
+        assert_eq!(e.detached().node(), e);
+        assert_eq!(
+            (e.detached().address(), e.detached().share()),
+            (1 << 30, 200)
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub const SUPERBLOCK_RECORD: usize = 512;
 
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
-const FLAG_ORPHANS: u32 = 2;
+const FLAG_DETACHED: u32 = 2;
 
 /// Where the log begins that must be replayed over the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct LogStart {
 /// 40   u8[16] uuid
 /// 56   u64  device size in bytes
 /// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm   67 u8 levels of the sector table
-/// 68   u32  flags: bit 0 cleanly closed; bit 1 the sector table may have orphans
+/// 68   u32  flags: bit 0 cleanly closed; bit 1 the sector table may have detached subtrees
 /// 72   u64  generation
 /// 80   u64  epoch    88 u64 salt (see SegmentHeader)
 /// 96   u64  log start: segment   104 u32 offset   108 u32 zero   112 u64 sequence number
@@ -66,8 +66,8 @@ pub struct Superblock {
     pub size: DeviceSize,
     /// Cleanly closed: nothing lies in the log after the checkpoint.
     pub clean: bool,
-    /// The sector table may have [orphans](Entry::orphan).
-    pub orphans: bool,
+    /// The sector table may have [detached](Entry::detached) subtrees.
+    pub detached: bool,
     /// Counts checkpoints; chooses the slot.
     pub generation: u64,
     /// Counts the times the image was opened for writing.
@@ -122,7 +122,7 @@ impl Superblock {
         bytes[66] = self.algorithm.tag();
         bytes[67] = self.height;
         let clean = if self.clean { FLAG_CLEAN } else { 0 };
-        let flags = clean | if self.orphans { FLAG_ORPHANS } else { 0 };
+        let flags = clean | if self.detached { FLAG_DETACHED } else { 0 };
         put(bytes, 68, &flags.to_le_bytes());
         put(bytes, 72, &self.generation.to_le_bytes());
         put(bytes, 80, &self.epoch.to_le_bytes());
@@ -207,7 +207,7 @@ impl Superblock {
             algorithm,
             size,
             clean: le32(bytes, 68) & FLAG_CLEAN != 0,
-            orphans: le32(bytes, 68) & FLAG_ORPHANS != 0,
+            detached: le32(bytes, 68) & FLAG_DETACHED != 0,
             generation,
             epoch: le64(bytes, 80),
             salt: le64(bytes, 88),

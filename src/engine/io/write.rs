@@ -181,7 +181,8 @@ impl<P: Platform> Store<P> {
     pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
         let stopped = map.discard(block, count)?;
         self.log.demand.set(map.due());
-        self.orphans.store(map.table.orphans, Ordering::Relaxed);
+        self.detached
+            .store(map.table.may_have_detached, Ordering::Relaxed);
         Ok(stopped)
     }
 
@@ -234,7 +235,7 @@ impl<P: Platform> Store<P> {
             let file = &self.file;
             let placed = self.log.append(file, &record, Writer::Discard, apply)?;
             if placed {
-                if self.orphans.load(Ordering::Relaxed) {
+                if self.detached.load(Ordering::Relaxed) {
                     // There is something to do in the background.
                     self.log.lock().notify_all();
                 }

@@ -176,16 +176,16 @@ impl Map {
                     map.replace(at, n, &mut |_| Entry::HOLE)?;
                 }
                 Part::Leaf(..) => {}
-                Part::Node(id, entry) => map.table.abandon(id, entry),
+                Part::Node(id, entry) => map.table.detach(id, entry),
             }
             Ok(())
         })
     }
 
-    /// Lets the orphan `id` at `entry`, whose stored copy holds `words`, begin anew in memory. Nothing happens if
+    /// Reattaches the detached node `id` at `entry`, whose stored copy holds `words`, as an empty one. Nothing happens if
     /// it is gone.
-    pub(crate) fn adopt(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result {
-        if !self.table.adopt(id, entry, words)? || id.level > 0 {
+    pub(crate) fn reattach(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result {
+        if !self.table.reattach(id, entry, words)? || id.level > 0 {
             return Ok(());
         }
         // As if the leaf had been loaded and all of it discarded now.
@@ -206,9 +206,9 @@ impl Map {
         Ok(())
     }
 
-    /// Takes an orphaned leaf off the counts and out of the table. Not while a checkpoint is written, whose
+    /// Takes a detached leaf off the counts and out of the table. Not while a checkpoint is written, whose
     /// counts must be those of its table.
-    pub(crate) fn bury(&mut self, id: NodeId, words: &[u64]) -> Result {
+    pub(crate) fn reap_leaf(&mut self, id: NodeId, words: &[u64]) -> Result {
         self.forget(words, Class::Live)?;
         self.set_stored(id, Entry::HOLE)
     }

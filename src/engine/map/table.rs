@@ -7,8 +7,8 @@
 //! only under the log's lock.
 //!
 //! A discard does not load what it covers. Where a stored node lies in it as a whole, its entry becomes that of
-//! an [orphan](Entry::orphan), and there is nothing below any more for whoever looks. What the stored copy
-//! refers to is taken off the counts later ([`orphans`](crate::engine::map::detached)), or when somebody writes there. A
+//! a [detached](Entry::detached) subtree, and a search finds nothing below it. What the stored copy
+//! refers to is taken off the counts later ([`detached`](crate::engine::map::detached)), or when somebody writes there. A
 //! loaded child of such an entry has begun anew, without anything in it.
 
 use crate::engine::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
@@ -81,14 +81,14 @@ impl Node {
         self.dirty || self.dirty_below
     }
 
-    /// Whether it can be loaded again as it is. A node with orphans stays, so that they are found.
+    /// Whether it can be loaded again as it is. A node above a detached one stays, so that the reaper finds that.
     fn stored(&self) -> bool {
-        !self.due() && !self.taken && self.kids.iter().all(Option::is_none) && !self.has_orphans()
+        !self.due() && !self.taken && self.kids.iter().all(Option::is_none) && !self.has_detached()
     }
 
-    /// Whether the entry of a child is that of an orphan. A leaf has no children.
-    fn has_orphans(&self) -> bool {
-        !self.kids.is_empty() && self.entries.iter().any(|&word| Entry(word).is_orphan())
+    /// Whether a child is detached. A leaf has no children.
+    fn has_detached(&self) -> bool {
+        !self.kids.is_empty() && self.entries.iter().any(|&word| Entry(word).is_detached())
     }
 
     fn memory(level: u8) -> u64 {
@@ -105,7 +105,7 @@ impl Node {
 pub(crate) enum Found {
     /// The node is loaded.
     Loaded,
-    /// Nothing is mapped in the reach of this node, and no node exists, or an orphan.
+    /// Nothing is mapped in the reach of this node, and no node exists, or a detached one.
     Absent(NodeId),
     /// This node has a stored copy that must be loaded first.
     Stored(NodeId, Entry),
@@ -135,17 +135,17 @@ pub(crate) struct Table {
     hand: u64,
     /// Bytes of loaded nodes from which on eviction may find something again.
     futile: u64,
-    /// There may be orphans.
-    pub(crate) orphans: bool,
-    /// Counts what makes orphans.
-    pub(crate) abandoned: u64,
+    /// There may be detached subtrees.
+    pub(crate) may_have_detached: bool,
+    /// Detachments so far.
+    pub(crate) detached_count: u64,
 }
 
-/// What a search for orphans comes upon.
+/// What a search for detached subtrees comes upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Search {
     /// This one, with its entry.
-    Orphan(NodeId, Entry),
+    Detached(NodeId, Entry),
     /// A stored inner node below which there may be some.
     Unknown(NodeId),
 }
@@ -174,8 +174,8 @@ impl Table {
             due: 0,
             hand: 0,
             futile: 0,
-            orphans: false,
-            abandoned: 0,
+            may_have_detached: false,
+            detached_count: 0,
         }
     }
 
@@ -211,7 +211,7 @@ impl Table {
         let (mut id, mut entry, mut node) = (self.root_id(), self.root_entry, self.root.as_deref());
         loop {
             match node {
-                None if entry.is_hole() || entry.is_orphan() => return Found::Absent(id),
+                None if entry.is_hole() || entry.is_detached() => return Found::Absent(id),
                 None => return Found::Stored(id, entry),
                 Some(_) if id.level <= wanted.level => return Found::Loaded,
                 Some(inner) => {
@@ -373,47 +373,47 @@ impl Table {
         Entry(old)
     }
 
-    /// Makes the stored node `id` at `entry`, which is not loaded, an orphan.
-    pub(crate) fn abandon(&mut self, id: NodeId, entry: Entry) {
-        self.orphans = true;
-        self.abandoned += 1;
+    /// Detaches the stored node `id` at `entry`, which is not loaded.
+    pub(crate) fn detach(&mut self, id: NodeId, entry: Entry) {
+        self.may_have_detached = true;
+        self.detached_count += 1;
         if id.level == self.height - 1 {
-            self.root_entry = entry.orphan();
+            self.root_entry = entry.detached();
         } else if let Some(parent) = self.soil(parent_of(id)) {
-            parent.entries[slot(id, id.level)] = entry.orphan().0;
+            parent.entries[slot(id, id.level)] = entry.detached().0;
         }
     }
 
-    /// The entry of `id` if that is an orphan and nothing has begun anew there.
-    pub(crate) fn orphan_at(&self, id: NodeId) -> Option<Entry> {
-        let entry = self.stored_at(id).filter(|entry| entry.is_orphan())?;
+    /// The entry of `id` if that is detached and was not reattached since.
+    pub(crate) fn detached_at(&self, id: NodeId) -> Option<Entry> {
+        let entry = self.stored_at(id).filter(|entry| entry.is_detached())?;
         self.get(id).is_none().then_some(entry)
     }
 
-    /// Lets the orphan `id` at `entry` begin anew, if it is still there: a leaf without any block, or an inner
-    /// node whose children (`words`) are orphans. It is due, so it stays until it was stored.
-    pub(crate) fn adopt(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result<bool> {
-        if self.orphan_at(id) != Some(entry) {
+    /// Reattaches the detached node `id` at `entry`, if it is still there: as a leaf without any block, or as an inner
+    /// node whose children (`words`) are detached. It is due, so it stays until it was stored.
+    pub(crate) fn reattach(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result<bool> {
+        if self.detached_at(id) != Some(entry) {
             return Ok(false);
         }
         let mut entries = Vec::filled(0, NODE_ENTRIES)?;
         if id.level > 0 {
-            self.abandoned += 1;
+            self.detached_count += 1;
             for (entry, &word) in entries.iter_mut().zip(words).filter(|(_, &word)| word != 0) {
-                *entry = Entry(word).orphan().0;
+                *entry = Entry(word).detached().0;
             }
         }
         self.install(id, entry, entries)?;
         Ok(self.soil(id).is_some())
     }
 
-    /// The first orphan at or behind leaf `from`, among the loaded nodes; with `all` also the first node
+    /// The first detached node at or behind leaf `from`, among the loaded nodes; with `all` also the first node
     /// that must be loaded to know.
-    pub(crate) fn next_orphan(&self, from: u64, all: bool) -> Option<Search> {
+    pub(crate) fn next_detached(&self, from: u64, all: bool) -> Option<Search> {
         let id = self.root_id();
         match self.root.as_deref() {
-            Some(root) => next_orphan(root, id, from, all),
-            None if self.root_entry.is_orphan() => Some(Search::Orphan(id, self.root_entry)),
+            Some(root) => next_detached(root, id, from, all),
+            None if self.root_entry.is_detached() => Some(Search::Detached(id, self.root_entry)),
             None if self.root_entry.is_hole() || !all => None,
             None => Some(Search::Unknown(id)),
         }
@@ -516,7 +516,7 @@ fn next_dirty(node: &Node, id: NodeId, level: u8, from: u64, generation: u64) ->
     None
 }
 
-fn next_orphan(node: &Node, id: NodeId, from: u64, all: bool) -> Option<Search> {
+fn next_detached(node: &Node, id: NodeId, from: u64, all: bool) -> Option<Search> {
     let level = id.level.checked_sub(1)?;
     let shift = NODE_SHIFT * u32::from(level);
     let first = (from >> shift).saturating_sub(id.index << NODE_SHIFT);
@@ -527,8 +527,8 @@ fn next_orphan(node: &Node, id: NodeId, from: u64, all: bool) -> Option<Search> 
             index: (id.index << NODE_SHIFT) | at as u64,
         };
         let found = match kid {
-            Some(kid) => next_orphan(kid, kid_id, from, all),
-            None if entry.is_orphan() => Some(Search::Orphan(kid_id, entry)),
+            Some(kid) => next_detached(kid, kid_id, from, all),
+            None if entry.is_detached() => Some(Search::Detached(kid_id, entry)),
             None if entry.is_hole() || level == 0 || !all => None,
             None => Some(Search::Unknown(kid_id)),
         };
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_leads_nowhere_and_may_begin_anew() {
+    fn a_detached_leaf_is_absent_until_it_is_reattached() {
         let (at, stored) = (Entry::new(1 << 21, 9, 0, 1), Entry::new(1 << 20, 4, 0, 1));
         let mut table = Table::new(2, stored);
         let mut words = zeros();
@@ -646,17 +646,17 @@ mod tests {
         table.install(table.root_id(), stored, words).unwrap();
         let id = NodeId { level: 0, index: 3 };
         assert_eq!(table.find(3 * 512), Found::Stored(id, at));
-        assert_eq!(table.next_orphan(0, true), None);
-        table.abandon(id, at);
+        assert_eq!(table.next_detached(0, true), None);
+        table.detach(id, at);
         assert_eq!(table.find(3 * 512 + 5), Found::Absent(id));
-        let orphan = Some(Search::Orphan(id, at.orphan()));
-        assert_eq!(table.next_orphan(0, false), orphan);
-        assert_eq!(table.next_orphan(4, false), None);
+        let detached = Some(Search::Detached(id, at.detached()));
+        assert_eq!(table.next_detached(0, false), detached);
+        assert_eq!(table.next_detached(4, false), None);
         // Somebody else was faster, with another copy.
-        assert!(!table.adopt(id, stored.orphan(), &zeros()).unwrap());
-        assert!(table.adopt(id, at.orphan(), &zeros()).unwrap());
+        assert!(!table.reattach(id, stored.detached(), &zeros()).unwrap());
+        assert!(table.reattach(id, at.detached(), &zeros()).unwrap());
         assert_eq!(table.find(3 * 512), Found::Loaded);
-        assert_eq!(table.next_orphan(0, false), None);
+        assert_eq!(table.next_detached(0, false), None);
         assert!(table.leaf(3 * 512).unwrap().iter().all(|&word| word == 0));
         // It is not what its stored copy says, so it must not go.
         let memory = table.memory;

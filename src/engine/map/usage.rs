@@ -267,9 +267,9 @@ impl Usage {
         Ok(())
     }
 
-    /// Takes a stored page over. Only while opening, in page order. With `orphans`, what they refer to may be counted
+    /// Takes a stored page over. Only while opening, in page order. With `detached`, the records below detached nodes may be counted
     /// beside all that lives in a segment now: it was used again when the log had superseded that.
-    pub(crate) fn load_page(&mut self, words: &[u64], segments: u64, orphans: bool) -> Result {
+    pub(crate) fn load_page(&mut self, words: &[u64], segments: u64, detached: bool) -> Result {
         let layout = self.layout;
         self.dirty_pages.push(false)?;
         for &word in words {
@@ -279,7 +279,7 @@ impl Usage {
             let segment = Segment::from_word(word);
             let free = segment.free && segment.live > 0;
             let mut most = u64::from(layout.segment_size) - layout.tail_bytes(segment.tail);
-            if orphans {
+            if detached {
                 most += u64::from(layout.segment_size);
             }
             if free || segment.live_bytes() > most {

@@ -32,8 +32,8 @@ use core::sync::atomic::Ordering;
 const BATCH: usize = 16;
 /// Segments looked at before others may go on: what takes a fraction of a millisecond.
 const GLANCE: u64 = 1 << 13;
-/// Orphans of the sector table looked at in one go.
-pub(crate) const ORPHANS: usize = 64;
+/// Nodes of detached subtrees that the reaper looks at in one go.
+pub(crate) const REAP_BATCH: usize = 64;
 /// Bytes of nodes that are never too many to wait for a checkpoint.
 const DUE: u64 = 1 << 20;
 /// Segments that are found for those who wait, if possible.
@@ -209,7 +209,7 @@ impl<P: Platform> Store<P> {
             let available = tail.space.available() + tail.space.allocator.available();
             (available, self.total(&tail, &self.map.lock()))
         };
-        while self.bury_orphans(state, ORPHANS)? && !self.log.lock().stop {}
+        while self.reap(state, REAP_BATCH)? && !self.log.lock().stop {}
         let (before, _) = look();
         freeing::free_superseded(self)?;
         let mut fruitless = 0;
@@ -275,10 +275,10 @@ impl<P: Platform> Store<P> {
             return Ok(());
         }
         let mut map = self.map.lock();
-        let orphans = map.table.orphans;
+        let detached = map.table.may_have_detached;
         map.usage.change_unstored(index, |segment| {
-            // What orphans refer to is live but not moved: it goes with them.
-            segment.stuck = segment.seed == seed && !segment.free && !segment.dead() && !orphans;
+            // Records below a detached node are live but not moved: the reaper drops them.
+            segment.stuck = segment.seed == seed && !segment.free && !segment.dead() && !detached;
         });
         Ok(())
     }
@@ -482,8 +482,8 @@ impl<P: Platform> Store<P> {
             }
             let mut map = self.map.lock();
             let entry = Entry::new(placed.address, units, 0, 1);
-            let orphan = map.table.stored_at(id).is_some_and(Entry::is_orphan);
-            let entry = if orphan { entry.orphan() } else { entry };
+            let detached = map.table.stored_at(id).is_some_and(Entry::is_detached);
+            let entry = if detached { entry.detached() } else { entry };
             map.set_stored(id, entry)?;
             self.log.demand.set(map.due());
             Ok(true)

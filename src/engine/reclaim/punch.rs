@@ -40,8 +40,8 @@ impl<P: Platform> Store<P> {
         let left = garbage.saturating_sub(gain);
         let cheap = (holes.len() * LEAST) as u64 <= segment.live_bytes();
         let worth = gain > segment.punched() && left < self.worth_moving() && cheap;
-        // What orphans refer to must be read once more.
-        if !worth || map.table.orphans || !map.usage.supersedable(segment) {
+        // Detached nodes must be read once more.
+        if !worth || map.table.may_have_detached || !map.usage.supersedable(segment) {
             return Ok(false);
         }
         drop(map);

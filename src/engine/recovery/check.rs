@@ -38,7 +38,7 @@ pub struct Summary {
     /// Blocks the table maps.
     pub mapped_blocks: u64,
     /// Blocks that were discarded and are still counted as mapped.
-    pub orphaned_blocks: u64,
+    pub detached_blocks: u64,
     /// Bytes of the records that blocks and table need.
     pub live_bytes: u64,
     /// Findings reported.
@@ -77,9 +77,9 @@ struct Check<'a, P: Platform> {
     ws: Workspace<P>,
     /// Live units of each segment, counted from the table.
     live: Vec<u64>,
-    /// The part of them that orphans refer to. It may be gone: once the log said that nothing needs it, its
+    /// The part of them that lies below detached nodes. It may be gone: once the log said that nothing needs it, its
     /// segment was free.
-    orphaned: Vec<u64>,
+    detached: Vec<u64>,
     /// Where records are that are needed: address in units << [`UNITS_BITS`] | units.
     extents: Vec<u64>,
     /// Parts of the table could not be read.
@@ -113,7 +113,7 @@ pub fn check<P: Platform>(
         ws: store.workspace()?,
         store: &store,
         live: Vec::filled(0, segments)?,
-        orphaned: Vec::filled(0, segments)?,
+        detached: Vec::filled(0, segments)?,
         extents: Vec::new(),
         incomplete: false,
         summary: Summary {
@@ -196,11 +196,11 @@ impl<P: Platform> Check<'_, P> {
         let layout = self.store.layout;
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         let mut used: Vec<(u64, u32)> = Vec::new();
-        let orphaned = self.orphaned.iter();
-        for ((index, segment), &orphaned) in
-            (0..).zip(self.store.map.lock().usage.iter()).zip(orphaned)
+        let detached = self.detached.iter();
+        for ((index, segment), &detached) in
+            (0..).zip(self.store.map.lock().usage.iter()).zip(detached)
         {
-            if !segment.dead() && segment.stored_live() > orphaned {
+            if !segment.dead() && segment.stored_live() > detached {
                 used.push((index, segment.seed))?;
             }
         }
@@ -218,7 +218,7 @@ impl<P: Platform> Check<'_, P> {
     /// Walks the table and verifies what it points to.
     fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
         let total = self.store.map.lock().mapped;
-        // Behind the end of a device that became smaller there may be orphans.
+        // Behind the end of a device that became smaller there may be detached subtrees.
         let blocks = self.store.map.lock().table.leaves() << NODE_SHIFT;
         let mut at = 0;
         while at < blocks {
@@ -243,7 +243,7 @@ impl<P: Platform> Check<'_, P> {
                 Err(error) => return Err(error),
             }
         }
-        self.orphans()?;
+        self.detached_subtrees()?;
         let mut stored: Vec<Entry> = Vec::new();
         let mut result = Ok(());
         self.store.map.lock().table.for_each_stored(&mut |entry| {
@@ -262,21 +262,21 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// Counts what orphans refer to. All nodes above them are loaded.
-    fn orphans(&mut self) -> Result {
+    /// Counts what lies below detached nodes. All nodes above them are loaded.
+    fn detached_subtrees(&mut self) -> Result {
         let mut at = 0;
         loop {
-            let found = match self.store.map.lock().table.next_orphan(at, false) {
-                Some(Search::Orphan(id, entry)) if next_leaf(id) > at => (id, entry),
+            let found = match self.store.map.lock().table.next_detached(at, false) {
+                Some(Search::Detached(id, entry)) if next_leaf(id) > at => (id, entry),
                 _ => return Ok(()),
             };
-            self.orphan(found.0, found.1)?;
+            self.detached_subtree(found.0, found.1)?;
             at = next_leaf(found.0);
         }
     }
 
     // As deep as the tree: at most 5 levels.
-    fn orphan(&mut self, id: NodeId, entry: Entry) -> Result {
+    fn detached_subtree(&mut self, id: NodeId, entry: Entry) -> Result {
         let (seed, segments) = {
             let map = self.store.map.lock();
             (map.seed(entry)?, map.usage.len())
@@ -295,8 +295,8 @@ impl<P: Platform> Check<'_, P> {
         for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
-                add(&mut self.orphaned, &self.store.layout, Entry(word));
-                self.summary.orphaned_blocks += 1;
+                add(&mut self.detached, &self.store.layout, Entry(word));
+                self.summary.detached_blocks += 1;
                 continue;
             }
             self.extent(Entry(word), Entry(word).share())?;
@@ -304,7 +304,7 @@ impl<P: Platform> Check<'_, P> {
                 level: id.level - 1,
                 index: (id.index << NODE_SHIFT) | at,
             };
-            self.orphan(kid, Entry(word))?;
+            self.detached_subtree(kid, Entry(word))?;
         }
         Ok(())
     }
@@ -457,7 +457,7 @@ impl<P: Platform> Check<'_, P> {
             let what = "segment usage: wrong live count";
             self.damaged(what, layout.segment_offset(index), None);
         }
-        if mapped != self.summary.mapped_blocks + self.summary.orphaned_blocks {
+        if mapped != self.summary.mapped_blocks + self.summary.detached_blocks {
             let what = "superblock: wrong count of mapped blocks";
             self.damaged(what, superblock, None);
         }

@@ -11,7 +11,7 @@ use crate::engine::format::{
 use crate::engine::io::cache::RecordCache;
 use crate::engine::io::write::{zero_end, Stored};
 use crate::engine::log::{Log, Placed, Position};
-use crate::engine::map::detached::Orphanage;
+use crate::engine::map::detached::Reaper;
 use crate::engine::map::table::{NodeId, Table};
 use crate::engine::map::usage::{Change, Class, Usage};
 use crate::engine::map::Map;
@@ -67,7 +67,7 @@ pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Re
         algorithm: options.algorithm,
         size,
         clean: true,
-        orphans: false,
+        detached: false,
         generation: 1,
         epoch: 0,
         salt: P::random_u64(),
@@ -225,7 +225,7 @@ fn attempt<P: Platform>(
         let (epoch, salt) = (superblock.epoch, superblock.salt);
         let mut table = Table::new(found.height, found.map_root);
         table.grow(newest.height)?;
-        table.orphans = found.orphans;
+        table.may_have_detached = found.detached;
         let map = Map {
             table,
             usage: Usage::new(layout),
@@ -255,7 +255,7 @@ fn attempt<P: Platform>(
         table_memory: AtomicU64::new(0),
         // What is replayed may have happened on a larger device.
         blocks: AtomicU64::new(newest.size.max(found.size).blocks()),
-        orphans: AtomicBool::new(found.orphans),
+        detached: AtomicBool::new(found.detached),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
@@ -293,7 +293,7 @@ fn attempt<P: Platform>(
                 ws,
                 page,
                 segment: None,
-                orphanage: Orphanage::new(found.orphans),
+                reaper: Reaper::new(found.detached),
                 victims: Vec::new(),
             },
             replayed,
@@ -359,9 +359,9 @@ impl<P: Platform> Store<P> {
                 let words = self.node(ws, Kind::UsageNode, id, entry, seed)?;
                 if level == 0 {
                     let segments = superblock.usage_segments;
-                    let orphans = superblock.orphans && !P::sabotaged(Sabotage::StrictCounts);
+                    let detached = superblock.detached && !P::sabotaged(Sabotage::StrictCounts);
                     let usage = &mut self.map.lock().usage;
-                    usage.load_page(&words, segments, orphans)?;
+                    usage.load_page(&words, segments, detached)?;
                 } else {
                     // The nodes of the level below that exist. Without a division, because objtool
                     // takes the panic on a zero divisor for a function that returns.

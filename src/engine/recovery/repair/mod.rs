@@ -20,7 +20,7 @@ use crate::engine::format::{
 use crate::engine::freeing;
 use crate::engine::io::cache::{place_of, RecordCache};
 use crate::engine::log::Log;
-use crate::engine::map::detached::Orphanage;
+use crate::engine::map::detached::Reaper;
 use crate::engine::map::table::{NodeId, Table};
 use crate::engine::map::usage::{Change, Class, Usage};
 use crate::engine::map::{Map, Part};
@@ -231,7 +231,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         table_limit: AtomicU64::new(u64::MAX),
         table_memory: AtomicU64::new(0),
         blocks: AtomicU64::new(base.size.blocks()),
-        orphans: AtomicBool::new(false),
+        detached: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
     };
@@ -418,7 +418,7 @@ impl<P: Platform> Repair<'_, P> {
             ws,
             page,
             segment: None,
-            orphanage: Orphanage::default(),
+            reaper: Reaper::default(),
             victims: Vec::new(),
         };
         let mut bytes = segment;

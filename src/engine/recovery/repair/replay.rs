@@ -18,8 +18,8 @@ impl<P: Platform> Repair<'_, P> {
     /// Takes the stored table over, as far as it can be read.
     // As deep as the tree: at most 5 levels.
     pub(super) fn load(&mut self, id: NodeId, entry: Entry) -> Result {
-        // What an orphan refers to is counted no more.
-        if entry.is_hole() || entry.is_orphan() {
+        // What lies below a detached node is counted no more.
+        if entry.is_hole() || entry.is_detached() {
             return Ok(());
         }
         let index = self.store.layout.segment_of(entry.address()).unwrap_or(0);
