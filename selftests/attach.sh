@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Attaching and detaching: what there is to see, and what is refused.
+# Attaching and detaching: what appears, and what is refused.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -127,7 +127,7 @@ twice() {
 	for path in disk hard soft; do
 		fails 1 "$path: in use as $device; detach it first" cloop attach "$backing/$path"
 		fails 1 "$path: in use as $device" cloop attach --read-only "$backing/$path"
-		# Without any lock: what the kernel alone says.
+		# Without a lock: the messages of the kernel alone.
 		fails 1 "^EBUSY\$" "$here/control.py" attach "$backing/$path"
 		fails 1 "^EBUSY\$" "$here/control.py" attach --read-only --open r "$backing/$path"
 	done
@@ -148,12 +148,12 @@ busy() {
 	fails 1 "$device: in use" cloop detach "$device"
 	fails 1 "^EBUSY\$" "$here/control.py" detach "$index"
 	fails 1 "$device: in use" cloop detach --all
-	# It goes on as if nothing had been asked.
+	# The device goes on as if the detach had not been tried.
 	cp /usr/bin/bash "$mnt"
 	sync "$mnt/bash"
 	cmp /usr/bin/bash "$mnt/bash"
 	umount "$mnt"
-	# Merely open.
+	# The device is only open.
 	exec {fd}<"$device"
 	fails 1 "$device: in use" cloop detach "$device"
 	exec {fd}<&-
@@ -176,7 +176,7 @@ pinned() {
 	detach "$device"
 }
 
-# A failed attach must not leave the module pinned (unload would show it), nor unpin it too often.
+# A failed attach must neither leave the module pinned (unload would show it), nor unpin it too often.
 attach_nothing() {
 	noise "$tmp/none" 1
 	fails 1 "none: not a cloop image" cloop attach "$tmp/none"
@@ -225,7 +225,7 @@ wrong_input() {
 	fails 2 "" cloop attach
 	fails 2 "" cloop detach
 
-	# After all that the image itself is as good as before.
+	# The image itself is intact after all this.
 	attach "$image"
 	same "$tmp/noise" "$device"
 }

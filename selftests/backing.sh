@@ -4,7 +4,7 @@
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# exercise IMAGE: use it, attach it again, find everything there.
+# exercise IMAGE: use the image, attach it again, and find everything there.
 exercise() {
 	attach "$1"
 	data "$tmp/data" 8
@@ -38,12 +38,12 @@ filesystem() {
 	fi
 	cloop create --size 64M "$mnt/disk"
 	exercise "$mnt/disk"
-	# The device keeps its file system busy, and lets go of it.
+	# The device keeps its file system busy, and releases it.
 	attach "$mnt/disk"
 	fails 32 "busy" umount "$mnt"
 	detach "$device"
 	if [[ $1 == btrfs ]]; then
-		# Would fail if the data of a write changed while btrfs computed its checksum.
+		# This fails if the data of a write changes while btrfs computes its checksum.
 		btrfs scrub start -B "$mnt"
 	fi
 	umount "$mnt"
@@ -57,7 +57,7 @@ direct() {
 	attach "$image"
 	is $(($(get flags) & 2)) -eq 2 "the flag of direct I/O"
 	detach "$device"
-	# Past O_DIRECT the caller decides.
+	# Without O_DIRECT on the descriptor the page cache is used.
 	index=$("$here/control.py" attach "$image")
 	is $(($(get flags) & 2)) -eq 0 "the flag of direct I/O"
 	detach "/dev/cloop$index"
@@ -77,7 +77,7 @@ disk() {
 	fails 1 "$disk2: " cloop create --force --size 64M "$disk2"
 	same "$tmp/data" "$device"
 	detach "$device"
-	# What is there is not overwritten without being told to.
+	# Existing contents are not overwritten without --force.
 	fails 1 "$disk2: .*--force" cloop create --size 64M "$disk2"
 	intact "$disk2"
 	cloop create --force --size 32M "$disk2"

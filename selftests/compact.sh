@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Compaction, on line and off line.
+# Compaction of attached and detached images.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# full_of_holes MEBIBYTES: $image, attached, of which every other 64 KiB was discarded. What is left
-# is in $tmp/left.
+# full_of_holes MEBIBYTES: $image, attached, of which every other 64 KiB was discarded. The remaining
+# contents are in $tmp/left.
 full_of_holes() {
 	image disk --size 256M
 	attach "$image"
@@ -21,16 +21,16 @@ on_line() {
 	said=$(cloop compact "$device")
 	printf '%s\n' "$said"
 	[[ $said =~ ^$device:\ .*,\ was\ .*$ ]] || fail "compact said: $said"
-	# Less than an idle device leaves, had it found the time.
+	# The image is smaller than an idle device would leave it.
 	is "$(get garbage_bytes)" -lt $((2 * MiB)) "garbage that is left"
 	is "$(get freed_segments)" -gt 10 "segments that were freed"
 	is "$(get moved_bytes)" -gt 0 "bytes that were moved"
-	# 12 MiB of data, and what the log keeps.
+	# 12 MiB of data, and the reserve of the log.
 	is "$(allocated "$image")" -lt $((24 * MiB)) "bytes on disk"
 	same "$tmp/left" "$device"
 	reattach "$image"
 	same "$tmp/left" "$device"
-	# It is over at once when there is nothing to do.
+	# A compaction with nothing to do ends at once.
 	cloop compact "$device"
 	detach "$device"
 }
@@ -54,14 +54,14 @@ interrupted() {
 	full_of_holes 32
 	fails 1 "^EINTR\$" "$here/control.py" compact --alarm 0.05 "$index"
 	same "$tmp/left" "$device"
-	# One that cannot go on, to be met by others.
+	# A compaction that is stopped in the middle, for others to meet.
 	trap 'fsfreeze -u "$backing"' EXIT
 	fsfreeze -f "$backing"
 	"$here/control.py" compact "$index" >"$tmp/said" &
 	pid=$!
 	until [[ $("$here/control.py" resize "$index" 0) == EALREADY ]]; do
 		[[ ! -e /proc/$pid ]] || continue
-		# This very question may have been in its way.
+		# This question itself may have blocked it.
 		grep -qx EALREADY "$tmp/said" || fail "it ended: $(<"$tmp/said")"
 		"$here/control.py" compact "$index" >"$tmp/said" &
 		pid=$!

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The ioctls of /dev/cloop-control, past the tool.
+# The ioctls of /dev/cloop-control, without the tool.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -40,7 +40,7 @@ arguments() {
 	fails 1 "^ENXIO\$" ioctl detach 2147483647
 	fails 1 "^ENXIO\$" ioctl info 0
 	fails 1 "^ENXIO\$" ioctl info -1
-	# None of them has left anything behind.
+	# None of these calls has left anything behind.
 	is "$(ioctl attach --index 5 "$image")" -eq 5 "index"
 	fails 1 "^EINVAL\$" ioctl detach --flags 1 5
 	image other --size 16M
@@ -72,7 +72,7 @@ unlocked() {
 	noise "$tmp/noise" 1
 	copy if="$tmp/noise" of="/dev/cloop$index" bs=1M
 	cmp "$tmp/noise" <(head -c $MiB "/dev/cloop$index")
-	# Deleting the image's name does not hurt the device.
+	# Deleting the name of the image does not affect the device.
 	ln "$image" "$backing/name"
 	rm "$image"
 	sync

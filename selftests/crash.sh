@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Crashes: a copy of the image, of the disk, or the disk going away, while the device is in use.
+# Crashes while the device is in use: a copy of the image, a copy of the disk, or a disk that fails.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -17,7 +17,7 @@ copied() {
 	detach "$device"
 	cloop check "$backing/copy" | grep "not detached in an orderly way"
 	is "$(cloop info --json "$backing/copy" | jq -r .state)" = needs-recovery "state"
-	# Read-only: as after recovery, without changing the file.
+	# Read-only: the contents are those after recovery, and the file does not change.
 	before=$(digest "$backing/copy")
 	attach --read-only "$backing/copy"
 	is "$(get replayed_records)" -gt 0 "replayed records"
@@ -53,7 +53,7 @@ snapshots() {
 	for ((round = 0; round < $(scaled 3); round++)); do
 		sleep "2.$((RANDOM % 10))"
 		cp "$tmp/done" "$tmp/done.$round"
-		# Everything the disk has at this moment, and nothing after it.
+		# Everything that the disk holds at this moment, and nothing later.
 		dmsetup suspend --noflush --nolockfs selftest-origin
 		dd if=/dev/zero of="$disk2" bs=64K count=1 seek=32768 status=none
 		dmsetup create selftest-cow$round --table "0 $((256 * 2048)) linear $disk2 $(((2048 + round % 4 * 256) * 2048))"
@@ -106,13 +106,13 @@ disk_fails() {
 	"$here/promises.py" work "$mnt/work" >"$tmp/done" 2>/dev/null &
 	writers=$!
 	sleep 4
-	# From one moment to the next every access to the disk is an error.
+	# From now on every access to the disk is an error.
 	dmsetup suspend --noflush --nolockfs selftest-disk
 	dmsetup load selftest-disk --table "0 $sectors error"
 	dmsetup resume selftest-disk
 	sleep 1
 	fails 1 "Input/output error|Read-only file system" dd if="$tmp/data" of="$device" bs=1M count=4 conv=fsync status=none
-	# And again: a later fsync does not claim that all is well.
+	# The error repeats: a later fsync does not claim success.
 	fails 1 "Input/output error|Read-only file system" dd if="$tmp/data" of="$device" bs=4K count=1 conv=fsync status=none
 	is $(($(get flags) & 8)) -eq 8 "the flag of failure"
 	is "$(get errors)" -ge 1 "errors"
@@ -121,7 +121,7 @@ disk_fails() {
 	fails 1 "detached, but its image could not be closed cleanly" cloop detach "$device"
 	[[ ! -e $device ]] || fail "$device is still there"
 	fails 1 "" cloop attach "$below"
-	# The disk is back.
+	# The disk works again.
 	dmsetup suspend selftest-disk
 	dmsetup load selftest-disk --table "0 $sectors linear $disk2 0"
 	dmsetup resume selftest-disk

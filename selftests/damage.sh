@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Damaged images: an error for what is damaged, everything else as it was.
+# Damaged images: reading damaged blocks is an error, everything else is as before.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -12,7 +12,7 @@ flip() {
 	printf "\\$(printf '%o' $((byte ^ 0x10)))" | copy of="$1" bs=1 seek="$2" conv=notrunc
 }
 
-# marked FILE: data in which each 64 KiB can be found again in an image that does not compress.
+# marked FILE: incompressible data in which each 64 KiB can be found again in an image.
 marked() {
 	local i
 	noise "$1" 4
@@ -21,7 +21,7 @@ marked() {
 	done
 }
 
-# position FILE MARK: its offset in the file.
+# position FILE MARK: the offset of the mark in the file.
 position() {
 	local at
 	at=$(grep -abo -m 1 "$2" "$1" | head -n 1)
@@ -53,7 +53,7 @@ record() {
 	done
 	is $(($(messages) - before)) -le 20 "messages of 60 failed reads"
 	is "$(get damaged_reads)" -ge 63 "damaged reads"
-	# Everything before and after it is fine, and it can be written again.
+	# Everything before and after it is intact, and the record can be written again.
 	cmp -n $((30 * 65536)) "$tmp/noise" <(dd if="$device" bs=64K count=30 iflag=direct status=none)
 	cmp -i $((31 * 65536)):0 "$tmp/noise" <(dd if="$device" bs=64K skip=31 count=33 iflag=direct status=none)
 	copy if="$tmp/noise" of="$device" bs=64K skip=30 seek=30 count=1 oflag=direct
@@ -64,7 +64,7 @@ record() {
 }
 check "a flipped byte in a record" record none
 
-# How many messages there are is limited for each device.
+# The number of messages is limited for each device separately.
 loud_neighbour() {
 	local name first before
 	marked "$tmp/noise"
@@ -79,7 +79,7 @@ loud_neighbour() {
 	first=$device
 	attach "$backing/quiet"
 	before=$(messages)
-	# More of them than may be logged, whenever an interval of five seconds begins.
+	# More errors than may be logged, whenever an interval of five seconds begins.
 	for _ in {1..40}; do
 		no dd if="$first" bs=4K skip=490 count=1 iflag=direct status=none
 	done
@@ -91,7 +91,7 @@ loud_neighbour() {
 check "a device that repeats its errors hides no error of another" loud_neighbour
 check "a flipped byte in a record, with compression on" record lz4
 
-# Whatever byte is flipped: no crash, no wrong data. A read gives what was written, or an error.
+# Whichever byte is flipped: no crash and no wrong data. A read returns the written data, or an error.
 anywhere() {
 	local i at status good=0 bad=0 refused=0 size
 	data "$tmp/data" 4
@@ -103,7 +103,7 @@ anywhere() {
 	cp --sparse=always "$image" "$backing/good"
 	for ((i = 0; i < $(scaled 16); i++)); do
 		cp --sparse=always "$backing/good" "$image"
-		# Half of them where the structures are.
+		# Half of the flips hit the structures.
 		at=$((RANDOM * 32768 + RANDOM))
 		if ((i % 2)); then
 			at=$((at % 512 + (i % 4 == 3 ? 65536 : 0)))
@@ -121,7 +121,7 @@ anywhere() {
 			continue
 		fi
 		device=$(<"$tmp/device")
-		# Where a read fails, dd leaves zeros.
+		# dd leaves zeros where a read fails.
 		dd if="$device" of="$tmp/read" bs=64K iflag=direct count=64 conv=noerror,sync status=noxfer 2>"$tmp/error"
 		is "$({ cmp -l "$tmp/data" "$tmp/read" || :; } | awk '$3 != 0' | wc -l)" -eq 0 "wrong bytes after a flip at $at"
 		if grep -q "error reading" "$tmp/error"; then
@@ -144,7 +144,7 @@ both_superblocks() {
 	noise "$tmp/noise" 1
 	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
 	detach "$device"
-	# One of them is enough.
+	# One superblock is enough.
 	flip "$image" 20
 	attach "$image"
 	same "$tmp/noise" "$device"

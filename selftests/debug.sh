@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# What a kernel with its checks on has to say at the end.
+# The final reports of a kernel that checks itself.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 kmemleak=/sys/kernel/debug/kmemleak
 
-# leaks REGEX: no object without a reference was allocated where this is in the backtrace.
+# leaks REGEX: no unreferenced object was allocated with this in its backtrace.
 leaks() {
 	local _
 	[[ -e $kmemleak ]] || skip "this kernel has no kmemleak"
-	# What is younger than five seconds may be on its way, and what is found once, too.
+	# An object younger than five seconds may still be on its way, and so may one that is found only
+	# once.
 	for _ in 1 2 3; do
 		sleep 6
 		printf 'scan\n' >"$kmemleak"
@@ -34,13 +35,13 @@ check "the module has lost no memory" loaded
 unloaded() {
 	[[ -e $kmemleak ]] || skip "this kernel has no kmemleak"
 	rmmod cloop
-	# The code it was allocated by has no name any more.
+	# The code that allocated it has no name any more.
 	leaks '[[]cloop[]]|\n *0x[0-9a-f]+\n'
 	modprobe cloop
 }
 check "nor did it leave any behind" unloaded
 
-# A lockdep that has switched itself off finds no more.
+# lockdep finds nothing more once it has switched itself off.
 lockdep() {
 	[[ -e /proc/lockdep_stats ]] || skip "this kernel has no lockdep"
 	grep -E 'lock-classes|direct dependencies|dependency chains|max locking depth|debug_locks' /proc/lockdep_stats

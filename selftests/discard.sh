@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Discard and write-zeroes: what they cover reads as zeros and costs nothing.
+# Discard and write-zeroes: the covered range reads as zeros and costs nothing.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -13,7 +13,7 @@ prepare() {
 	is "$(get mapped_blocks)" -eq 2048 "mapped blocks"
 }
 
-# ranges COMMAND...: what COMMAND does to several ranges, the same done to the file.
+# ranges COMMAND...: run COMMAND on several ranges, and do the same to the file.
 ranges() {
 	local range at len mapped=2048
 	for range in "$((2 * MiB)) $((2 * MiB))" "4096 4096" "$((5 * MiB + 12288)) $((200 * KiB))" "$((8 * MiB - 4096)) 4096"; do
@@ -26,7 +26,7 @@ ranges() {
 	done
 	same "$tmp/noise" "$device"
 	cmp "$tmp/noise" "$device"
-	# Again: nothing there, nothing changes, and nothing is written to the log.
+	# A second time nothing is there, nothing changes, and nothing is written to the log.
 	sync "$device"
 	mapped=$(get log_bytes)
 	"$@" -o $((2 * MiB)) -l $((2 * MiB)) "$device"
@@ -34,7 +34,7 @@ ranges() {
 	same "$tmp/noise" "$device"
 	reattach "$image"
 	same "$tmp/noise" "$device"
-	# And written again.
+	# The ranges can be written again.
 	copy if=/usr/bin/perl of="$device" bs=1M count=2 seek=3 oflag=direct
 	copy if=/usr/bin/perl of="$tmp/noise" bs=1M count=2 seek=3 conv=notrunc
 	same "$tmp/noise" "$device"
@@ -52,7 +52,7 @@ write_zeroes() {
 	prepare "$1"
 	before=$(get bytes_written)
 	ranges blkdiscard --zeroout
-	# Only perl's 2 MiB came as data, after the device had been attached again.
+	# Only the 2 MiB that perl wrote arrived as data, after the device had been attached again.
 	is "$(get bytes_written)" -le $((2 * MiB)) "bytes written as data"
 	is "$before" -eq $((8 * MiB)) "bytes written as data"
 }

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# Memory that the kernel does not give: fault injection in the allocations of the module and of what it
-# calls. Whatever fails then fails cleanly, and nothing that was promised is lost.
+# Failing memory allocations: fault injection in the allocations of the module and of the code that it
+# calls. Every failure is clean, and nothing that was promised is lost.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The kernel says of some allocations that they failed: for run, which else takes it for a complaint.
+# The kernel reports some failed allocations; the variable tells run not to take these for complaints.
 # shellcheck disable=SC2034
 allocations_fail=1
 
 knobs=(/sys/kernel/debug/failslab /sys/kernel/debug/fail_page_alloc)
 
-# knob NAME VALUE: where there is such a one.
+# knob NAME VALUE: set the knob if it exists.
 knob() {
 	local directory
 	for directory in "${knobs[@]}"; do
@@ -19,13 +19,13 @@ knob() {
 	done
 }
 
-# symbol NAME: its address.
+# symbol NAME: the address of the symbol.
 symbol() {
 	awk -v name="$1" '$3 == name { print "0x" $1; exit }' /proc/kallsyms
 }
 
-# faults own|all: the allocations that may fail, once they are told to: those that have the module in their
-# backtrace, and with "own" only where no file system was called in between.
+# faults own|all: select the allocations that may fail once they are armed: those with the module in
+# their backtrace, and with "own" only those without a call into a file system in between.
 faults() {
 	local directory text end
 	for directory in "${knobs[@]}"; do
@@ -49,8 +49,8 @@ faults() {
 	printf -v end '0x%x' $((0x${text[1]} + 4096))
 	knob require-end "$end"
 	if [[ $1 == own ]]; then
-		# All of fs/ that works on an open file, by the order of linking: block/ comes behind it, and code of
-		# file systems that is rarely used behind that.
+		# All of the code in fs/ that works on an open file, by the order of linking: block/
+		# comes after it, and rarely used code of file systems after that.
 		knob reject-start "$(symbol do_truncate)"
 		knob reject-end "$(awk '$3 == "do_truncate" || $3 == "submit_bio" || $3 ~ /^(ext4|xfs|btrfs)_/ && tolower($2) == "t" {
 			print "0x" $1, $3 }' /proc/kallsyms | sort | sed -n '/ do_truncate$/,/ submit_bio$/p' | tail -n 2 | sed -n '1s/ .*//p')"
@@ -62,15 +62,15 @@ faults() {
 
 armed=0 failures=0
 
-# disarm: allocations succeed again. Those that did not since arm are added to failures.
+# disarm: allocations succeed again. The failures since arm are added to $failures.
 disarm() {
 	knob probability 0
 	failures=$((failures + $(injected)))
 	armed=0
 }
 
-# arm PERCENT [TIMES [BYTES]]: from now on each allocation fails with this probability, so many of them; before
-# that, so many bytes can be had.
+# arm PERCENT [TIMES [BYTES]]: from now on each allocation fails with this probability, at most TIMES
+# times; before that, BYTES can be allocated.
 arm() {
 	armed=${2:-1000000}
 	knob space "${3:-0}"
@@ -78,7 +78,7 @@ arm() {
 	knob probability "$1"
 }
 
-# injected: failures since arm, of both kinds.
+# injected: the number of failures since arm, of both kinds.
 injected() {
 	local knob count=0
 	for knob in "${knobs[@]}"; do
@@ -87,7 +87,7 @@ injected() {
 	printf '%d\n' "$count"
 }
 
-# some_failed: without failed allocations a test shows nothing.
+# some_failed: a test in which no allocation failed shows nothing.
 some_failed() {
 	figure "$failures allocations failed"
 	is "$failures" -gt 0 "failed allocations"
@@ -158,7 +158,7 @@ io() {
 	figure "$(<"$tmp/said")"
 	disarm
 	some_failed
-	# That was no error of the backing file.
+	# This was no error of the backing file.
 	is "$(get error)" -eq 0 "error of the device"
 	is "$(get errors)" -eq 0 "errors of the backing file"
 	noise "$tmp/noise" 2
@@ -183,7 +183,7 @@ promising() {
 	workers=$!
 	sleep 1
 	arm "$2"
-	# An error is allowed, and ends the writer that hears of it; the file system, too, may give up.
+	# An error is allowed, and ends the writer that receives it. The file system, too, may give up.
 	wait "$workers" || figure "writers ended: $(grep -o 'Cannot allocate.*\|Input/output.*\|Read-only.*' "$tmp/stopped" | sort | uniq -c | xargs)"
 	figure "$(wc -l <"$tmp/promised") promises"
 	disarm
@@ -195,7 +195,8 @@ promising() {
 	[[ ! -e $device ]] || fail "$device is still there"
 	intact "$image"
 	attach "$image"
-	# With errors in its journal it asks for a check, which must find nothing that it lost.
+	# With errors in its journal the file system asks for a check, which must find that it lost
+	# nothing.
 	e2fsck -fp "$device" || is $? -le 1 "status of e2fsck"
 	mount "$device" "$mnt"
 	"$here/promises.py" verify "$tmp/promised" "$mnt/work"

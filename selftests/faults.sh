@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# One kind of error of the disk at a time: who hears of it, what goes on, and what is left.
+# One kind of disk error at a time: who is told, what continues, and what is left.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -13,7 +13,7 @@ disk() {
 	table "0 $sectors $(target 0 "$@")"
 }
 
-# flushes_fail: from now on nothing fails but flushes. They go to each part of a disk.
+# flushes_fail: from now on only flushes fail, because they go to each part of a disk.
 flushes_fail() {
 	table "0 $((sectors - tail_sectors)) $(target 0)
 $((sectors - tail_sectors)) $tail_sectors $(target $((sectors - tail_sectors)) error_writes)"
@@ -30,7 +30,7 @@ target() {
 	fi
 }
 
-# table TABLE: what is under way ends first, as the disk was then.
+# table TABLE: I/O in flight ends first, with the old table.
 table() {
 	if [[ ! -e $below ]]; then
 		modprobe dm-flakey
@@ -42,7 +42,7 @@ table() {
 	dmsetup resume selftest-disk
 }
 
-# said KIND: how many lines the kernel's log has about failed requests of this kind.
+# said KIND: the number of lines in the kernel log about failed requests of this kind.
 said() {
 	dmesg | grep -cE "cloop$index: $1 (at block [0-9]+ )?failed: I/O error on the backing file" || :
 }
@@ -51,7 +51,8 @@ failed_flag() {
 	(($(get flags) & 8))
 }
 
-# sticky: every write, discard and flush is an error from now on, whatever the disk does; and again.
+# sticky: from now on every write, discard and flush is an error, whatever the disk does, and
+# repeatedly.
 sticky() {
 	local i
 	for i in 1 2; do
@@ -62,7 +63,7 @@ sticky() {
 	is "$(get error)" -ne 0 "error of the device"
 }
 
-# after_all: the disk is as it was. Detach says what happened, nothing that was durable is lost.
+# after_all: the disk works again. The detach reports the failure, and nothing that was durable is lost.
 after_all() {
 	disk
 	fails 1 "detached, but its image could not be closed cleanly" cloop detach "$device"
@@ -78,7 +79,7 @@ prepare() {
 	attach "$below"
 	noise "$tmp/noise" 4
 	copy if="$tmp/noise" of="$device" bs=64K oflag=direct conv=fsync
-	# So that what is read comes from the disk.
+	# Reads must come from the disk.
 	reattach "$below"
 }
 
@@ -86,18 +87,18 @@ reads() {
 	local before
 	prepare
 	before=$(said read)
-	# Known to the table: later reads need the record alone.
+	# The table is loaded: later reads need only the record.
 	cmp -n $((64 * KiB)) "$tmp/noise" <(dd if="$device" bs=64K count=1 iflag=direct status=none)
 	disk error_reads
 	fails 1 "Input/output error" dd if="$device" of=/dev/null bs=64K count=1 skip=3 iflag=direct status=none
 	fails 1 "Input/output error" dd if="$device" of=/dev/null bs=4K count=1 skip=100 iflag=direct status=none
 	is $(($(said read) - before)) -ge 1 "messages"
 	is $(($(said read) - before)) -le 10 "messages"
-	# Nothing else is in error: writing where the table is known, and flushing.
+	# Nothing else fails: neither writes where the table is loaded, nor flushes.
 	copy if="$tmp/noise" of="$device" bs=64K count=4 skip=20 seek=8 oflag=direct conv=fsync
 	is "$(get error)" -eq 0 "error of the device"
 	no failed_flag
-	# The same reads succeed when the disk does.
+	# The same reads succeed when the disk works.
 	disk
 	cmp -n $((256 * KiB)) -i $((20 * 65536)):0 "$tmp/noise" <(dd if="$device" bs=64K skip=8 count=4 iflag=direct status=none)
 	copy if="$tmp/noise" of="$device" bs=64K count=4 skip=8 seek=8 oflag=direct
@@ -112,7 +113,8 @@ corrupt() {
 	local i good=0 bad=0
 	prepare
 	cmp -n $((64 * KiB)) "$tmp/noise" <(dd if="$device" bs=64K count=1 iflag=direct status=none)
-	# In each read the last byte of its first sector: that of a record is its own.
+	# In each read the last byte of its first sector is corrupted; in the read of a record that byte
+	# is its own.
 	disk corrupt_bio_byte 512 r 85 0
 	for i in {0..31}; do
 		if dd if="$device" of="$tmp/read" bs=64K skip="$i" count=1 iflag=direct status=none 2>"$tmp/error"; then
@@ -134,12 +136,12 @@ check "the disk hands out wrong bytes: none of them goes further" corrupt
 writes() {
 	prepare
 	disk error_writes
-	# These are taken: they are in memory, and nobody has asked for more.
+	# These writes are accepted: they are only in memory, and no flush was requested.
 	copy if="$tmp/noise" of="$device" bs=64K count=2 seek=80 oflag=direct
 	fails 1 "Input/output error" sync "$device"
 	failed_flag
 	sticky
-	# What is on the disk, and what is in memory, is read as before.
+	# Data on the disk and data in memory is read as before.
 	same "$tmp/noise" "$device"
 	disk
 	sticky
@@ -161,7 +163,7 @@ flush_only() {
 	is "$(said flush)" -ge 1 "messages"
 	sticky
 	same "$tmp/noise" "$device"
-	# A disk that is well again has forgotten nothing, but who knows that?
+	# A disk that works again may have forgotten nothing, but nothing proves that.
 	disk
 	sticky
 	after_all
@@ -201,7 +203,7 @@ promising() {
 	else
 		disk "$@"
 	fi
-	# Everyone who relies on the disk hears of it.
+	# Every program that relies on the disk receives an error.
 	no wait "$workers"
 	is "$(grep -c "^writer: " "$tmp/stopped")" -eq 2 "writers that heard of the error"
 	failed_flag
@@ -255,7 +257,7 @@ backing_filesystem() {
 }
 check "writes of the file system below fail: nothing promised is lost" backing_filesystem
 
-# The worst a disk can do: it says yes, and forgets.
+# The worst that a disk can do: it acknowledges, and forgets.
 forgetful() {
 	local i good=0 bad=0
 	prepare
@@ -274,7 +276,7 @@ forgetful() {
 	is "$bad" -ge 30 "reads that were refused"
 	cloop detach "$device" || :
 	disk
-	# An old state, but a whole one.
+	# The state is old, but consistent.
 	attach "$below"
 	same "$tmp/noise" "$device"
 	zeros "$device" $((5 * MiB)) $MiB

@@ -37,7 +37,7 @@ filesystem() {
 	clean "$type"
 	mount -t "$type" "$device" "$mnt"
 	unchanged "$mnt"
-	# It goes on from there.
+	# The file system continues from there.
 	mv "$mnt/moved" "$mnt/tree/moved"
 	rm -r "$mnt/tree/usr"
 	cp -a /usr/share/perl5 "$mnt/again"
@@ -60,7 +60,7 @@ for type in ext4 xfs btrfs; do
 	check "$type: mkfs, work, fsck, remount, attach again" filesystem "$type"
 done
 
-# Several processes at once, with what they have written verified by fio.
+# Several processes at once; fio verifies what they have written.
 busy() {
 	image disk --size 256M --record-size 128K
 	attach "$image"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Flush and FUA: as many syncs of the backing file as asked for, and no more.
+# Flush and FUA: exactly as many syncs of the backing file as were requested.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -14,9 +14,9 @@ counted() {
 	done
 }
 
-# syncs COMMAND...: how often COMMAND makes the backing file durable, in $syncs, and how often the
-# disk below it flushes its cache, in $disk_flushes. When nobody writes for five seconds the device puts
-# its image in order, by checkpoints with two syncs each: those are not counted.
+# syncs COMMAND...: count how often COMMAND makes the backing file durable, in $syncs, and how often the
+# disk below it flushes its cache, in $disk_flushes. A device that was idle for five seconds writes
+# checkpoints with two syncs each: those are not counted.
 syncs() {
 	local count before disk_before checkpoints all
 	counted
@@ -78,7 +78,7 @@ raw() {
 	syncs copy if="$tmp/noise" of="$device" bs=4K count=32 oflag=direct,sync
 	is "$syncs" -eq 32 "syncs of 32 O_SYNC writes"
 
-	# A discard is something to flush, one of nothing is not.
+	# A discard must be flushed; a discard of nothing needs no flush.
 	syncs blkdiscard -o 0 -l 4096 "$device"
 	is "$syncs" -eq 0 "syncs of a discard"
 	syncs sync_often 2 "$device"
@@ -86,7 +86,7 @@ raw() {
 	blkdiscard -o $((48 * MiB)) -l $MiB "$device"
 	syncs sync_often 2 "$device"
 	is "$syncs" -eq 0 "syncs after a discard of nothing"
-	# Reading is not.
+	# A read needs no flush.
 	copy if="$device" of=/dev/null bs=1M iflag=direct
 	syncs sync_often 2 "$device"
 	is "$syncs" -eq 0 "syncs after reading"
@@ -111,13 +111,14 @@ filesystem() {
 	sync
 	sleep 1
 	syncs append_and_sync 20
-	# A journal commit is one flush before its commit block and one FUA write of it, at least one in sum.
+	# A journal commit is a flush before its commit block and a FUA write of it: at least one sync
+	# in total.
 	is "$syncs" -ge 20 "syncs of 20 fsyncs"
 	is "$syncs" -le 60 "syncs of 20 fsyncs"
 	is "$disk_flushes" -ge 20 "flushes of the disk"
 	syncs sync_often 10 "$mnt/log"
 	is "$syncs" -le 1 "syncs of fsyncs with nothing dirty"
-	# Overwriting what is allocated needs no journal: direct O_DSYNC writes are FUA and nothing else.
+	# Overwriting allocated blocks needs no journal: direct O_DSYNC writes are FUA and nothing else.
 	noise "$mnt/data" 1
 	sync "$mnt/data"
 	syncs copy if="$tmp/noise" of="$mnt/data" bs=16K count=16 conv=notrunc oflag=direct,dsync
@@ -127,7 +128,7 @@ filesystem() {
 	umount "$mnt"
 }
 
-# shared FIO-OPTION...: 16 processes, 20 times each, on a disk that takes its time to flush.
+# shared FIO-OPTION...: 16 processes, 20 times each, on a disk with slow flushes.
 shared() {
 	local below=/dev/mapper/selftest-disk sectors=$((192 * 2048))
 	modprobe dm-delay
@@ -138,7 +139,7 @@ shared() {
 	syncs fio --output="$tmp/fio" --filename="$device" --direct=1 --ioengine=psync --rw=randwrite --bs=4k \
 		--size=4M --number_ios=20 --offset_increment=4M --numjobs=16 --name=together "$@"
 	figure "320 requests to be durable, 16 at once, $*: $syncs syncs of the image, $disk_flushes flushes of the disk"
-	# Those that the device serves at the same time wait for the same flush, or for the one after it.
+	# Requests that the device serves at the same time wait for the same flush, or for the next one.
 	is "$syncs" -ge 20 "syncs of 320 requests to be durable"
 	is "$syncs" -le 160 "syncs of 320 requests to be durable"
 	is "$disk_flushes" -le 160 "flushes of the disk"

@@ -10,7 +10,8 @@ small() {
 	mount "$disk2" "$mnt"
 }
 
-# grow DISK SIZE: an unmounted ext4, larger. resize2fs wants it checked if it was mounted since.
+# grow DISK SIZE: enlarge an unmounted ext4. resize2fs requires a check if it was mounted since the last
+# one.
 grow() {
 	e2fsck -fp "$1" || is $? -le 1 "status of e2fsck"
 	resize2fs "$1" "$2"
@@ -23,18 +24,18 @@ raw() {
 	cloop create --size 1G "$image"
 	attach "$image"
 	noise "$tmp/noise" 64
-	# The first part is made durable, the rest goes on until there is no more room.
+	# The first part is made durable; the rest goes on until there is no more room.
 	copy if="$tmp/noise" of="$device" bs=1M count=10 oflag=direct conv=fsync
 	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=10 seek=10 oflag=direct status=none
 	written=$(($(get mapped_blocks) * 4096))
 	printf '%d bytes were taken\n' "$written"
 	is "$written" -ge $((26 * MiB)) "bytes that were taken"
 	is "$written" -le $((50 * MiB)) "bytes that were taken"
-	# Again and again, and at once.
+	# Repeated writes fail, and at once.
 	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=55 seek=900 count=4 oflag=direct status=none
-	# For a buffered write the page cache of a block device knows one error only.
+	# For buffered writes the page cache of a block device knows only one error.
 	fails 1 "No space left on device|Input/output error" dd if="$tmp/noise" of="$device" bs=1M seek=300 count=8 conv=fsync status=none
-	# Reading and flushing go on.
+	# Reading and flushing continue.
 	sync "$device"
 	same "$tmp/noise" "$device" $((10 * MiB))
 	written=$((written / MiB * MiB))
@@ -45,7 +46,7 @@ raw() {
 	attach --read-only "$image"
 	same "$tmp/noise" "$device" "$written"
 	detach "$device"
-	# With a little room it is attached again; with more it takes more.
+	# With a little room the image can be attached again; with more room it takes more.
 	umount "$mnt"
 	grow "$disk2" 128M
 	mount "$disk2" "$mnt"
@@ -69,7 +70,7 @@ still_full() {
 	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M oflag=direct status=none
 	sync "$device"
 	detach "$device"
-	# Not one block is free, and not one is needed to read what is there.
+	# No block is free, and none is needed to read the contents.
 	no dd if=/dev/zero of="$mnt/rest" bs=4K status=none
 	attach --read-only "$image"
 	same "$tmp/noise" "$device" $((24 * MiB))
@@ -122,7 +123,7 @@ filesystem() {
 	cp -a /usr/share/perl5 "$mnt2"
 	sync
 	noise "$tmp/noise" 64
-	# The file system believes that there is room; fsync says that there was not.
+	# The file system assumes that there is room; fsync reports that there was none.
 	no dd if="$tmp/noise" of="$mnt2/noise" bs=1M conv=fsync
 	drop_caches
 	diff -r /usr/share/perl5 "$mnt2/perl5"

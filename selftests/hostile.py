@@ -19,11 +19,11 @@ import time
 ATTACH, DETACH = 0xC010CB01, 0x4008CB02
 READ_ONLY = 1
 BLOCK = 4096
-# What an attach may say of an image: damaged, not an image, newer.
+# The errors that an attach may give: damaged, not an image, newer.
 REFUSED = {errno.EUCLEAN, errno.EMEDIUMTYPE, errno.EOPNOTSUPP}
-# What a request may say.
+# The errors that a request may give.
 FAILED = {errno.EIO, errno.EILSEQ, errno.EUCLEAN}
-# No image here is a reason to take more memory than this.
+# No image here justifies more memory than this.
 MEMORY = 200 << 20
 
 control = os.open("/dev/cloop-control", os.O_RDWR)

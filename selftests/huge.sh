@@ -1,17 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# 1 TiB, with blocks all over it: neither time nor memory follows the size.
+# 1 TiB with scattered blocks: neither time nor memory grows with the size.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# So many blocks at equal distances, by turns from all parts of the device. In a long run each second one has a
-# leaf of the table to itself, and all leaves together would take 2 GiB.
+# Number of blocks, at equal distances, in turn from all parts of the device. In a long run every second
+# block has a leaf of the table to itself, and all leaves together would take 2 GiB.
 blocks=$(scaled 8192 128)
 step=$((1024 * GiB / blocks))
 origin=$((step / 4))
 stride=$((blocks * 5 / 16 + 1))
 
-# attaching IMAGE: milliseconds until it is attached, at best of three times, in $took.
+# attaching IMAGE: milliseconds until the image is attached, the best of three times, in $took.
 attaching() {
 	local began _
 	took=1000000
@@ -42,7 +42,7 @@ scatter() {
 		wait "$pid"
 	done
 	figure "$blocks blocks written in $(($(now) - began)) ms, $((most / KiB)) KiB of table at most, $(($(allocated "$image") / MiB)) MiB of image"
-	# Some nodes may be in use by those who just loaded them.
+	# Some nodes may be in use by the processes that have just loaded them.
 	is "$most" -le $((33 * MiB)) "memory of the table"
 	is "$(get mapped_blocks)" -eq "$blocks" "mapped blocks"
 }
@@ -71,7 +71,7 @@ huge() {
 	attach "$image"
 	scatter
 	sync "$device"
-	# What a power cut leaves: the file as it is while more is being written.
+	# The state after a power cut: the file as it is while more is being written.
 	"$here/scatter.py" write "$device" $((origin + step / 2)) "$step" 4096 $((blocks / 4)) &
 	sleep 1
 	cp --sparse=always "$image" "$copied"
@@ -80,7 +80,7 @@ huge() {
 	intact "$image"
 	attaching "$image"
 	figure "attached in $took ms, an empty one in $empty ms"
-	# Both are slow under emulation, but they are alike.
+	# Both are slow under emulation, but equally so.
 	is "$took" -le $((empty * 2 + 200)) "milliseconds to attach"
 
 	began=$(now)
@@ -93,7 +93,8 @@ huge() {
 	detach "$device"
 	rm "$copied"
 
-	# Almost all of it is discarded, with no leaf in memory, while others work in what is left.
+	# Almost all of it is discarded, with no leaf in memory, while other processes work in the
+	# remaining part.
 	attach "$image"
 	fio --output="$tmp/fio" --output-format=json --name=io --filename="$device" --direct=1 --ioengine=psync --rw=randrw --bs=4k \
 		--offset=1023G --size=512M --time_based --runtime="$(scaled 10 6)" &
@@ -107,11 +108,11 @@ huge() {
 	figure "1023 GiB of it discarded in $took ms; beside it $(jq -r '.jobs[0] |
 		"\(.read.total_ios + .write.total_ios) reads and writes, of which the slowest took \([.read.clat_ns.max, .write.clat_ns.max] | max / 1e6 | round)"
 		' "$tmp/fio") ms"
-	# A second on a machine; the emulated one is ten to fifteen times slower.
+	# One second on a real machine; the emulated one is ten to fifteen times slower.
 	is "$took" -lt 10000 "milliseconds to discard"
 	blkdiscard -f "$device"
 	zeros "$device" $((origin + step)) 4096
-	# What it covered is counted in the background.
+	# The discarded blocks are counted in the background.
 	began=$(now)
 	until (($(get mapped_blocks) == 0)); do
 		is $(($(now) - began)) -lt "$(scaled 180000 5)" "milliseconds until all is counted, with $(get mapped_blocks) blocks left"

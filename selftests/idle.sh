@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# A device that is not used takes no time.
+# A device that is not used takes no CPU time.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# threads: process numbers of the module's kernel threads.
+# threads: process numbers of the kernel threads of the module.
 threads() {
 	pgrep '^(cloop|kworker/.*cloop)' || :
 }
 
-# ticks PID...: clock ticks these have used.
+# ticks PID...: clock ticks that these processes have used.
 ticks() {
 	local pid sum=0 used
 	for pid in "$@"; do
@@ -28,7 +28,7 @@ idle() {
 	image two --size 64M
 	attach "$image"
 	sync
-	# After five seconds a device puts its image in order, and then it sleeps.
+	# After five seconds a device writes checkpoints and reclaims, and then it sleeps.
 	sleep 10
 	mapfile -t pids < <(threads)
 	is "${#pids[@]}" -ge 4 "threads of two devices"
@@ -36,8 +36,8 @@ idle() {
 	sleep 3
 	used=$(($(ticks "${pids[@]}") - before))
 	is "$used" -le 1 "ticks of background threads in 3 s"
-	# Nor do they count as load: what waits without end must not wait in state D. A worker
-	# of the kernel's pool that had nothing to do may have gone.
+	# Sleeping threads do not count as load either: a wait without end must not be in state D. An
+	# idle worker of the kernel's pool may have ended.
 	for pid in "${pids[@]}"; do
 		stat=$(cat "/proc/$pid/stat" 2>/dev/null) || continue
 		printf '%s\n' "$stat"

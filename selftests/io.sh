@@ -4,14 +4,15 @@
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# Every block size, directly and through the page cache, against a file that is written alike.
+# Every block size, directly and through the page cache, compared with a file that is written in the
+# same way.
 read_and_write() {
 	local record=$1 algorithm=$2 model=$tmp/model bs at=0 i flag
 	image disk --size 10M --record-size "$record" --compress "$algorithm"
 	attach "$image"
 	truncate -s 10M "$model"
 	data "$tmp/data" 9
-	# Side by side in pieces of each size; the order of the sizes is that of the device.
+	# Neighbouring ranges in pieces of each size; the order of the sizes is that of the device.
 	for bs in 4K 32K 256K 1M; do
 		for flag in oflag=direct conv=fsync; do
 			copy if="$tmp/data" of="$device" bs="$bs" iflag=skip_bytes,count_bytes skip="$at" count=$MiB seek="${at}B" "$flag"
@@ -41,7 +42,7 @@ read_and_write() {
 	is "$(cloop info --json "$image" | jq -r '"\(.record_size / 1024)K \(.algorithm)"')" = "$record $algorithm" "info"
 }
 
-# everything_as_in FILE: read with all sizes, directly and through the page cache.
+# everything_as_in FILE: read the device with all sizes, directly and through the page cache.
 everything_as_in() {
 	local bs
 	for bs in 20K 1M; do
@@ -99,7 +100,7 @@ fio_verify() {
 	image disk --size "$(scaled 32 16)M" --record-size "$1"
 	attach "$image"
 	jobs --do_verify=1
-	# The second pass overwrites what the first one left.
+	# The second pass overwrites the data of the first one.
 	jobs --do_verify=1 --randseed=43
 	reattach "$image"
 	jobs --verify_only --randseed=43
@@ -137,7 +138,7 @@ two_devices() {
 }
 check "two devices at once" two_devices
 
-# The pages of a write change while it is served: what is stored has to be of one moment.
+# The pages of a write change while it is served: the stored data must be that of one moment.
 changing_pages() {
 	image disk --size 16M
 	attach "$image"

@@ -4,7 +4,7 @@
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# memory FIELD: from /proc/meminfo, in KiB, when everything that is being freed is freed.
+# memory FIELD: the field of /proc/meminfo, in KiB, after all pending frees.
 memory() {
 	awk -v field="$1:" '$1 == field { print $2 }' /proc/meminfo
 }
@@ -27,7 +27,7 @@ failed_round() {
 	no cloop attach "$backing/damaged" 2>/dev/null
 }
 
-# steady ROUNDS COMMAND: ROUNDS times COMMAND leaves no memory behind.
+# steady ROUNDS COMMAND: running COMMAND ROUNDS times leaves no memory behind.
 steady() {
 	local i field rounds=$1 after
 	shift

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the topics share; sourced by run. A topic is a file TOPIC.sh that defines
-# functions and names them as tests:
+# Functions that the topics share; sourced by run. A topic is a file TOPIC.sh that defines functions and
+# declares them as tests:
 #
 #	check "what it shows" FUNCTION [ARG...]
 #
-# A test runs in a shell of its own that ends with the first command that
-# fails: that is how a test fails. Its output is shown only then, but for figures. Mounts,
-# devices and files it leaves are cleaned up after it.
+# A test runs in a shell of its own that ends with the first command that fails: so a test fails. Its
+# output is shown only then, except for figures. Mounts, devices and files that it leaves are removed
+# after it.
 # shellcheck disable=SC2034 # the variables are for the topics
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
@@ -20,7 +20,7 @@ tmp=$state/tmp		# in memory
 disk1=/dev/vdb
 disk2=/dev/vdc		# for a test to do with what it likes
 if [[ -b /dev/ubda ]]; then
-	# As user-mode Linux calls them.
+	# The names of user-mode Linux.
 	disk1=/dev/ubdb
 	disk2=/dev/ubdc
 fi
@@ -41,7 +41,7 @@ check() {
 	commands+=("$*")
 }
 
-# scaled N [FACTOR]: N, or more of it in a long run.
+# scaled N [FACTOR]: N, or FACTOR times N in a long run.
 scaled() {
 	printf '%d\n' $(($1 * (${long:-0} ? ${2:-10} : 1)))
 }
@@ -64,7 +64,7 @@ needs() {
 	grep -qw "$1" /proc/filesystems || skip "this kernel has no $1"
 }
 
-# figure TEXT: a result that is shown even if the test is good.
+# figure TEXT: a result that is shown even if the test passes.
 figure() {
 	printf 'figure: %s\n' "$*"
 }
@@ -74,7 +74,7 @@ is() {
 	test "$1" "$2" "$3" || fail "${4:-value}: $1, expected $2 $3"
 }
 
-# fails STATUS REGEX CMD...: CMD has to fail in this way. What cloop says has to be one line.
+# fails STATUS REGEX CMD...: CMD must fail in this way. The message of cloop must be one line.
 fails() {
 	local status=$1 regex=$2 actual=0 said
 	shift 2
@@ -121,12 +121,13 @@ reattach() {
 	attach "$@"
 }
 
-# intact IMAGE: cloop check finds no fault.
+# intact IMAGE: cloop check finds nothing wrong.
 intact() {
 	cloop check "$1"
 }
 
-# get FIELD: of the attached $device, as cloop info has it or else as the kernel's struct cloop_info.
+# get FIELD: a field of the attached $device, from cloop info or else from the kernel's struct
+# cloop_info.
 get() {
 	local json
 	json=$(cloop info --json "/dev/cloop$index")
@@ -137,12 +138,12 @@ get() {
 	fi
 }
 
-# drop_caches: so that the next buffered read comes from the device.
+# drop_caches: the next buffered read comes from the device.
 drop_caches() {
 	printf '3\n' >/proc/sys/vm/drop_caches
 }
 
-# data FILE MEBIBYTES: what a disk has: text, programs, zeros, and a part that does not compress.
+# data FILE MEBIBYTES: typical contents of a disk: text, programs, zeros, and an incompressible part.
 data() {
 	local bytes=$(($2 * MiB))
 	{
@@ -154,7 +155,7 @@ data() {
 	is "$(stat -c %s "$1")" -eq "$bytes" "size of the test data"
 }
 
-# noise FILE MEBIBYTES: data that does not compress.
+# noise FILE MEBIBYTES: incompressible data.
 noise() {
 	head -c $(($2 * MiB)) /dev/urandom >"$1"
 }
@@ -164,7 +165,7 @@ copy() {
 	dd status=none "$@"
 }
 
-# same FILE DEVICE [BYTES]: the device begins with the file, by direct reads.
+# same FILE DEVICE [BYTES]: the device begins with the contents of the file, by direct reads.
 same() {
 	local bytes=${3:-$(stat -c %s "$1")}
 	cmp -n "$bytes" "$1" <(dd if="$2" bs=1M iflag=direct,count_bytes count="$bytes" status=none)
@@ -176,23 +177,23 @@ zeros() {
 	cmp -n "$3" -i "0:$2" /dev/zero "$1"
 }
 
-# flushes DISK: cache flushes the block device has completed.
+# flushes DISK: number of cache flushes that the block device has completed.
 flushes() {
 	awk '{ print $16 }' "/sys/block/${1#/dev/}/stat"
 }
 
-# now: milliseconds.
+# now: the time in milliseconds.
 now() {
 	printf '%d\n' $((${EPOCHREALTIME/./} / 1000))
 }
 
-# listen: note the kernel's uevents from here on, for heard.
+# listen: record the kernel's uevents from here on, for heard.
 listen() {
 	setpriv --pdeathsig TERM "$here/uevents.py" >"$tmp/uevents" &
 	until grep -qx ready "$tmp/uevents"; do sleep 0.1; done
 }
 
-# heard REGEX: there has been such a uevent, or comes soon.
+# heard REGEX: such a uevent was sent, or is sent soon.
 heard() {
 	local _
 	for _ in {1..50}; do
@@ -203,7 +204,7 @@ heard() {
 	fail "no uevent with $1"
 }
 
-# allocated FILE: bytes it takes on its file system.
+# allocated FILE: bytes that the file takes on its file system.
 allocated() {
 	du --block-size=1 "$1" | cut -f 1
 }
@@ -215,13 +216,13 @@ digest() {
 
 # --- trees of files ------------------------------------------------------------
 
-# inventory DIRECTORY: names, types, modes, links and contents below it.
+# inventory DIRECTORY: names, types, modes, links and contents of everything below it.
 inventory() {
 	find "$1" -mindepth 1 ! -name lost+found \( -type d -printf '%P %y %m %U:%G\n' -o -printf '%P %y %m %U:%G %s %n %l\n' \) | sort
 	(cd "$1" && find . -type f -print0 | sort -z | xargs -0 md5sum)
 }
 
-# work DIRECTORY: what programs do to a file system. Leaves the inventory in $tmp/inventory.
+# work DIRECTORY: typical operations on a file system. Leaves the inventory in $tmp/inventory.
 work() {
 	local i
 	mkdir "$1/tree"
@@ -254,7 +255,7 @@ work() {
 	inventory "$1" >"$tmp/inventory"
 }
 
-# unchanged DIRECTORY: what work left is what is there.
+# unchanged DIRECTORY: the directory is as work left it.
 unchanged() {
 	diff "$tmp/inventory" <(inventory "$1")
 }

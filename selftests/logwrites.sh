@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# Every write logged, below cloop and above it, and replayed to moments at which something was promised.
+# Every write is logged, below cloop and above it, and replayed to moments at which something was
+# promised.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -17,7 +18,7 @@ log_writes() {
 	dmsetup create selftest-logged --table "0 $(blockdev --getsz "$1") log-writes $1 $log_disk"
 }
 
-# end_log: $tmp/log lists the entries, $entries is how many.
+# end_log: $tmp/log lists the entries, $entries is their number.
 end_log() {
 	dmsetup remove selftest-logged
 	blockdev --flushbufs "$log_disk"
@@ -25,7 +26,7 @@ end_log() {
 	entries=$(wc -l <"$tmp/log")
 }
 
-# summary: of the log.
+# summary: a summary of the log.
 summary() {
 	awk '{ n[$2]++ } END { for (kind in n) printf "%d %s ", n[kind], kind }' "$tmp/log"
 }
@@ -41,7 +42,7 @@ promised() {
 	awk -v end="$1" '$2 == "mark" && $1 <= end && gsub("/", " ")' "$tmp/log" >"$tmp/promised"
 }
 
-# durable DEVICE: the file system on it holds what is promised, and nothing is wrong with it.
+# durable DEVICE: the file system on it holds everything that was promised, and fsck finds nothing.
 durable() {
 	mount "$1" "$mnt"
 	if [[ -s $tmp/promised ]]; then
@@ -51,7 +52,7 @@ durable() {
 	e2fsck -fn "$1"
 }
 
-# recovered: so does the image that is in $tmp/copy.
+# recovered: the same for the image in $tmp/copy.
 recovered() {
 	intact "$tmp/copy"
 	attach "$tmp/copy"
@@ -61,7 +62,7 @@ recovered() {
 	looked=$((looked + 1))
 }
 
-# From when on there is a file system: the first promise is made after it.
+# The file system exists before the first promise, which is made after mkfs.
 first_promise() {
 	awk '$2 == "mark" { print $1; exit }' "$tmp/log"
 }
@@ -93,7 +94,7 @@ below() {
 		promised "$at"
 		cp --sparse=always "$tmp/base" "$tmp/copy"
 		recovered
-		# Between this moment and the next flush: any of these writes may have been lost.
+		# Between this moment and the next flush any of these writes may have been lost.
 		next=$(awk -v at="$at" '$1 > at && $2 == "flush" { print $1; exit }' "$tmp/log")
 		if [[ -n $next ]]; then
 			cp --sparse=always "$tmp/base" "$tmp/copy"
@@ -120,7 +121,7 @@ above() {
 	fstrim "$mnt"
 	umount "$mnt"
 	end_log
-	# What a file system wants from a disk has come through to it.
+	# The requests of a file system have reached the disk.
 	for kind in flush fua discard; do
 		is "$(grep -c " $kind " "$tmp/log")" -ge 1 "entries of the kind $kind"
 	done
@@ -143,7 +144,7 @@ above() {
 	done <"$tmp/moments"
 	is "$looked" -ge 2 "moments"
 	figure "$looked moments replayed, of a log with $(summary)"
-	# All of it, in the order of the log, is what the device reads as.
+	# Replaying all entries in the order of the log gives what the device reads as.
 	"$here/replay.py" apply "$log_disk" "$tmp/base" "$done_until" "$entries"
 	same "$tmp/base" "$device"
 	reattach "$image"

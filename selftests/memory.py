@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 
-# What random stands on; that imports much, which takes seconds under emulation.
+# Modules that random needs: importing random takes seconds under emulation.
 import _random
 
 PAGE = 4096

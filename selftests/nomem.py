@@ -127,7 +127,7 @@ def attach(path, read_only):
             image.release()
         return done, reached
 
-    # The block layer says EINVAL of an allocation of its own, now and then.
+    # The block layer reports a failed allocation of its own as EINVAL now and then.
     in_turn("attach", [errno.ENOMEM, errno.EINVAL], attempt, (30, 8))
 
 
@@ -138,7 +138,7 @@ def detach(path):
     def attempt(nth):
         image.attach()
         device = os.open(image.device, os.O_RDWR | os.O_DIRECT)
-        # Parts of the table all over the device are to be stored; one block is flushed, and others are not.
+        # Parts of the table all over the device are dirty; one block is flushed, and others are not.
         for i in range(20):
             buffer[:] = pattern(nth * 20 + i, nth)
             os.pwrite(device, buffer, (nth * 20 + i) * 1000 * BLOCK)
@@ -159,7 +159,7 @@ def detach(path):
         image.release()
         return done, reached
 
-    # Most that fails is tried again, or done without.
+    # Most failed allocations are retried, or are not essential.
     in_turn("detach", [errno.ENOMEM, errno.EIO], attempt, (4, 0))
 
 
@@ -170,12 +170,12 @@ def resize(path):
 
     def attempt(nth):
         old = image.size()
-        # Now and then the table grows by a level.
+        # The table grows by a level now and then.
         new = old // 2 if old > small * 8 else old * 2
         done, reached = failing(nth, image.resize, new)
         allowed = [old, new] if done == errno.EIO else [old] if done else [new]
         if done == errno.EIO:
-            # The backing file failed, which only a detach ends.
+            # The backing file failed; only a detach ends this state.
             image.release()
             image.attach()
         if image.size() not in allowed:
@@ -252,7 +252,7 @@ def io(path, seconds):
                 check(first, count, buffer)
 
     print(f"{counts['done']} operations, {counts['failed']} others failed for lack of memory", flush=True)
-    # Memory is back, and with it everything else.
+    # Memory can be allocated again, and everything else works again as well.
     for name in ("failslab", "fail_page_alloc"):
         with open(f"/sys/kernel/debug/{name}/probability", "w", encoding="ascii") as file:
             file.write("0")

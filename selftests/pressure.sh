@@ -6,22 +6,22 @@
 
 huge=/proc/sys/vm/nr_hugepages
 
-# leave MEBIBYTES: take away all memory but about that much, until the test ends.
+# leave MEBIBYTES: use up all memory except about this much, until the test ends.
 leave() {
 	local available
 	drop_caches
 	available=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
-	# Reserved huge pages are nobody's, and cannot be reclaimed.
+	# Reserved huge pages belong to no process, and cannot be reclaimed.
 	printf '%d\n' $(((available - $1) / 2)) >"$huge"
 	awk '/^(MemAvailable|MemFree)/' /proc/meminfo
 }
 
-# vm COUNTER: of /proc/vmstat.
+# vm COUNTER: a counter of /proc/vmstat.
 vm() {
 	awk -v name="$1" '$1 == name { print $2 }' /proc/vmstat
 }
 
-# complaints: what the kernel has said of memory it could not get.
+# complaints: the kernel's messages about memory that it could not allocate.
 complaints() {
 	dmesg | grep -cE 'page allocation failure|Out of memory|oom-kill' || :
 }
@@ -78,7 +78,7 @@ swap() {
 		"$here/memory.py" "$(scaled 56 2)" "$(scaled 1 30)" &
 		pids+=($!)
 	done
-	# And writeback of the file system that the swap lies on.
+	# Writeback of the file system that holds the swap file must get through as well.
 	noise "$backing/noise" 12
 	for pid in "${pids[@]}"; do
 		wait "$pid"

@@ -27,7 +27,7 @@ import os
 import sys
 import time
 
-# What random, hashlib and signal stand on: they import much, which takes seconds under emulation.
+# Modules that random, hashlib and signal need: importing those takes seconds under emulation.
 import _md5
 import _random
 import _signal

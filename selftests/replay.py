@@ -47,7 +47,7 @@ def apply(log, file, first, end, chance):
     for number, (flags, where, length, _, at) in enumerate(entries(log)):
         if number < first or number >= end or not length:
             continue
-        # A write with FUA has been made durable by itself.
+        # A write with FUA is durable by itself.
         if chance and not flags & FUA and chance.random() < 0.4:
             continue
         if flags & DISCARD:

@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Other sizes for devices, on line.
+# Changing the size of attached devices.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# size_of DEVICE: as the block layer and the tool have it, which must be the same.
+# size_of DEVICE: the size according to the block layer and to the tool, which must be the same.
 size_of() {
 	is "$(blockdev --getsize64 "$1")" -eq "$(cloop info --json "$1" | jq .size)" "size that the tool says"
 	is "$(blockdev --getsize64 "$1")" -eq $(($(<"/sys/block/$name/size") * 512)) "size in sysfs"
@@ -79,14 +79,14 @@ shrink() {
 	umount "$mnt"
 	e2fsck -fp "$device"
 	resize2fs "$device" 32M
-	# What the file system has left there is not known to be garbage.
+	# cloop cannot know that the blocks which the file system has left there are useless.
 	blkdiscard -f -o $((32 * MiB)) "$device"
 	mount "$device" "$mnt"
 	listen
 	cloop resize --size 32M "$device"
 	is "$(size_of "$device")" -eq $((32 * MiB)) "size"
 	heard "RESIZE=1 .*DEVNAME=$name "
-	# It was frozen, and is not any more.
+	# The file system was frozen, and is not frozen any more.
 	touch "$mnt/new"
 	sync "$mnt/new"
 	diff -r --no-dereference /usr/share/zoneinfo/Europe "$mnt/Europe"
@@ -109,7 +109,7 @@ forced() {
 	cloop resize --force --size -2M "$device"
 	is "$(size_of "$device")" -eq $((62 * MiB)) "size"
 	cmp -n $((2 * MiB)) "$tmp/noise" <(dd if="$device" bs=1M skip=60 iflag=direct status=none)
-	# What was discarded does not come back.
+	# Discarded data does not come back.
 	cloop resize --size 64M "$device"
 	zeros "$device" $((62 * MiB)) $((2 * MiB))
 	same "$tmp/noise" "$device"
@@ -124,7 +124,7 @@ check "shrinking by force discards" forced
 unwritten() {
 	image disk --size 64M
 	attach "$image"
-	# As long as somebody has the device open, the page cache keeps what was written.
+	# While a process has the device open, the page cache keeps what was written.
 	exec {fd}<"$device"
 	noise "$tmp/noise" 1
 	copy if="$tmp/noise" of="$device" bs=1M seek=63

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The image shrinks with what is in it, while it is in use.
+# The image shrinks with its contents while it is in use.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# files DIRECTORY MEBIBYTES: as many of the files of the system, and half as much that does not compress.
+# files DIRECTORY MEBIBYTES: copy this many MiB of files of the system, and half as much incompressible
+# data.
 files() {
 	local n source
 	mkdir "$1"
@@ -18,8 +19,8 @@ files() {
 	done
 }
 
-# shrinks MOST WHAT: no more than MOST bytes live after a while, and the image is as small as is promised
-# for those (P3).
+# shrinks MOST WHAT: after a while at most MOST bytes are live, and the image is as small as is promised
+# for this much live data (P3).
 shrinks() {
 	local began live allocated
 	began=$(now)
@@ -33,7 +34,7 @@ shrinks() {
 	figure "$2: $((allocated / MiB)) MiB for $((live / MiB)) MiB after $(($(now) - began)) ms"
 }
 
-# filesystem TYPE WAY...: deletes one of several trees in each of these ways, discard or fstrim.
+# filesystem TYPE WAY...: delete one of several trees in each of these ways, discard or fstrim.
 filesystem() {
 	local type=$1 options=discard full way left=$(($# - 1)) most
 	shift
@@ -41,13 +42,13 @@ filesystem() {
 	attach "$image"
 	case $type in
 	ext4 | xfs) mkfs -t "$type" -q "$device" ;;
-	# Otherwise it discards some minutes later.
+	# Otherwise the file system discards some minutes later.
 	btrfs) mkfs.btrfs -q "$device" && options=discard=sync ;;
 	esac
 	mount -t "$type" "$device" "$mnt"
 	cp -a /usr/share/perl5 "$mnt/stays"
 	files "$mnt/$1" "$(scaled 40 25)"
-	# Without --reflink=never the second would be the first.
+	# Without --reflink=never the second copy would share the blocks of the first.
 	for way in "${@:2}"; do
 		cp -a --reflink=never "$mnt/$1" "$mnt/$way"
 	done
@@ -55,7 +56,7 @@ filesystem() {
 	full=$(get live_bytes)
 	figure "full: $(($(allocated "$image") / MiB)) MiB for $((full / MiB)) MiB, $((($(get mapped_blocks) * 4096) / MiB)) MiB of blocks"
 	for way; do
-		# xfs does not change its mind when it is mounted anew without being unmounted.
+		# xfs keeps its mount options when it is remounted without being unmounted.
 		umount "$mnt"
 		mount -t "$type" -o "$([[ $way == discard ]] && printf '%s' "$options" || printf 'nodiscard')" "$device" "$mnt"
 		rm -r "${mnt:?}/$way"
@@ -77,12 +78,12 @@ filesystem() {
 	detach "$device"
 }
 
-# Half of the time is waiting until the device is idle, so a short run does not do all of it.
+# Half of the time is spent waiting for the device to be idle, so a short run does not do everything.
 check "deleted files leave the image, ext4" filesystem ext4 discard fstrim
 check "deleted files leave the image, xfs" filesystem xfs discard ${long:+fstrim}
 check "deleted files leave the image, btrfs" filesystem btrfs fstrim ${long:+discard}
 
-# What mkfs zeroes, now or later, is not stored.
+# Blocks that mkfs zeroes, now or later, are not stored.
 tables() {
 	local live
 	image disk --size 16G
@@ -92,7 +93,7 @@ tables() {
 	live=$(get live_bytes)
 	figure "ext4 of 16 GiB: $((live / KiB)) KiB"
 	is "$live" -lt $((2 * MiB)) "live bytes of an empty ext4"
-	# As before the kernel knew of write-zeroes.
+	# As on kernels without write-zeroes.
 	copy if=/dev/zero of="$device" bs=1M count=64 seek=8192 conv=fsync
 	is "$(get live_bytes)" -lt $((live + 16 * KiB)) "live bytes with zeros written"
 	detach "$device"

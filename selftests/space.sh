@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The space that an image takes: full and half empty again and again, full of noise, and whoever writes it.
+# The space that an image takes: full and half empty again and again, full of noise, and with different
+# writers.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -9,8 +10,8 @@
 cut=$state/cut		# the copy of the backing file system
 cut_mnt=$state/cut-mnt	# what is on the device whose image is in it
 
-# fill CYCLE: files of 1 MiB on $mnt2 until there is no more room. Once fsync has returned, a file is in
-# $tmp/promised, with its place in $tmp/noise.
+# fill CYCLE: write files of 1 MiB to $mnt2 until there is no more room. Once fsync has returned, a file
+# is listed in $tmp/promised, with its place in $tmp/noise.
 fill() {
 	local i at
 	for ((i = 0; i < files; i++)); do
@@ -34,7 +35,8 @@ kept() {
 	done <"$2"
 }
 
-# power_cut: what the disk holds now, and nothing that is in a cache, has what was promised.
+# power_cut: a copy of the disk at this moment, without the contents of any cache, holds everything that
+# was promised.
 power_cut() {
 	local device index name
 	cp "$tmp/promised" "$tmp/before"
@@ -77,7 +79,7 @@ cycles() {
 		wait "$filler"
 		figure "cycle $cycle: $(wc -l <"$tmp/promised") files, $(($(allocated "$image") / MiB)) MiB allocated"
 		((cycle % 3 != 1)) || power_cut
-		# An error of what was written before is reported once.
+		# An error of an earlier write is reported once.
 		sync -f "$mnt2" || :
 		drop_caches
 		kept "$mnt2" "$tmp/promised"
@@ -107,7 +109,7 @@ fi
 
 # --- full of noise ---------------------------------------------------------------
 
-# settles BOUND: the image takes no more than that, soon.
+# settles BOUND: the image soon takes no more than BOUND.
 settles() {
 	local began
 	began=$(now)
@@ -144,7 +146,7 @@ full_of_noise() {
 	is "$most" -le "$bound" "bytes allocated while blocks were overwritten"
 	settles "$bound"
 	figure "at rest: $(($(allocated "$image") * 1000 / size)) thousandths"
-	# Each block says where it belongs.
+	# Each block contains its own place.
 	fio --output="$tmp/fio" --filename="$device" --direct=1 --ioengine=libaio --iodepth=4 --name=verify --rw=read --bs=256k \
 		--verify=crc32c --verify_interval=4k --verify_fatal=1 || { cat "$tmp/fio"; false; }
 	reattach "$image"
@@ -157,9 +159,10 @@ else
 	check "full of noise, and overwritten: not much more than the device" full_of_noise 64K 64 --io_size=6M
 fi
 
-# --- whoever writes ----------------------------------------------------------------
+# --- different writers -------------------------------------------------------------
 
-# stored OPTION...: thousandths of 16 MiB that is stored when fio writes it like this, in $share.
+# stored OPTION...: the stored part, in thousandths, of 16 MiB that fio writes with these options, in
+# $share.
 stored() {
 	local before
 	blkdiscard "$device"
@@ -185,7 +188,7 @@ writers() {
 		done
 	done
 	figure "blocks of $2, thousandths stored, by 1 and 4 in order, by 1 and 4 at random: ${shares[*]}"
-	# 600 are not to be compressed.
+	# 600 of 1000 bytes are not compressible.
 	is "$least" -ge 600 "thousandths stored"
 	is "$most" -le 640 "thousandths stored"
 	is $((most * 100)) -le $((least * 102)) "thousandths stored at most and at least, within 2 %"

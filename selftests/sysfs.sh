@@ -6,12 +6,12 @@
 
 parameter=/sys/module/cloop/parameters/table_limit
 
-# value FILE: what the file of the attached $device says.
+# value FILE: the content of the file of the attached $device.
 value() {
 	cat "/sys/block/$name/cloop/$1"
 }
 
-# look: all files of $device in $there, what cloop info has in $said, from a moment when nothing changed.
+# look: all files of $device in $there, and cloop info in $said, taken while nothing changes.
 look() {
 	local key value again
 	for _ in {1..20}; do
@@ -64,7 +64,7 @@ values() {
 	done
 	is "${there[mapped_bytes]}" -eq $((said[mapped_blocks] * 4096)) "mapped_bytes"
 	is "${there[write_amplification]}" = "$(printf '%.2f' "${said[write_amplification]}")" "write_amplification"
-	# One line each, and one to be written.
+	# Each file has one line, and one file can be written.
 	is "$(wc -l <"$tmp/there")" -eq "$(find "/sys/block/$name/cloop" -type f | wc -l)" "lines"
 	is "$(find "/sys/block/$name/cloop" -type f -perm /222 -printf '%f')" = table_limit "files to be written"
 	detach "$device"
@@ -98,7 +98,7 @@ limit() {
 	is "$(value table_limit)" -eq $MiB "limit"
 	fails 1 "Invalid argument" tee "/sys/block/$name/cloop/table_limit" <<<"much"
 	is "$(get table_limit)" -eq $MiB "limit"
-	# 1000 leaves of 4 KiB, four times what may be in memory.
+	# 1000 leaves of 4 KiB, four times as much as may be in memory.
 	"$here/scatter.py" write "$device" $((MiB / 2)) $((4 * MiB)) 4096 1000
 	is "$(value table_bytes)" -lt $((MiB * 3 / 2)) "memory after writing"
 	"$here/scatter.py" verify "$device" $((MiB / 2)) $((4 * MiB)) 4096 1000
@@ -107,10 +107,10 @@ limit() {
 	printf '%d\n' $((32 * MiB)) >"/sys/block/$name/cloop/table_limit"
 	"$here/scatter.py" verify "$device" $((MiB / 2)) $((4 * MiB)) 4096 1000
 	is "$(value table_bytes)" -gt $((3 * MiB)) "memory with a large limit"
-	# A smaller limit is obeyed at once.
+	# A smaller limit takes effect at once.
 	printf '%d\n' $((2 * MiB)) >"/sys/block/$name/cloop/table_limit"
 	is "$(value table_bytes)" -le $((2 * MiB)) "memory with a smaller one"
-	# What memory pressure does.
+	# This is what memory pressure does.
 	printf '2\n' >/proc/sys/vm/drop_caches
 	for _ in {1..30}; do
 		(($(value table_bytes) > MiB / 2)) || break
@@ -159,12 +159,13 @@ full() {
 }
 check "a full file system is announced, and its end" full
 
-# readers COUNT: processes that read all files of all devices for ever; in $pids.
+# readers COUNT: start processes that read all files of all devices for ever; in $pids.
 readers() {
 	local n
 	pids=()
 	for ((n = 0; n < $1; n++)); do
-		# What is missing or just going away is not a failure. The pause is for slow machines.
+		# A missing file, or one that is just going away, is no failure. The pause is for slow
+		# machines.
 		while :; do
 			cat /sys/block/cloop*/cloop/* >/dev/null 2>&1 || :
 			sleep 0.02

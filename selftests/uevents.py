@@ -15,6 +15,6 @@ events = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEV
 events.bind((0, 1))
 print("ready", flush=True)
 while True:
-    # The head, ACTION@DEVPATH, says nothing that the variables do not say.
+    # The first part, ACTION@DEVPATH, repeats the variables.
     _, *variables = events.recv(65536).rstrip(b"\0").split(b"\0")
     print(b" ".join(variables).decode(errors="replace"), flush=True)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The module itself. The last topic that all kernels run: it ends with a look at the kernel's log since boot.
+# The module itself. This is the last topic that all kernels run: it ends with a look at the kernel log
+# since boot.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -46,7 +47,7 @@ log() {
 		fail "the kernel complained"
 	fi
 	is "$(tainted)" -eq 0 "taints by errors"
-	# What devices said that is not one of the errors provoked above.
+	# Messages about devices other than the errors that the tests above have caused.
 	dmesg | grep -E "cloop" | grep -vE 'selftest [0-9]+: ' | tail -n 20
 	:
 }
