@@ -20,6 +20,7 @@ DISK_SIZE = 1 << 30
 CHAIN = 25  # cuts until there are new disks, and the images lie elsewhere
 PATIENCE = 600  # seconds from power on until the work begins
 WORK = 8  # seconds until the power goes at the latest
+BOOTS = 2  # attempts to boot, as long as none of them wrote anything
 COMPLAINTS = re.compile(r"WARNING: |BUG: |BUG |Oops|general protection|[Ll]ockup|blocked for more than|"
                         r"refcount_t:|rcu.*stall|Call Trace|panicked at|page allocation failure")
 
@@ -30,6 +31,10 @@ class Failed(Exception):
     def __init__(self, status, what):
         super().__init__(what)
         self.status = status
+
+
+class NotBooted(Exception):
+    """The machine stopped, or stood still, before the guest's side began."""
 
 
 class Device:
@@ -65,13 +70,13 @@ class Device:
 class Machine:
     """One boot of the VM, from power on to the cut."""
 
-    def __init__(self, run, boot, devices, early, final):
+    def __init__(self, run, boot, devices, mode):
         self.run, self.devices = run, devices
         self.lines, self.phases = [], []
         self.news = threading.Condition()
         listing = run / "promised"
         listing.mkdir(exist_ok=True)
-        options, arguments = [], [str(boot), "final" if final else "early" if early else "work"]
+        options, arguments = [], [str(boot), mode]
         for device in devices:
             device.connect()
             with open(listing / device.filesystem, "w") as file:
@@ -82,7 +87,8 @@ class Machine:
         self.errors = open(run / "errors", "w+")
         self.process = subprocess.Popen(
             # So that the machine does not outlive a test that is stopped.
-            ["setpriv", "--pdeathsig", "KILL", SOURCE / "scripts/vm", "--timeout", "3600", "--mem", "1G", *options,
+            ["setpriv", "--pdeathsig", "KILL", SOURCE / "scripts/vm", "--boots", "1", "--timeout", "3600",
+             "--mem", "1G", *options,
              "--file", SOURCE / "selftests", "--file", listing, HERE / "guest", *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, text=True)
         self.reader = threading.Thread(target=self.listen, daemon=True)
@@ -107,6 +113,10 @@ class Machine:
     def count(self, phase):
         return sum(what == phase for _, what in self.phases)
 
+    def stopped(self, how):
+        """The exception for a machine that did not get as far as it should."""
+        return Failed(2, how) if self.lines else NotBooted(how)
+
     def wait(self, phase):
         """Until all devices are in this phase, or the power has gone before: then false."""
         end = time.monotonic() + PATIENCE
@@ -114,14 +124,16 @@ class Machine:
             with self.news:
                 if self.count("FAILED"):
                     raise Failed(1, "something is wrong after the cut, or in the work")
-                if self.count(phase) >= (1 if phase == "ended" else len(self.devices)):
+                if phase == "ended" and self.count(phase) and self.lines:
+                    return True
+                if phase != "ended" and self.count(phase) >= len(self.devices):
                     return True
                 if self.devices[0].power.out.is_set():
                     return False
                 if self.count("ended"):
-                    raise Failed(2, "the machine stopped by itself")
+                    raise self.stopped("the machine stopped by itself")
                 if time.monotonic() > end:
-                    raise Failed(2, f"not '{phase}' within {PATIENCE} s")
+                    raise self.stopped(f"not '{phase}' within {PATIENCE} s")
                 self.news.wait(0.05)
 
     def console(self):
@@ -162,21 +174,56 @@ def lose(devices, chance):
     return f"{lost} writes in the caches, {round(100 * kept)} % of them kept, {round(100 * torn)} % of those torn"
 
 
+def power_on(run, number, devices, mode, phase, limit):
+    """Boot, and wait until all devices are in this phase or the power has gone.
+
+    The power goes with write number `limit`, if there is a limit. A machine that did not boot has
+    not looked at the disks: unless one was written to, the same disks get one more boot. Returns the
+    machine, its power, and whether the phase was reached.
+    """
+    for attempt in range(1, BOOTS + 1):
+        power = disk.Power()
+        if limit:
+            power.cut_after(limit)
+        for device in devices:
+            device.power = power
+        machine = Machine(run, number, devices, mode)
+        try:
+            return machine, power, machine.wait(phase)
+        except Failed as failure:
+            raise Failed(failure.status, f"{failure}\n{stop(machine, power)}") from None
+        except NotBooted as failure:
+            said = stop(machine, power)
+            if attempt == BOOTS or power.writes:
+                raise NotBooted(f"{failure}\n{said}") from None
+            print(f"# {failure}: the machine did not boot; again, on the same disks", flush=True)
+        for device in devices:
+            device.disk.close()
+    raise AssertionError("BOOTS is at least 1")
+
+
+def stop(machine, power):
+    """Stop the machine; what guest and kernel have said."""
+    said = machine.evidence()
+    power.cut()
+    try:
+        machine.kill()
+    except Failed:
+        pass
+    return said
+
+
 def cut(run, number, devices, chance, options):
     """One boot that ends with a cut. Returns what happened in words."""
-    power = devices[0].power = disk.Power()
-    for device in devices:
-        device.power = power
     new = any(device.state == "new" for device in devices)
-    machine = Machine(run, number, devices, options["early"], False)
+    # Now and then already while the images are recovered.
+    early = not new and chance.random() < 0.2
+    writes = int(2 ** chance.uniform(3, 8 if early else 12))
+    when = "before the work began"
+    machine, power, working = power_on(run, number, devices, "early" if options["early"] else "work", "working",
+                                       writes if early else None)
     try:
-        # Now and then already while the images are recovered.
-        early = not new and chance.random() < 0.2
-        writes = int(2 ** chance.uniform(3, 8 if early else 12))
-        if early:
-            power.cut_after(writes)
-        when = "before the work began"
-        if machine.wait("working"):
+        if working:
             if not early:
                 power.cut_after(writes)
             power.out.wait(WORK)
@@ -186,38 +233,22 @@ def cut(run, number, devices, chance, options):
                     raise Failed(1, "the work failed")
             when = "in the work"
         machine.kill()
-        for device in devices:
-            device.state = "old"
-        flushes = sum(device.disk.flushes for device in devices)
-        promises = sum(device.heard for device in devices)
-        return (f"{when}; {power.writes} writes, {flushes} flushes, {promises} promises so far; "
-                f"{lose(devices, chance)}")
     except Failed as failure:
-        said = machine.evidence()
-        power.cut()
-        try:
-            machine.kill()
-        except Failed:
-            pass
-        raise Failed(failure.status, f"{failure}\n{said}") from None
+        raise Failed(failure.status, f"{failure}\n{stop(machine, power)}") from None
+    for device in devices:
+        device.state = "old"
+    flushes = sum(device.disk.flushes for device in devices)
+    promises = sum(device.heard for device in devices)
+    return (f"{when}; {power.writes} writes, {flushes} flushes, {promises} promises so far; "
+            f"{lose(devices, chance)}")
 
 
 def finish(run, number, devices):
     """A boot that only looks, and detaches in good order."""
-    power = disk.Power()
-    for device in devices:
-        device.power = power
-    machine = Machine(run, number, devices, False, True)
-    try:
-        machine.wait("ended")
-        machine.process.wait()
-        if machine.process.returncode != 0 or machine.count("verified") < len(devices):
-            raise Failed(2, "not all was looked at after the last cut")
-    except Failed as failure:
-        said = machine.evidence()
-        power.cut()
-        machine.kill()
-        raise Failed(failure.status, f"{failure}\n{said}") from None
+    machine, power, _ = power_on(run, number, devices, "final", "ended", None)
+    machine.process.wait()
+    if machine.process.returncode != 0 or machine.count("verified") < len(devices):
+        raise Failed(2, f"not all was looked at after the last cut\n{stop(machine, power)}")
     for device in devices:
         device.disk.close()
 
@@ -262,8 +293,12 @@ def main():
     except Failed as failure:
         print(f"FAILED after cut {done}, seed {options['seed']}: {failure}")
         status = failure.status
+    except NotBooted as failure:
+        print(f"{failure}\nthe machine did not boot; {done} power cuts until then, nothing lost")
+        status = 125
     subprocess.run(["rm", "-rf", run], check=True)
     sys.exit(status)
 
 
-main()
+if __name__ == "__main__":
+    main()
