@@ -58,7 +58,7 @@ pub(crate) struct Store<P: Platform> {
 
 /// Bytes of nodes for which writers wait until a checkpoint has stored them, however large the limit on the sector
 /// table is: whoever replays the log needs as much memory.
-const MOST_DUE: u64 = 256 << 20;
+const MOST_DIRTY: u64 = 256 << 20;
 /// Bytes of memory for the sector table while the log is replayed. What two checkpoints leave in the log
 /// needs less.
 pub(crate) const REPLAY_MEMORY: u64 = 2 << 30;
@@ -202,7 +202,7 @@ impl<P: Platform> Store<P> {
                     let mut map = self.map.lock();
                     if detached {
                         map.reattach(id, entry, &words)?;
-                        self.log.demand.set(map.due());
+                        self.log.demand.set(map.dirty_nodes());
                     } else {
                         map.table.install(id, entry, words)?;
                     }
@@ -217,7 +217,7 @@ impl<P: Platform> Store<P> {
     pub(crate) fn limit_table(&self, bytes: u64) {
         self.table_limit.store(bytes, Ordering::Relaxed);
         // A quarter is for the pointers of the nodes above the leaves, and for those who were not told yet.
-        self.log.demand.bound((bytes - bytes / 4).min(MOST_DUE));
+        self.log.demand.bound((bytes - bytes / 4).min(MOST_DIRTY));
     }
 
     /// Takes parts of the sector table out of memory that need not be there.

@@ -37,7 +37,7 @@ use core::sync::atomic::Ordering;
 /// sooner, gets them more often. Recovery replays at most about twice the larger bound.
 const INTERVAL: core::ops::RangeInclusive<u64> = 8..=128;
 
-/// Bytes of due nodes after which a checkpoint is due: a part of the image like that, within these bounds. Space
+/// Bytes of dirty nodes after which a checkpoint is due: a part of the image like that, within these bounds. Space
 /// for them is reserved all the time.
 const DEMAND: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
@@ -103,7 +103,7 @@ impl<P: Platform> Store<P> {
             if written.is_ok() {
                 map.usage.checkpointed(start.seq);
             }
-            self.log.demand.set(map.due());
+            self.log.demand.set(map.dirty_nodes());
         }
         {
             let mut tail = self.log.lock();
@@ -153,7 +153,7 @@ impl<P: Platform> Store<P> {
         }
         let usage_segments = self.write_usage(state).inspect_err(|_| {
             // Some pages moved and their index did not: store all of them the next time.
-            self.map.lock().usage.mark_dirty();
+            self.map.lock().usage.mark_all_dirty();
         })?;
         let log_end = if P::sabotaged(Sabotage::EarlyCheckpoint) {
             0
@@ -236,7 +236,7 @@ impl<P: Platform> Store<P> {
         self.log.sync_file(&self.file)
     }
 
-    /// Appends all nodes of a level of the sector table that are due.
+    /// Appends all nodes of a level of the sector table that are dirty.
     fn write_level(&self, state: &mut Checkpoint<P>, level: u8) -> Result {
         let mut from = 0;
         loop {
@@ -264,7 +264,7 @@ impl<P: Platform> Store<P> {
                 self.store_node(id, entry)
             });
             if let Err(error) = stored {
-                // Not stored: it stays due.
+                // Not stored: it stays dirty.
                 self.map.lock().table.put_back(id);
                 return Err(error);
             }
@@ -275,7 +275,7 @@ impl<P: Platform> Store<P> {
     pub(crate) fn store_node(&self, id: NodeId, entry: Entry) -> Result {
         let mut map = self.map.lock();
         map.set_stored(id, entry)?;
-        self.log.demand.set(map.due());
+        self.log.demand.set(map.dirty_nodes());
         Ok(())
     }
 
@@ -342,8 +342,8 @@ impl<P: Platform> Store<P> {
         }
         let mut changed: Vec<bool> = Vec::filled(false, pages)?;
         for page in 0..pages {
-            let due = self.map.lock().usage.take_dirty(page, &mut state.ws.words);
-            if due {
+            let dirty = self.map.lock().usage.take_dirty(page, &mut state.ws.words);
+            if dirty {
                 changed[page] = true;
                 self.append_usage(state, 0, page)?;
             }

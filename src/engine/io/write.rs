@@ -173,14 +173,14 @@ impl<P: Platform> Store<P> {
             index += 1;
             Entry::new(stored.address, stored.units, index - 1, mask.count_ones())
         })?;
-        self.log.demand.set(map.due());
+        self.log.demand.set(map.dirty_nodes());
         Ok(())
     }
 
     /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
     pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
         let stopped = map.discard(block, count)?;
-        self.log.demand.set(map.due());
+        self.log.demand.set(map.dirty_nodes());
         self.detached
             .store(map.table.may_have_detached, Ordering::Relaxed);
         Ok(stopped)

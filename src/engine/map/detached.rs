@@ -115,7 +115,7 @@ impl<P: Platform> Store<P> {
             } else {
                 map.reattach(id, entry, &words)?;
             }
-            self.log.demand.set(map.due());
+            self.log.demand.set(map.dirty_nodes());
             self.note_memory(&map);
         }
         Ok(())

@@ -81,8 +81,8 @@ impl Map {
     }
 
     /// Nodes that the next checkpoint will store: at least as many as there are.
-    pub(crate) fn due(&self) -> u64 {
-        self.table.due + self.usage.due
+    pub(crate) fn dirty_nodes(&self) -> u64 {
+        self.table.dirty_nodes + self.usage.dirty
     }
 
     /// The checksum seed of the segment an entry points into.

@@ -50,10 +50,10 @@ pub(crate) struct Node {
     since: u64,
     /// Inner: some node below may be dirty.
     dirty_below: bool,
-    /// Taken by a checkpoint that has not yet stored it: its stored copy is an old one.
-    taken: bool,
-    /// Leaf: looked at since eviction last came by.
-    used: AtomicBool,
+    /// A checkpoint is storing it: its stored copy is an older one.
+    being_stored: bool,
+    /// Leaf: used since eviction last came by (the reference bit of the clock algorithm).
+    referenced: AtomicBool,
 }
 
 impl Node {
@@ -71,19 +71,22 @@ impl Node {
             dirty: false,
             since: 0,
             dirty_below: false,
-            taken: false,
-            used: AtomicBool::new(true),
+            being_stored: false,
+            referenced: AtomicBool::new(true),
         })
     }
 
-    /// Whether the next checkpoint will store it, as far as is known.
-    fn due(&self) -> bool {
+    /// Whether the next checkpoint may have to store it: it is dirty, or leads to a dirty node.
+    fn needs_storing(&self) -> bool {
         self.dirty || self.dirty_below
     }
 
     /// Whether it can be loaded again as it is. A node above a detached one stays, so that the reaper finds that.
     fn stored(&self) -> bool {
-        !self.due() && !self.taken && self.kids.iter().all(Option::is_none) && !self.has_detached()
+        !self.needs_storing()
+            && !self.being_stored
+            && self.kids.iter().all(Option::is_none)
+            && !self.has_detached()
     }
 
     /// Whether a child is detached. A leaf has no children.
@@ -130,11 +133,11 @@ pub(crate) struct Table {
     /// Bytes of loaded nodes.
     pub(crate) memory: u64,
     /// Nodes that the next checkpoint will store: at least as many as there are.
-    pub(crate) due: u64,
-    /// Leaf at which eviction goes on.
-    hand: u64,
-    /// Bytes of loaded nodes from which on eviction may find something again.
-    futile: u64,
+    pub(crate) dirty_nodes: u64,
+    /// Leaf at which the next sweep of eviction begins (as the hand of the clock algorithm).
+    clock_hand: u64,
+    /// Eviction does not sweep below this many bytes of loaded nodes: a sweep found nothing there.
+    evict_above: u64,
     /// There may be detached subtrees.
     pub(crate) may_have_detached: bool,
     /// Detachments so far.
@@ -171,9 +174,9 @@ impl Table {
             root_entry,
             generation: 0,
             memory: 0,
-            due: 0,
-            hand: 0,
-            futile: 0,
+            dirty_nodes: 0,
+            clock_hand: 0,
+            evict_above: 0,
             may_have_detached: false,
             detached_count: 0,
         }
@@ -242,7 +245,7 @@ impl Table {
         let mut node = self.root.as_deref_mut()?;
         for level in (id.level..self.height - 1).rev() {
             if mark {
-                self.due += u64::from(!node.due());
+                self.dirty_nodes += u64::from(!node.needs_storing());
                 node.dirty_below = true;
             }
             node = node.kids[slot(id, level)].as_deref_mut()?;
@@ -250,23 +253,23 @@ impl Table {
         Some(node)
     }
 
-    /// Makes the loaded node `id` due.
-    fn soil(&mut self, id: NodeId) -> Option<&mut Node> {
+    /// Marks the loaded node `id` as dirty.
+    fn mark_dirty(&mut self, id: NodeId) -> Option<&mut Node> {
         let generation = self.generation;
         let node = self.get_mut(id, true)?;
-        let fresh = !node.due();
+        let fresh = !node.needs_storing();
         if !node.dirty {
             node.dirty = true;
             node.since = generation;
         }
-        self.due += u64::from(fresh);
+        self.dirty_nodes += u64::from(fresh);
         self.get_mut(id, false)
     }
 
     /// The entries of the loaded leaf that holds `block`.
     pub(crate) fn leaf(&self, block: u64) -> Option<&[u64]> {
         let leaf = self.get(NodeId::leaf(block))?;
-        leaf.used.store(true, Ordering::Relaxed);
+        leaf.referenced.store(true, Ordering::Relaxed);
         Some(&leaf.entries)
     }
 
@@ -274,8 +277,8 @@ impl Table {
     /// being written will see of the change.
     pub(crate) fn leaf_mut(&mut self, block: u64) -> Option<(&mut [u64], Visibility)> {
         let generation = self.generation;
-        let leaf = self.soil(NodeId::leaf(block))?;
-        *leaf.used.get_mut() = true;
+        let leaf = self.mark_dirty(NodeId::leaf(block))?;
+        *leaf.referenced.get_mut() = true;
         let visibility = if leaf.since < generation {
             Visibility::Included
         } else {
@@ -314,17 +317,17 @@ impl Table {
         let node = self.get_mut(id, false)?;
         words.copy_from_slice(&node.entries);
         node.dirty = false;
-        node.taken = true;
+        node.being_stored = true;
         if level == 0 {
-            self.due = self.due.saturating_sub(1);
+            self.dirty_nodes = self.dirty_nodes.saturating_sub(1);
         }
         Some(id)
     }
 
     /// Undoes [`take_dirty`](Self::take_dirty) for a node that could not be stored.
     pub(crate) fn put_back(&mut self, id: NodeId) {
-        if let Some(node) = self.soil(id) {
-            node.taken = false;
+        if let Some(node) = self.mark_dirty(id) {
+            node.being_stored = false;
         }
     }
 
@@ -344,22 +347,23 @@ impl Table {
     }
 
     /// Whether the next checkpoint will store `id` in any case.
-    pub(crate) fn is_due(&self, id: NodeId) -> bool {
-        self.get(id).is_some_and(|node| node.due() || node.taken)
+    pub(crate) fn will_be_stored(&self, id: NodeId) -> bool {
+        self.get(id)
+            .is_some_and(|node| node.needs_storing() || node.being_stored)
     }
 
     /// Records that the stored copy of `id` is now at `entry` (a hole: the node is empty), and returns
     /// where it was. An empty node that stayed clean is dropped.
     pub(crate) fn set_stored(&mut self, id: NodeId, entry: Entry) -> Entry {
         if let Some(node) = self.get_mut(id, false) {
-            node.taken = false;
+            node.being_stored = false;
         }
         if id.level == self.height - 1 {
             return core::mem::replace(&mut self.root_entry, entry);
         }
         let at = slot(id, id.level);
         let mut freed = false;
-        let Some(parent) = self.soil(parent_of(id)) else {
+        let Some(parent) = self.mark_dirty(parent_of(id)) else {
             return Entry::HOLE;
         };
         if entry.is_hole() && parent.kids[at].as_deref().is_some_and(unused) {
@@ -379,7 +383,7 @@ impl Table {
         self.detached_count += 1;
         if id.level == self.height - 1 {
             self.root_entry = entry.detached();
-        } else if let Some(parent) = self.soil(parent_of(id)) {
+        } else if let Some(parent) = self.mark_dirty(parent_of(id)) {
             parent.entries[slot(id, id.level)] = entry.detached().0;
         }
     }
@@ -391,7 +395,7 @@ impl Table {
     }
 
     /// Reattaches the detached node `id` at `entry`, if it is still there: as a leaf without any block, or as an inner
-    /// node whose children (`words`) are detached. It is due, so it stays until it was stored.
+    /// node whose children (`words`) are detached. It is dirty, so it stays in memory until a checkpoint has stored it.
     pub(crate) fn reattach(&mut self, id: NodeId, entry: Entry, words: &[u64]) -> Result<bool> {
         if self.detached_at(id) != Some(entry) {
             return Ok(false);
@@ -404,7 +408,7 @@ impl Table {
             }
         }
         self.install(id, entry, entries)?;
-        Ok(self.soil(id).is_some())
+        Ok(self.mark_dirty(id).is_some())
     }
 
     /// The first detached node at or behind leaf `from`, among the loaded nodes; with `all` also the first node
@@ -421,23 +425,23 @@ impl Table {
 
     /// Drops nodes that can be loaded again and were not used lately, until `target` bytes are left.
     pub(crate) fn evict(&mut self, target: u64) {
-        if self.memory < self.futile {
+        if self.memory < self.evict_above {
             return;
         }
-        self.futile = 0;
+        self.evict_above = 0;
         let id = self.root_id();
         // Once around may do no more than forget who was used.
-        for from in [self.hand, 0, 0] {
+        for from in [self.clock_hand, 0, 0] {
             let Some(root) = self.root.as_deref_mut() else {
                 return;
             };
-            self.hand = sweep(root, id, from, target, &mut self.memory).unwrap_or(0);
+            self.clock_hand = sweep(root, id, from, target, &mut self.memory).unwrap_or(0);
             if self.memory <= target {
                 return;
             }
         }
         // The rest waits for a checkpoint: do not look at all of it for each node that is loaded.
-        self.futile = self.memory + self.memory / 16;
+        self.evict_above = self.memory + self.memory / 16;
     }
 
     /// Takes every node for one that is stored as it is.
@@ -445,7 +449,7 @@ impl Table {
         if let Some(root) = self.root.as_deref_mut() {
             forget_dirty(root);
         }
-        self.due = 0;
+        self.dirty_nodes = 0;
     }
 
     /// Adds levels above the root until there are `height`.
@@ -455,12 +459,12 @@ impl Table {
             entries[0] = self.root_entry.0;
             let mut root = boxed(Node::new(self.height, entries)?)?;
             root.dirty = true;
-            root.dirty_below = self.root.as_deref().is_some_and(Node::due);
+            root.dirty_below = self.root.as_deref().is_some_and(Node::needs_storing);
             root.kids[0] = self.root.take();
             self.root = Some(root);
             self.root_entry = Entry::HOLE;
             self.memory += Node::memory(self.height);
-            self.due += 1;
+            self.dirty_nodes += 1;
             self.height += 1;
         }
         Ok(())
@@ -468,8 +472,8 @@ impl Table {
 
     /// Recomputes which inner nodes lead to dirty ones, after a checkpoint.
     pub(crate) fn settle(&mut self) {
-        self.due = self.root.as_deref_mut().map_or(0, settle);
-        self.futile = 0;
+        self.dirty_nodes = self.root.as_deref_mut().map_or(0, settle);
+        self.evict_above = 0;
     }
 
     /// Calls `f` with the entry of the stored copy of every loaded inner node's children.
@@ -492,8 +496,8 @@ fn unused(node: &Node) -> bool {
 
 fn next_dirty(node: &Node, id: NodeId, level: u8, from: u64, generation: u64) -> Option<u64> {
     if id.level == level {
-        let due = node.dirty && (level > 0 || node.since < generation);
-        return (due && id.index >= from).then_some(id.index);
+        let store = node.dirty && (level > 0 || node.since < generation);
+        return (store && id.index >= from).then_some(id.index);
     }
     if !node.dirty_below {
         return None;
@@ -539,18 +543,18 @@ fn next_detached(node: &Node, id: NodeId, from: u64, all: bool) -> Option<Search
     None
 }
 
-/// Returns how many nodes are due.
+/// Returns how many nodes need storing.
 fn settle(node: &mut Node) -> u64 {
     let mut below = 0;
     if node.dirty_below {
         below = node.kids.iter_mut().flatten().map(|kid| settle(kid)).sum();
         node.dirty_below = below > 0;
     }
-    below + u64::from(node.due())
+    below + u64::from(node.needs_storing())
 }
 
 fn forget_dirty(node: &mut Node) {
-    (node.dirty, node.dirty_below, node.taken) = (false, false, false);
+    (node.dirty, node.dirty_below, node.being_stored) = (false, false, false);
     node.kids
         .iter_mut()
         .flatten()
@@ -574,8 +578,8 @@ fn sweep(node: &mut Node, id: NodeId, from: u64, target: u64, memory: &mut u64) 
         if stopped.is_some() {
             return stopped;
         }
-        let used = core::mem::take(kid.used.get_mut());
-        if kid.stored() && !(level == 0 && used) {
+        let referenced = core::mem::take(kid.referenced.get_mut());
+        if kid.stored() && !(level == 0 && referenced) {
             node.kids[at] = None;
             *memory -= Node::memory(level);
         }

@@ -213,7 +213,7 @@ pub(crate) struct Usage {
     newest: u64,
     dirty_pages: Vec<bool>,
     /// Number of dirty pages.
-    pub(crate) due: u64,
+    pub(crate) dirty: u64,
     /// Checkpoints written.
     checkpoints: u64,
     /// Sequence numbers at which the logs of the older and the newer superblock start.
@@ -229,7 +229,7 @@ impl Usage {
             total: Total::default(),
             newest: 0,
             dirty_pages: Vec::new(),
-            due: 0,
+            dirty: 0,
             checkpoints: 0,
             starts: [0; 2],
         }
@@ -237,7 +237,7 @@ impl Usage {
 
     fn set_dirty(&mut self, page: usize, dirty: bool) {
         let was = core::mem::replace(&mut self.dirty_pages[page], dirty);
-        self.due = self.due + u64::from(dirty) - u64::from(was);
+        self.dirty = self.dirty + u64::from(dirty) - u64::from(was);
     }
 
     /// Number of segments known.
@@ -250,7 +250,7 @@ impl Usage {
         while self.len() <= index {
             if self.segments.len() == self.dirty_pages.len() * NODE_ENTRIES {
                 self.dirty_pages.push(true)?;
-                self.due += 1;
+                self.dirty += 1;
             }
             let fresh = Segment {
                 free: true,
@@ -410,17 +410,17 @@ impl Usage {
         true
     }
 
-    /// Makes a page due, if it exists.
-    pub(crate) fn mark_page(&mut self, page: u64) {
+    /// Marks a page as dirty, if it exists.
+    pub(crate) fn mark_page_dirty(&mut self, page: u64) {
         if page < self.dirty_pages.len() as u64 {
             self.set_dirty(page as usize, true);
         }
     }
 
-    /// Makes every page due.
-    pub(crate) fn mark_dirty(&mut self) {
+    /// Marks every page as dirty.
+    pub(crate) fn mark_all_dirty(&mut self) {
         self.dirty_pages.fill(true);
-        self.due = self.dirty_pages.len() as u64;
+        self.dirty = self.dirty_pages.len() as u64;
     }
 
     /// A checkpoint was written, whose log starts at sequence number `start`.
@@ -446,8 +446,8 @@ impl Usage {
             .dirty_pages
             .iter()
             .zip(self.segments.chunks_mut(NODE_ENTRIES));
-        // What changed is due.
-        for (_, segments) in pages.filter(|(&due, _)| due) {
+        // Only dirty pages have changed.
+        for (_, segments) in pages.filter(|(&dirty, _)| dirty) {
             for segment in segments.iter_mut().filter(|segment| segment.after != 0) {
                 self.total
                     .change(segment, &self.layout, |segment| segment.after = 0);
@@ -481,7 +481,7 @@ mod tests {
         let mut words = [0; NODE_ENTRIES];
         assert!(usage.take_dirty(0, &mut words));
         assert_eq!(words[0] >> 32, 10);
-        // The page stays due, because the next checkpoint will see more.
+        // The page stays dirty, because the next checkpoint will see more.
         assert!(usage.take_dirty(0, &mut words));
         usage.forget_after();
         assert!(usage.take_dirty(0, &mut words));

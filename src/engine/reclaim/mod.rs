@@ -314,7 +314,7 @@ impl<P: Platform> Store<P> {
                 continue;
             };
             let address = base + at as u64;
-            // What is moved makes nodes of the table due, and those stay in memory.
+            // What is moved makes nodes of the table dirty, and those stay in memory.
             let most = self.table_limit.load(Ordering::Relaxed) / 2;
             if self.log.demand.bytes() >= most.max(DUE) {
                 self.checkpoint(state, false)?;
@@ -469,7 +469,7 @@ impl<P: Platform> Store<P> {
         let record = Prepared::new::<P>(*header, &parts);
         let units = record.header.units();
         // One that the next checkpoint stores moves by itself.
-        let here = |map: &Map| !map.table.is_due(id) && map.table.stores(id, address);
+        let here = |map: &Map| !map.table.will_be_stored(id) && map.table.stores(id, address);
         if !self.stored_here(ws, id, address)? || !here(&self.map.lock()) {
             return Ok(());
         }
@@ -485,7 +485,7 @@ impl<P: Platform> Store<P> {
             let detached = map.table.stored_at(id).is_some_and(Entry::is_detached);
             let entry = if detached { entry.detached() } else { entry };
             map.set_stored(id, entry)?;
-            self.log.demand.set(map.due());
+            self.log.demand.set(map.dirty_nodes());
             Ok(true)
         })?;
         if placed {
@@ -528,8 +528,8 @@ impl<P: Platform> Store<P> {
         if node.is_some_and(|&word| Entry(word).address() == address) {
             let page = header.number << (NODE_SHIFT * u32::from(header.count));
             let mut map = self.map.lock();
-            map.usage.mark_page(page);
-            self.log.demand.set(map.due());
+            map.usage.mark_page_dirty(page);
+            self.log.demand.set(map.dirty_nodes());
         }
     }
 }

@@ -36,7 +36,7 @@ const BELOW_BOUND: u64 = 3;
 
 /// Space the stored copy of a node takes at most, in bytes.
 const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
-/// Nodes that one more record can make due, and that two checkpoints store in any case: the nodes above a
+/// Nodes that one more record can make dirty, and that two checkpoints store in any case: the nodes above a
 /// leaf, pages of the segment usage and the index above them.
 const NODES_BESIDES: u64 = 48;
 
@@ -96,12 +96,12 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// `nodes` of the sector table and the segment usage are due.
+    /// `nodes` of the sector table and the segment usage are dirty.
     pub(crate) fn set(&self, nodes: u64) {
         self.nodes.store(nodes, Ordering::Relaxed);
     }
 
-    /// From `bytes` of due nodes on, writers wait for a checkpoint: the nodes must stay in memory until then.
+    /// From `bytes` of dirty nodes on, writers wait for a checkpoint: the nodes must stay in memory until then.
     pub(crate) fn bound(&self, bytes: u64) {
         self.most.store(bytes, Ordering::Relaxed);
     }
