@@ -94,7 +94,7 @@ const ENTRY: [(&str, u32, u32); 4] = [
     ("entry: address", 20, 44),
     ("entry: sectors", 14, 6),
     ("entry: index", 9, 5),
-    ("entry: share", 0, 9),
+    ("entry: charge", 0, 9),
 ];
 
 const ROOTS: [(usize, [&str; 4]); 2] = [
@@ -104,7 +104,7 @@ const ROOTS: [(usize, [&str; 4]); 2] = [
             "superblock: table root: address",
             "superblock: table root: sectors",
             "superblock: table root: index",
-            "superblock: table root: share",
+            "superblock: table root: charge",
         ],
     ),
     (
@@ -113,7 +113,7 @@ const ROOTS: [(usize, [&str; 4]); 2] = [
             "superblock: usage root: address",
             "superblock: usage root: sectors",
             "superblock: usage root: index",
-            "superblock: usage root: share",
+            "superblock: usage root: charge",
         ],
     ),
 ];

@@ -270,7 +270,7 @@ impl<P: Platform> Maker<P> {
         let mut live: BTreeMap<u64, u64> = BTreeMap::new();
         let mut count = |entry: Entry| {
             if let Some(segment) = layout.segment_of(entry.address()) {
-                *live.entry(segment).or_default() += u64::from(entry.share());
+                *live.entry(segment).or_default() += u64::from(entry.charge());
             }
         };
         let words = self

@@ -275,12 +275,12 @@ fn entries<P: Platform>(add: &mut Add<'_>) {
         other(0, |word| word | (3 << 14)),
     );
     add(
-        "entry with a share too large",
+        "entry with a charge too large",
         Expect::Found,
         other(0, |word| word + 1),
     );
     add(
-        "entry with no share",
+        "entry with no charge",
         Expect::Damaged(0, 512),
         other(0, |word| word & !0x1ff),
     );

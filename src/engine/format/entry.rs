@@ -8,13 +8,13 @@ use super::{Layout, BLOCK_SIZE, UNIT};
 ///
 /// ```text
 /// 63          20 19      14 13    9 8      0
-/// | address/16  | sectors-1| index | share |
+/// | address/16  | sectors-1| index | charge|
 /// ```
 ///
 /// - *address*: byte offset of the record in the image, a multiple of 16;
 /// - *sectors*: 4 KiB sectors of the image the record touches, so that one read fetches it;
 /// - *index*: which of the record's blocks this is;
-/// - *share*: the part of the record's space, in units of 16 bytes, that dies with this entry. The shares
+/// - *charge*: the part of the record's space, in units of 16 bytes, that this entry keeps alive. The charges
 ///   of a record's blocks add up to its space and each is at least 1, so a segment without live
 ///   bytes has no live entry either.
 ///
@@ -30,14 +30,14 @@ impl Entry {
     ///
     /// `units` is at least `count`, see [`RecordHeader::units`](super::RecordHeader::units).
     pub fn new(address: u64, units: u32, index: u32, count: u32) -> Self {
-        let share = (index + 1) * units / count - index * units / count;
+        let charge = (index + 1) * units / count - index * units / count;
         let start = address % BLOCK_SIZE as u64;
         let sectors = (start + u64::from(units) * UNIT as u64).div_ceil(BLOCK_SIZE as u64);
         Self(
             ((address / UNIT as u64) << 20)
                 | ((sectors - 1) << 14)
                 | (u64::from(index) << 9)
-                | u64::from(share),
+                | u64::from(charge),
         )
     }
 
@@ -86,8 +86,8 @@ impl Entry {
         self.address() == first.address() && self.index() == first.index() + n
     }
 
-    /// Units of 16 bytes that die with this entry.
-    pub fn share(self) -> u32 {
+    /// Units of 16 bytes that this entry keeps alive: they become garbage when it is overwritten.
+    pub fn charge(self) -> u32 {
         (self.0 & 0x1ff) as u32
     }
 
@@ -102,7 +102,7 @@ impl Entry {
         };
         let end = self.address() / BLOCK_SIZE as u64 + self.sectors() as u64;
         segment < segments
-            && self.share() > 0
+            && self.charge() > 0
             && end * BLOCK_SIZE as u64 <= layout.segment_offset(segment + 1)
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(e.address(), (1 << 48) - 16);
         assert_eq!(e.sectors(), 34);
         assert_eq!(e.index(), 31);
-        assert!(e.share() >= 256);
+        assert!(e.charge() >= 256);
     }
 
     #[test]
@@ -126,21 +126,21 @@ mod tests {
         assert!(!e.is_detached() && e.detached().is_detached());
         assert_eq!(e.detached().node(), e);
         assert_eq!(
-            (e.detached().address(), e.detached().share()),
+            (e.detached().address(), e.detached().charge()),
             (1 << 30, 200)
         );
     }
 
     #[test]
-    fn shares_add_up_and_are_never_zero() {
+    fn charges_of_a_record_add_up_and_are_never_zero() {
         for count in 1..=32 {
             for units in [count, count + 1, 257, 8194] {
                 if units < count || units > 258 * count {
                     continue;
                 }
-                let shares = (0..count).map(|i| Entry::new(1 << 20, units, i, count).share());
-                assert!(shares.clone().all(|s| s > 0));
-                assert_eq!(shares.sum::<u32>(), units);
+                let charges = (0..count).map(|i| Entry::new(1 << 20, units, i, count).charge());
+                assert!(charges.clone().all(|s| s > 0));
+                assert_eq!(charges.sum::<u32>(), units);
             }
         }
     }

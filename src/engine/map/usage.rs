@@ -71,7 +71,7 @@ impl Segment {
         self.punched = bytes as u32;
     }
 
-    /// Adds or removes the share of an entry when so many checkpoints were written; nothing when more dies than lived.
+    /// Adds or removes the charge of an entry when so many checkpoints were written; nothing when more dies than lived.
     fn account(
         &mut self,
         entry: Entry,
@@ -79,14 +79,14 @@ impl Segment {
         change: Change,
         checkpoints: u64,
     ) -> Option<()> {
-        let share = entry.share();
+        let charge = entry.charge();
         let count = match class {
             Class::Own => &mut self.own,
             _ => &mut self.live,
         };
         let (new, signed) = match change {
-            Change::Add => (count.checked_add(share), share as i32),
-            Change::Remove | Change::Drop => (count.checked_sub(share), -(share as i32)),
+            Change::Add => (count.checked_add(charge), charge as i32),
+            Change::Remove | Change::Drop => (count.checked_sub(charge), -(charge as i32)),
         };
         let new = new?;
         if class == Class::After {
@@ -369,7 +369,7 @@ impl Usage {
         self.segments.iter()
     }
 
-    /// Adds or removes the share of one entry.
+    /// Adds or removes the charge of one entry.
     ///
     /// # Errors
     ///

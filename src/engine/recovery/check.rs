@@ -60,14 +60,14 @@ struct Held {
     units: u32,
 }
 
-/// Adds the share of an entry to the count of its segment; false if it leads to none.
+/// Adds the charge of an entry to the count of its segment; false if it leads to none.
 fn add(counts: &mut [u64], layout: &Layout, entry: Entry) -> bool {
     let index = layout.segment_of(entry.address());
     let (false, Some(index)) = (entry.is_hole(), index) else {
         return false;
     };
     if let Some(units) = counts.get_mut(index as usize) {
-        *units += u64::from(entry.share());
+        *units += u64::from(entry.charge());
     }
     true
 }
@@ -131,7 +131,7 @@ pub fn check<P: Platform>(
     check.segments()?;
     check.counts(checkpoint.superblock.offset())?;
     for &word in checkpoint.usage_nodes.iter().flat_map(|level| level.iter()) {
-        check.extent(Entry(word), Entry(word).share())?;
+        check.extent(Entry(word), Entry(word).charge())?;
     }
     check.overlaps();
     // Last, because replay takes over what it finds in the log.
@@ -256,7 +256,7 @@ impl<P: Platform> Check<'_, P> {
             self.count(entry);
             // Nodes that could be read are as long as their entries say.
             if !self.incomplete {
-                self.extent(entry, entry.share())?;
+                self.extent(entry, entry.charge())?;
             }
         }
         Ok(())
@@ -299,7 +299,7 @@ impl<P: Platform> Check<'_, P> {
                 self.summary.detached_blocks += 1;
                 continue;
             }
-            self.extent(Entry(word), Entry(word).share())?;
+            self.extent(Entry(word), Entry(word).charge())?;
             let kid = NodeId {
                 level: id.level - 1,
                 index: (id.index << NODE_SHIFT) | at,
@@ -407,7 +407,7 @@ impl<P: Platform> Check<'_, P> {
 
     fn count(&mut self, entry: Entry) {
         if add(&mut self.live, &self.store.layout, entry) {
-            self.summary.live_bytes += u64::from(entry.share()) * UNIT as u64;
+            self.summary.live_bytes += u64::from(entry.charge()) * UNIT as u64;
         }
     }
 
