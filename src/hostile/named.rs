@@ -414,7 +414,7 @@ fn counts<P: Platform>(add: &mut Add<'_>) {
         live(|w| (w & 0xffff_ffff) | (1 << 63)),
     );
     add(
-        "the seed of another life",
+        "the seed of another incarnation",
         Expect::Damaged(0, BLOCKS),
         live(|w| w ^ 1),
     );

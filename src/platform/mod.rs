@@ -139,7 +139,7 @@ pub enum Sabotage {
     EarlyDiscard,
     /// A write takes its place in the log, and changes the table some time later.
     LateTable,
-    /// Recovery goes on in a segment of an earlier life.
+    /// Recovery goes on in a segment of an earlier incarnation.
     StaleSegment,
     /// Checksums of records are not compared.
     IgnoreChecksum,

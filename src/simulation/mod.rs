@@ -185,7 +185,7 @@ impl Plan {
                 0 => Trouble::None,
                 _ => Trouble::Errors,
             },
-            // Long ones: a segment must have had an earlier life to be mistaken for it.
+            // Long ones: a segment must have had an earlier incarnation to be mistaken for it.
             operations: 60,
             rounds: 4,
             ..Self::random(seed)

@@ -72,7 +72,7 @@ fn place(offset: u32) -> u32 {
 ///         bits 44..64: payload bytes
 /// ```
 ///
-/// The seed differs for every life of a segment, so a record left over from an earlier one never
+/// The seed differs for every incarnation of a segment, so a record left over from an earlier one never
 /// passes for a new one, nor does one that was written to the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {

@@ -9,7 +9,7 @@ pub const SEGMENT_HEADER: usize = 96;
 
 const MAGIC: &[u8; 8] = b"cloopSEG";
 
-/// Names one life of a segment.
+/// Names one incarnation of a segment: from the log entering it until it is free again.
 ///
 /// ```text
 /// 0   magic "cloopSEG"
@@ -21,7 +21,7 @@ const MAGIC: &[u8; 8] = b"cloopSEG";
 /// 40  u64  salt: random, chosen for the epoch
 /// 48  u8[16] uuid of the image
 /// 64  u64  next: index of the segment that was reserved to follow
-/// 72  u64  durable: the log was durable up to here when the life began (a log position)
+/// 72  u64  durable: the log was durable up to here when the incarnation began (a log position)
 /// 80  u64  first: sequence number with which the epoch began
 /// 88  zero
 /// ```
@@ -41,7 +41,7 @@ pub struct SegmentHeader {
     pub uuid: [u8; 16],
     /// The segment that was reserved to follow. Only evidence; the log goes where links lead.
     pub next: u64,
-    /// The log was durable up to here when the life began.
+    /// The log was durable up to here when the incarnation began.
     pub durable: u64,
     /// The first sequence number of the epoch.
     pub first: u64,
@@ -99,13 +99,13 @@ impl SegmentHeader {
         })
     }
 
-    /// The seed of this life's records.
+    /// The seed of this incarnation's records.
     pub fn seed<P: Platform>(&self) -> u32 {
         seed::<P>(&self.uuid, self.salt, self.seq, self.index)
     }
 }
 
-/// The checksum seed of the records of one life of a segment.
+/// The checksum seed of the records of one incarnation of a segment.
 pub fn seed<P: Platform>(uuid: &[u8; 16], salt: u64, seq: u64, index: u64) -> u32 {
     let mut crc = P::crc32c(0, uuid);
     for word in [salt, seq, index] {

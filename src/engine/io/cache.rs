@@ -9,7 +9,7 @@ use crate::platform::{Monitor, Platform, Rank};
 /// Records kept.
 const SLOTS: usize = 16;
 
-/// Names one stored record for ever: its address and the seed of its segment's life.
+/// Names one stored record for ever: its address and the seed of its segment's incarnation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordKey {
     pub(crate) address: u64,

@@ -58,7 +58,7 @@ impl Map {
         self.table.settle();
     }
 
-    /// Notes the segment a record went to, which may just have begun a new life.
+    /// Notes the segment a record went to, which may just have begun a new incarnation.
     pub(crate) fn enter(&mut self, placed: &Placed) -> Result {
         self.usage.grow(placed.segment)?;
         if let Some(known) = self.usage.get(placed.segment) {

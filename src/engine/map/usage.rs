@@ -18,7 +18,7 @@ pub(crate) struct Segment {
     after: i32,
     /// Live records of the stored segment usage itself; never stored, recounted at open.
     own: u32,
-    /// Checksum seed of the segment's present life.
+    /// Checksum seed of the segment's present incarnation.
     pub(crate) seed: u32,
     /// Place in the log, 0 when it was written before the image was opened.
     pub(crate) seq: u64,
@@ -66,7 +66,7 @@ impl Segment {
         u64::from(self.punched)
     }
 
-    /// Notes how many bytes inside were given back in place, all in all; a new life begins with 0.
+    /// Notes how many bytes inside were given back in place, all in all; a new incarnation begins with 0.
     pub(crate) fn set_punched(&mut self, bytes: u64) {
         self.punched = bytes as u32;
     }

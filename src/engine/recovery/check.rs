@@ -191,7 +191,7 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// Segments in use begin with the header of the life their records belong to.
+    /// Segments in use begin with the header of the incarnation their records belong to.
     fn segments(&mut self) -> Result {
         let layout = self.store.layout;
         let mut page = Buf::zeroed(BLOCK_SIZE)?;

@@ -449,8 +449,8 @@ impl<P: Platform> Store<P> {
             let mut end = offset;
             let mut next = None;
             let header = header.filter(|header| {
-                let life = (header.seq, header.epoch, header.salt);
-                life == (seq, superblock.epoch, superblock.salt)
+                let incarnation = (header.seq, header.epoch, header.salt);
+                incarnation == (seq, superblock.epoch, superblock.salt)
                     || P::sabotaged(Sabotage::StaleSegment)
             });
             if let Some(header) = header {
@@ -533,7 +533,7 @@ impl<P: Platform> Store<P> {
         let layout = &self.layout;
         let limit = self.segment_limit(superblock)?;
         let (mut at, mut durable) = (after, 0);
-        // A segment has one life at a time, so an honest chain ends before that.
+        // A segment has one incarnation at a time, so an honest chain ends before that.
         for _ in 0..limit {
             let (salt, epoch) = (superblock.salt, superblock.epoch);
             let seed = seed::<P>(&layout.uuid, salt, at.seq, at.segment);
