@@ -4,7 +4,7 @@
 use crate::background::Background;
 use crate::c;
 use crate::disk::{Disk, Workqueue};
-use crate::engine::{self, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
+use crate::engine::{self, Access, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
 use crate::pool::{Pool, Worker};
 use crate::ratelimit::RateLimit;
@@ -272,7 +272,11 @@ fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume
     // The engine's locks are taken here as they are later, when memory may come from writing to the
     // very device: lockdep cannot know that there is none yet.
     let _scope = io_scope();
-    let volume = Volume::open(file, read_only).map_err(|error| {
+    let access = match read_only {
+        true => Access::Read,
+        false => Access::Write,
+    };
+    let volume = Volume::open(file, access).map_err(|error| {
         pr_err!("cloop{index}: cannot attach the image: {error}\n");
         errno(error)
     })?;

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod background;
 mod checkpoint;
 mod codec;
@@ -22,12 +23,14 @@ mod store;
 mod volume;
 mod workspace;
 
+pub use self::access::Access;
 pub use self::error::{Error, Result};
 pub use self::format::{
     Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,
     MAX_RECORD_SIZE,
 };
-pub use self::recovery::open::{CreateOptions, DEFAULT_TABLE_LIMIT};
+pub use self::recovery::create::CreateOptions;
+pub use self::recovery::open::DEFAULT_TABLE_LIMIT;
 pub use self::recovery::{check, repair};
 pub use self::volume::{State, Stats, Volume};
 pub use self::workspace::Workspace;

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Store`]: what the front of a volume and its background threads share, and access to stored records.
 
+use crate::engine::access::Access;
 use crate::engine::codec;
 use crate::engine::format::{
-    corrupt, decode_node, Algorithm, DeviceSize, Entry, Kind, Layout, RecordHeader, BLOCK_SIZE,
-    NODE_BYTES, NODE_ENTRIES,
+    corrupt, decode_node, Algorithm, DeviceSize, Entry, Kind, Layout, RecordHeader, Superblock,
+    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES,
 };
 use crate::engine::io::cache::RecordCache;
 use crate::engine::log::Log;
-use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::table::{Found, NodeId, Table};
 use crate::engine::map::Map;
+use crate::engine::space::Allocator;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+use crate::platform::mem::{arc, Arc, Buf, Vec};
+use crate::platform::{BackingFile, Monitor, Platform, Rank, Sabotage};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters that many threads bump; they order nothing.
@@ -36,7 +38,7 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 }
 
 pub(crate) struct Store<P: Platform> {
-    pub(crate) file: P::File,
+    pub(crate) file: Arc<P::File>,
     pub(crate) layout: Layout,
     /// Compression of new records.
     pub(crate) algorithm: Algorithm,
@@ -64,6 +66,38 @@ const MOST_DIRTY: u64 = 256 << 20;
 pub(crate) const REPLAY_MEMORY: u64 = 2 << 30;
 
 impl<P: Platform> Store<P> {
+    /// A store around a sector table that `superblock` leads to. Its log has not begun, its segment usage is empty,
+    /// and the memory of the table has no limit.
+    pub(crate) fn new(
+        file: Arc<P::File>,
+        superblock: &Superblock,
+        table: Table,
+        allocator: Allocator,
+        access: Access,
+    ) -> Result<Arc<Self>> {
+        let layout = superblock.layout;
+        let detached = AtomicBool::new(table.may_have_detached);
+        arc(Self {
+            file,
+            layout,
+            algorithm: superblock.algorithm,
+            log: Log::new(superblock, allocator, access)?,
+            map: P::Monitor::new(Map::new(table, layout, superblock.mapped), Rank::Map)?,
+            cache: RecordCache::new(&layout)?,
+            table_limit: AtomicU64::new(u64::MAX),
+            table_memory: AtomicU64::new(0),
+            blocks: AtomicU64::new(superblock.size.blocks()),
+            detached,
+            closed: AtomicBool::new(false),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Scratch memory for one request.
+    pub(crate) fn workspace(&self) -> Result<Workspace<P>> {
+        Workspace::new(&self.layout)
+    }
+
     /// Device size in blocks.
     pub(crate) fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Volume`]: an open image, as front ends see it.
 
+use crate::engine::access::Access;
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{Algorithm, DeviceSize, Layout};
 use crate::engine::freeing;
 use crate::engine::reclaim::{Effort, REAP_BATCH};
-use crate::engine::recovery::open::{self, CreateOptions, Opened};
+use crate::engine::recovery::create::{create, CreateOptions};
+use crate::engine::recovery::open::{begin_writing, open, Opened};
 use crate::engine::space::Writer;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
@@ -84,7 +86,7 @@ pub struct Volume<P: Platform> {
     pub(crate) store: Arc<Store<P>>,
     checkpoint: Arc<P::Monitor<Checkpoint<P>>>,
     threads: P::Monitor<Vec<P::Thread>>,
-    read_only: bool,
+    access: Access,
     clean_at_open: bool,
     replayed: u64,
 }
@@ -96,50 +98,38 @@ impl<P: Platform> Volume<P> {
     ///
     /// [`Error::Invalid`] for options out of their domain, and the backing file's errors.
     pub fn create(file: &P::File, options: &CreateOptions) -> Result {
-        open::create::<P>(file, options)
+        create::<P>(file, options)
     }
 
-    /// Opens an image and replays its log. Unless `read_only`, it then marks the image as being in use and
+    /// Opens an image and replays its log. With write access, it then marks the image as being in use and
     /// starts the background threads.
     ///
     /// # Errors
     ///
     /// [`Error::NotAnImage`], [`Error::Version`], [`Error::Feature`] and [`Error::Corrupt`] for what cannot be
     /// opened; the image is unchanged then. [`Error::NoSpace`] without room for two segments.
-    pub fn open(file: P::File, read_only: bool) -> Result<Self> {
+    pub fn open(file: P::File, access: Access) -> Result<Self> {
+        let mut opened = open::<P>(file, access)?;
+        if access == Access::Write {
+            begin_writing(&mut opened)?;
+        }
         let Opened {
             store,
-            mut checkpoint,
+            checkpoint,
             replayed,
             clean,
             spare: _,
-            length,
-        } = open::open::<P>(file, read_only)?;
-        if !read_only {
-            if !clean {
-                freeing::give_back(&store, length)?;
-            }
-            let started = store.log.start(&store.file, replayed.next_seq());
-            if started == Err(Error::NoSpace) {
-                freeing::free_at_once(&store)?;
-                store.log.start(&store.file, replayed.next_seq())?;
-            } else {
-                started?;
-            }
-            // Twice: from here on neither slot holds the state before this opening, to which
-            // everything written from now on would be lost.
-            store.checkpoint(&mut checkpoint, false)?;
-            store.checkpoint(&mut checkpoint, false)?;
-        }
+            length: _,
+        } = opened;
         let volume = Self {
-            store: arc(store)?,
+            store,
             checkpoint: arc(P::Monitor::new(checkpoint, Rank::Checkpoint)?)?,
             threads: P::Monitor::new(Vec::with_capacity(2)?, Rank::Pool)?,
-            read_only,
+            access,
             clean_at_open: clean,
             replayed: replayed.records,
         };
-        if !read_only {
+        if access == Access::Write {
             volume.start_threads()?;
         }
         Ok(volume)
@@ -186,7 +176,7 @@ impl<P: Platform> Volume<P> {
 
     /// Whether it was opened read-only.
     pub fn read_only(&self) -> bool {
-        self.read_only
+        self.access == Access::Read
     }
 
     /// The backing file.
@@ -257,7 +247,7 @@ impl<P: Platform> Volume<P> {
     }
 
     fn writable(&self) -> Result {
-        if self.read_only {
+        if self.read_only() {
             return Err(Error::ReadOnly);
         }
         Ok(())
@@ -446,7 +436,7 @@ impl<P: Platform> Volume<P> {
         if self.store.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        if self.read_only {
+        if self.read_only() {
             return Ok(());
         }
         {
@@ -514,7 +504,7 @@ impl<P: Platform> Volume<P> {
         let error = self.store.log.lock().error;
         State {
             clean_at_open: self.clean_at_open,
-            error: error.filter(|_| !self.read_only),
+            error: error.filter(|_| !self.read_only()),
         }
     }
 }

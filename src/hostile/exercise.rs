@@ -4,6 +4,7 @@
 use super::{contents, tag_of};
 use crate::engine::check::{check, Finding};
 use crate::engine::repair::{repair, Report};
+use crate::engine::Access;
 use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::fuzz::MemFile;
 use crate::platform::Platform;
@@ -45,7 +46,7 @@ pub fn survey<P: Platform<File = MemFile>>(file: &MemFile) -> Survey {
     let mut survey = Survey::default();
     let findings = &mut survey.findings;
     let checked = check::<P>(file.clone(), &mut |f| findings.push(*f), &mut |_, _| {});
-    let volume = Volume::<P>::open(file.clone(), true);
+    let volume = Volume::<P>::open(file.clone(), Access::Read);
     assert_eq!(
         checked.err(),
         volume.as_ref().err().copied(),
@@ -150,7 +151,7 @@ pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     assert_eq!(after.refused, None, "refused after a repair");
     assert_eq!(after.findings, left, "a check after the repair disagrees");
     // A repair may leave what a forger made; it says so. Nothing may fail but for that.
-    let Ok(volume) = Volume::<P>::open(file.clone(), false) else {
+    let Ok(volume) = Volume::<P>::open(file.clone(), Access::Write) else {
         assert!(!left.is_empty(), "it cannot be opened after a repair");
         return;
     };
@@ -220,7 +221,7 @@ pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
         next: 0,
         sound: survey.sound(),
     };
-    let open = || Volume::<P>::open(file.clone(), false);
+    let open = || Volume::<P>::open(file.clone(), Access::Write);
     let mut volume = match open() {
         Ok(volume) => volume,
         // Read-only by a feature bit, or too near to the end of its counters.
@@ -294,7 +295,10 @@ pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
         let said = format!("{:?} {:?}", survey.refused, survey.findings);
         assert!(survey.sound(), "not sound after a clean close: {said}");
     }
-    if let Some(volume) = written.done(Volume::<P>::open(file.clone(), true), "opening again") {
+    if let Some(volume) = written.done(
+        Volume::<P>::open(file.clone(), Access::Read),
+        "opening again",
+    ) {
         written.compare(&volume, &mut ws);
     }
 }

@@ -5,6 +5,7 @@ use super::submit::apply;
 use super::{site, sites, tag_of, Report, BLOCKS, SITES};
 use crate::engine::check::{check, Finding};
 use crate::engine::format::{Superblock, SUPERBLOCK_OFFSETS};
+use crate::engine::Access;
 use crate::engine::{Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Fault, Mark, Placed, Rng, Sim, SimFile};
 use crate::platform::BackingFile;
@@ -105,7 +106,7 @@ impl History<'_> {
     /// The log behind the last checkpoint may end at the damage as it ends at a crash, so what is found may be
     /// as old as the last checkpoint that is sure to be there.
     fn judge_harmed(&self, found: &SimFile, mark: Mark, report: &mut Report) -> Result<(), String> {
-        let volume = match Volume::<Sim>::open(found.snapshot(), true) {
+        let volume = match Volume::<Sim>::open(found.snapshot(), Access::Read) {
             Ok(volume) => volume,
             Err(Error::Corrupt { .. } | Error::NotAnImage) => {
                 report.refused += 1;
@@ -176,7 +177,7 @@ impl Found {
 
 /// The tags of the whole device.
 pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
-    let volume = Volume::<Sim>::open(file.snapshot(), true).map_err(|e| e.to_string())?;
+    let volume = Volume::<Sim>::open(file.snapshot(), Access::Read).map_err(|e| e.to_string())?;
     let mut ws = volume.workspace().map_err(|e| e.to_string())?;
     let blocks = volume.size().blocks();
     let mut tags = std::vec![0; SITES];
@@ -281,7 +282,7 @@ fn interrupt_recovery(
             6 | 7 => sim::fail_allocation(Some(rng.below(150))),
             _ => found.crash_after(when),
         }
-        let opened = Volume::<Sim>::open(found.clone(), false).map(|_| ());
+        let opened = Volume::<Sim>::open(found.clone(), Access::Write).map(|_| ());
         let what = format!("{opened:?}");
         sim::fail_allocation(None);
         found.repair();

@@ -12,6 +12,7 @@ mod judge;
 pub mod script;
 mod submit;
 
+use crate::engine::Access;
 use crate::engine::{Algorithm, CreateOptions, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
 use crate::platform::Sabotage;
@@ -517,10 +518,10 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         file.limit((14 + rng.below(28)) * u64::from(SEGMENT));
         sim::fragile(true);
     }
-    let mut opened = Volume::<Sim>::open(file.clone(), false);
+    let mut opened = Volume::<Sim>::open(file.clone(), Access::Write);
     if let Err(crate::engine::Error::NoSpace) = opened {
         file.limit(u64::MAX);
-        opened = Volume::<Sim>::open(file.clone(), false);
+        opened = Volume::<Sim>::open(file.clone(), Access::Write);
     }
     let volume = match opened {
         Ok(volume) => Arc::new(volume),

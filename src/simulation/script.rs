@@ -6,6 +6,7 @@ use super::judge::{either_superblock, read_all, whole, Found, History};
 use super::submit::Submitter;
 use super::{execute, options, round, Report, Round, Schedule, Shared, BLOCKS, SEGMENT, SITES};
 use crate::engine::format::{LogStart, Superblock, SUPERBLOCK_OFFSETS};
+use crate::engine::Access;
 use crate::engine::{Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Mark, Photo, Placed, Rng, Sim, SimFile, Survival};
 use crate::platform::{BackingFile, Sabotage};
@@ -256,7 +257,7 @@ impl Script {
         file.photograph(1, Rng(0));
         sim::sized(BLOCKS, BLOCKS);
         let shared = Arc::new(Mutex::new(Round::new(std::vec![0; SITES], BLOCKS)));
-        let open = || Volume::<Sim>::open(file.clone(), false).map_err(|e| e.to_string());
+        let open = || Volume::<Sim>::open(file.clone(), Access::Write).map_err(|e| e.to_string());
         let mut volume = open()?;
         let mut actions = Vec::new();
         for &action in self.actions {
@@ -386,7 +387,7 @@ fn exhaust_recovery(
     for crash in 0.. {
         let file = found.snapshot();
         file.crash_after(crash);
-        let opened = Volume::<Sim>::open(file.clone(), false).map(|_| ());
+        let opened = Volume::<Sim>::open(file.clone(), Access::Write).map(|_| ());
         let what = format!("recovery, crash at operation {crash}");
         let outcomes: &[Survival] = if file.crashed() {
             &[

@@ -3,11 +3,13 @@
 //! the prefix holds everything that a completed flush covered. I1, I2, I9, I10, I11, I12, I14.
 
 use crate::model::{apply, assert_checked, fresh, read_all, Tested, Vol, BLOCKS};
+use cloop::engine::Access;
 use cloop::platform::sim::{Rng, SimFile};
 
 /// Opens the image that a crash left and judges it. Returns the state found.
 fn judge(tested: &Tested, found: &SimFile, what: &str) -> Vec<u32> {
-    let volume = Vol::open(found.snapshot(), true).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let volume =
+        Vol::open(found.snapshot(), Access::Read).unwrap_or_else(|e| panic!("{what}: {e}"));
     let tags = read_all(&volume);
     let mut state = tested.state_after(tested.durable);
     if state == tags {
@@ -65,9 +67,10 @@ fn chain(seed: u64, crash: u64, operations: usize, crashes: u64) -> bool {
         for attempt in 0..3 {
             let again = found.snapshot();
             again.crash_after(attempt * 3);
-            if Vol::open(again.clone(), false).is_err() {
+            if Vol::open(again.clone(), Access::Write).is_err() {
                 found = again.after_crash(&mut Rng(seed ^ attempt));
-                let volume = Vol::open(found.snapshot(), true).expect("after a second crash");
+                let volume =
+                    Vol::open(found.snapshot(), Access::Read).expect("after a second crash");
                 assert_eq!(
                     read_all(&volume),
                     state,
@@ -76,7 +79,8 @@ fn chain(seed: u64, crash: u64, operations: usize, crashes: u64) -> bool {
             }
         }
         assert_checked(&found, &what);
-        let volume = Vol::open(found.clone(), false).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let volume =
+            Vol::open(found.clone(), Access::Write).unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(read_all(&volume), state, "{what}, recovered");
         assert_checked(&found, &what);
         found.crash_after(rng.below(60));

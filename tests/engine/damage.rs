@@ -3,6 +3,7 @@
 
 use crate::model::{fill, fresh, read_tags, Home, Tested, Vol, BLOCKS};
 use cloop::engine::check::{check, Finding, Summary};
+use cloop::engine::Access;
 use cloop::engine::{Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 
@@ -36,7 +37,7 @@ fn no_flipped_byte_is_served() {
         let at = used[rng.below(used.len() as u64) as usize];
         let hurt = file.snapshot();
         hurt.damage(at as u64, 1 << rng.below(8));
-        let volume = match Vol::open(hurt.clone(), true) {
+        let volume = match Vol::open(hurt.clone(), Access::Read) {
             Ok(volume) => volume,
             Err(error) => {
                 assert!(
@@ -85,7 +86,7 @@ fn one_damaged_record_costs_its_blocks_alone() {
     let at = bytes.windows(16).position(|w| w == first).unwrap();
     first.clear();
     file.damage(at as u64, 0x10);
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     for block in 0..8 {
         let ok = read_tags(&volume, &mut ws, block, 1).is_some();
         assert_eq!(ok, block < 4, "block {block}");
@@ -109,24 +110,33 @@ fn either_superblock_may_be_lost() {
         let (summary, found) = findings(&hurt);
         assert!(summary.is_ok(), "slot at {offset}");
         assert!(!found.is_empty(), "slot at {offset}: check finds nothing");
-        let volume = Vol::open(hurt, false).unwrap();
+        let volume = Vol::open(hurt, Access::Write).unwrap();
         assert_eq!(crate::model::read_all(&volume), state, "slot at {offset}");
     }
     let hurt = file.snapshot();
     hurt.damage(100, 1);
     hurt.damage(64 * 1024 + 100, 1);
-    assert!(matches!(Vol::open(hurt, false), Err(Error::Corrupt { .. })));
+    assert!(matches!(
+        Vol::open(hurt, Access::Write),
+        Err(Error::Corrupt { .. })
+    ));
 }
 
 #[test]
 fn what_is_not_an_image_is_refused() {
     let empty = SimFile::new();
-    assert!(matches!(Vol::open(empty, true), Err(Error::NotAnImage)));
+    assert!(matches!(
+        Vol::open(empty, Access::Read),
+        Err(Error::NotAnImage)
+    ));
     let (file, _) = image();
     let other = file.snapshot();
     other.damage(0, 1);
     other.damage(64 * 1024, 1);
-    assert!(matches!(Vol::open(other, true), Err(Error::NotAnImage)));
+    assert!(matches!(
+        Vol::open(other, Access::Read),
+        Err(Error::NotAnImage)
+    ));
 }
 
 #[test]
@@ -135,5 +145,8 @@ fn a_cut_image_is_refused() {
     let (file, _) = image();
     let cut = file.snapshot();
     cut.truncate(file.len().unwrap() - 4096).unwrap();
-    assert!(matches!(Vol::open(cut, true), Err(Error::Corrupt { .. })));
+    assert!(matches!(
+        Vol::open(cut, Access::Read),
+        Err(Error::Corrupt { .. })
+    ));
 }

@@ -7,6 +7,7 @@
 
 use crate::model::{assert_checked, options, read_all, Home, Tested, Vol, BLOCKS};
 use cloop::engine::format::{seed, Entry, Kind, RecordHeader, SegmentHeader, Superblock};
+use cloop::engine::Access;
 use cloop::engine::{check, Algorithm, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::BackingFile;
@@ -37,7 +38,7 @@ fn history(volume: Vol) -> Tested {
 fn new_volume() -> (SimFile, Vol) {
     let file = SimFile::new();
     Vol::create(&file, &options(16384, Algorithm::Lz4)).unwrap();
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     (file, volume)
 }
 
@@ -68,7 +69,7 @@ fn images_of_format_1_are_read() {
             (clean, !clean),
             "{name}"
         );
-        let volume = Vol::open(file, false).unwrap();
+        let volume = Vol::open(file, Access::Write).unwrap();
         assert_eq!(read_all(&volume), tested.state(), "{name}");
         assert_eq!(volume.layout().record_size, 16384);
         assert_eq!(&volume.layout().uuid, b"a simulated disk");

@@ -3,6 +3,7 @@
 
 use cloop::engine::check::Finding;
 use cloop::engine::format::SUPERBLOCK_OFFSETS;
+use cloop::engine::Access;
 use cloop::engine::{Error, Volume, BLOCK_SIZE};
 use cloop::hostile::{
     bases, compact, exercise, exercise_compact, exercise_forgery, forgery_bases, mend, named,
@@ -80,7 +81,7 @@ fn judge(attack: &Named) {
             Expect::Damaged(first, count) => first..first + count,
             _ => 0..0,
         };
-        let volume = Volume::<Home>::open(file.clone(), true).unwrap();
+        let volume = Volume::<Home>::open(file.clone(), Access::Read).unwrap();
         let mut ws = volume.workspace().unwrap();
         let mut block = [0; BLOCK_SIZE];
         for at in 0..BLOCKS {
@@ -102,7 +103,7 @@ fn judge(attack: &Named) {
             if lost.end - lost.start <= 8 {
                 // Open the image again, because the cache may hold the record by way of another entry.
                 for first in [at.saturating_sub(1), at] {
-                    let volume = Volume::<Home>::open(file.clone(), true).unwrap();
+                    let volume = Volume::<Home>::open(file.clone(), Access::Read).unwrap();
                     let read = volume.read(&mut ws, first, &mut two);
                     assert!(read.is_err(), "block {at} is read with others: {said}");
                 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The model: every block holds a tag, from which the bytes of the block follow.
 
+use cloop::engine::Access;
 use cloop::engine::{Algorithm, CreateOptions, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::Std;
@@ -28,7 +29,7 @@ pub(crate) fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
 pub(crate) fn fresh(record_size: u32) -> (SimFile, Vol) {
     let file = SimFile::new();
     Vol::create(&file, &options(record_size, Algorithm::Lz4)).unwrap();
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     (file, volume)
 }
 

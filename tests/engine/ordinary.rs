@@ -4,6 +4,7 @@
 use crate::model::{
     assert_checked, fill, fresh, options, read_all, tag_of, Home, Tested, Vol, BLOCKS,
 };
+use cloop::engine::Access;
 use cloop::engine::{Algorithm, Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ fn random_operations_match_the_model() {
             assert_eq!(read_all(&tested.volume), state, "seed {seed}");
             tested.volume.close().unwrap();
             assert_checked(&file, &format!("seed {seed} round {round}"));
-            let volume = Vol::open(file.clone(), false).unwrap();
+            let volume = Vol::open(file.clone(), Access::Write).unwrap();
             assert!(volume.state().clean_at_open);
             assert_eq!(volume.stats().unwrap().replayed, 0);
             assert_eq!(read_all(&volume), state, "seed {seed} after reopening");
@@ -131,7 +132,7 @@ fn attaching_and_detaching_does_not_grow_the_image() {
     tested.volume.close().unwrap();
     let mut lengths = Vec::new();
     for _ in 0..30 {
-        let volume = Vol::open(file.clone(), false).unwrap();
+        let volume = Vol::open(file.clone(), Access::Write).unwrap();
         volume.close().unwrap();
         lengths.push(file.bytes().len());
     }
@@ -190,7 +191,7 @@ fn many_threads_at_once() {
     assert_eq!(read_all(&volume), expected);
     volume.close().unwrap();
     assert_checked(&file, "after threads");
-    let volume = Vol::open(file, false).unwrap();
+    let volume = Vol::open(file, Access::Write).unwrap();
     assert_eq!(read_all(&volume), expected);
 }
 
@@ -240,7 +241,7 @@ fn a_read_only_volume_changes_nothing() {
     let crashed = file.snapshot();
     drop(tested);
     let before = crashed.operations();
-    let volume = Vol::open(crashed.clone(), true).unwrap();
+    let volume = Vol::open(crashed.clone(), Access::Read).unwrap();
     assert_eq!(read_all(&volume), state);
     let mut ws = volume.workspace().unwrap();
     let error = volume.write(&mut ws, 0, &[1; BLOCK_SIZE]);
@@ -304,7 +305,7 @@ fn a_full_backing_file_fails_writes_at_once_and_loses_nothing() {
         assert_eq!(tags[at as usize], 2 + 3 * at as u32);
     }
     // Acknowledged data is durable.
-    let volume = Vol::open(file.after_crash(&mut rng), true).unwrap();
+    let volume = Vol::open(file.after_crash(&mut rng), Access::Read).unwrap();
     assert_eq!(read_all(&volume), tags);
     // When there is room again, writing continues.
     file.limit(1 << 40);
@@ -320,7 +321,7 @@ fn a_huge_empty_device_costs_nothing() {
         ..options(65536, Algorithm::Lz4)
     };
     Vol::create(&file, &huge).unwrap();
-    let volume = Vol::open(file, false).unwrap();
+    let volume = Vol::open(file, Access::Write).unwrap();
     let mut ws = volume.workspace().unwrap();
     assert_eq!(volume.stats().unwrap().table_memory, 0);
     volume.zero(&mut ws, 0, (1 << 38) - 1).unwrap();

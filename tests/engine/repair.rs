@@ -5,6 +5,7 @@ use crate::model::{assert_checked, fresh, read_all, read_tags, Home, Tested, Vol
 use cloop::engine::check::{check, Finding};
 use cloop::engine::format::{Kind, RecordHeader, SegmentHeader};
 use cloop::engine::repair::{repair, Repaired, Report};
+use cloop::engine::Access;
 use cloop::engine::{Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::BackingFile;
@@ -25,7 +26,7 @@ fn image(seed: u64, clean: bool) -> (SimFile, Vec<u32>) {
         if round < 2 {
             assert!(tested.checkpoint());
             tested.volume.close().unwrap();
-            let volume = Vol::open(file.clone(), false).unwrap();
+            let volume = Vol::open(file.clone(), Access::Write).unwrap();
             tested = Tested::new(volume, tested.state(), tested.next_tag());
         }
     }
@@ -131,7 +132,8 @@ fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report],
             Report::Unnamed(..) => true,
         })
     };
-    let volume = Vol::open(file.snapshot(), false).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let volume =
+        Vol::open(file.snapshot(), Access::Write).unwrap_or_else(|e| panic!("{what}: {e}"));
     let mut ws = volume.workspace().unwrap();
     for block in 0..BLOCKS {
         let tags = read_tags(&volume, &mut ws, block, 1);
@@ -163,7 +165,7 @@ fn mends(file: &SimFile, state: &[u32], what: &str) {
         "{what}: {reports:?}"
     );
     assert_checked(file, what);
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     assert_eq!(read_all(&volume), state, "{what}");
     volume.close().unwrap();
     assert_checked(file, what);
@@ -223,7 +225,7 @@ fn a_superblock_of_another_image_is_told_from_ours() {
         let hurt = file.snapshot();
         overwrite(&hurt, slot, &other.bytes()[slot..slot + BLOCK_SIZE]);
         assert!(matches!(
-            Vol::open(hurt.clone(), true),
+            Vol::open(hurt.clone(), Access::Read),
             Err(Error::Corrupt { .. })
         ));
         mends(&hurt, &state, &format!("slot at {slot}"));
@@ -275,7 +277,7 @@ fn every_record_in_turn() {
                 continue;
             }
             let what = format!("clean {clean}, {record:?} at {at}, damage {}", i % 3);
-            refused += u32::from(Vol::open(hurt.clone(), true).is_err());
+            refused += u32::from(Vol::open(hurt.clone(), Access::Read).is_err());
             let (outcome, reports) = run(&hurt);
             let repaired = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
             judge(&hurt, &state, &repaired, &reports, &what);
@@ -311,7 +313,7 @@ fn a_repair_may_be_interrupted() {
         let done = run(&again).0.is_ok();
         let found = again.after_crash(&mut Rng(crash));
         if !findings_or_refused(&found) {
-            let volume = Vol::open(found, true).unwrap();
+            let volume = Vol::open(found, Access::Read).unwrap();
             assert_eq!(read_all(&volume), state, "crash at {crash}");
         } else {
             mends(&found, &state, &format!("crash at {crash}"));
@@ -385,7 +387,7 @@ fn a_damaged_log_is_not_taken_for_its_end() {
     for (at, _) in &data[..data.len() - 1] {
         let hurt = file.snapshot();
         hurt.damage(*at as u64 + 20, 1);
-        let error = Vol::open(hurt.clone(), false).err();
+        let error = Vol::open(hurt.clone(), Access::Write).err();
         assert!(
             matches!(error, Some(Error::Corrupt { what: "log", .. })),
             "{error:?}"

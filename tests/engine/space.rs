@@ -5,6 +5,7 @@ use crate::model::{assert_checked, fill, options, tag_of, Home, Vol};
 use crate::repair::{overwrite, records};
 use cloop::engine::format::Kind;
 use cloop::engine::repair::{repair, Report};
+use cloop::engine::Access;
 use cloop::engine::{check, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
@@ -26,7 +27,7 @@ fn on_disk(size: u64, record_size: u32) -> Volume<Std> {
         uuid: *b"an image on disk",
     };
     Volume::<Std>::create(&file, &create).unwrap();
-    Volume::open(file, false).unwrap()
+    Volume::open(file, Access::Write).unwrap()
 }
 
 /// Contents that do not compress.
@@ -186,7 +187,7 @@ fn on_a_small_disk(blocks: u64) -> (SimFile, Vol) {
     };
     Vol::create(&file, &create).unwrap();
     file.limit(12 * MIB);
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     (file, volume)
 }
 
@@ -236,11 +237,11 @@ fn a_full_file_is_emptied_and_filled_again() {
         if cycle % 3 == 2 {
             volume.close().unwrap();
             assert_checked(&file, &format!("cycle {cycle}"));
-            volume = Vol::open(file.clone(), false).unwrap();
+            volume = Vol::open(file.clone(), Access::Write).unwrap();
         } else if cycle % 3 == 1 {
             // The power fails while the file system is full.
             drop(volume);
-            volume = Vol::open(file.clone(), false).unwrap();
+            volume = Vol::open(file.clone(), Access::Write).unwrap();
         }
         let mut ws = volume.workspace().unwrap();
         let mut block = vec![0; BLOCK_SIZE];
@@ -267,7 +268,7 @@ fn what_others_take_is_not_counted_on() {
             ..options(65536, Algorithm::Lz4)
         };
         Vol::create(&file, &create).unwrap();
-        let volume = Vol::open(file.clone(), false).unwrap();
+        let volume = Vol::open(file.clone(), Access::Write).unwrap();
         let mut ws = volume.workspace().unwrap();
         let mut rng = Rng(seed);
         for at in (0..BLOCKS).step_by(16) {
@@ -356,7 +357,7 @@ fn a_journal_is_replayed_on_a_full_file() {
         for round in 0..4 {
             file = file.after_crash(&mut rng);
             file.limit(12 * MIB);
-            let volume = Vol::open(file.clone(), false)
+            let volume = Vol::open(file.clone(), Access::Write)
                 .unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
             for block in 0..rng.below(JOURNAL) {
                 let at = rng.below(BLOCKS / 16);
@@ -421,7 +422,7 @@ fn records_of_a_detached_subtree_may_be_gone() {
         repaired.damage([90, 65_536 + 90][seed as usize % 2], 4);
         repair::<Home>(&mut || Ok(repaired.clone()), &mut |_| {}, &mut |_, _| {}).unwrap();
         assert_checked(&repaired, &format!("seed {seed}, repaired"));
-        let repaired = Vol::open(repaired, true).unwrap();
+        let repaired = Vol::open(repaired, Access::Read).unwrap();
         // Without the discard, the old contents and the new ones do not fit into one segment.
         let forgetful = crashed.snapshot();
         for (at, _) in records(&crashed).iter().filter(|r| r.1.kind == Kind::Zero) {
@@ -444,13 +445,13 @@ fn records_of_a_detached_subtree_may_be_gone() {
                 _ => false,
             })
         };
-        let forgetful = Vol::open(forgetful, false).unwrap();
-        let read_only = Vol::open(crashed.snapshot(), true).unwrap();
-        let opened = Vol::open(crashed.clone(), false).unwrap();
+        let forgetful = Vol::open(forgetful, Access::Write).unwrap();
+        let read_only = Vol::open(crashed.snapshot(), Access::Read).unwrap();
+        let opened = Vol::open(crashed.clone(), Access::Write).unwrap();
         // Crash again, before the background has reaped much.
         let again = crashed.after_crash(&mut rng);
         assert_checked(&again, &format!("seed {seed}, again"));
-        let again = Vol::open(again, true).unwrap();
+        let again = Vol::open(again, Access::Read).unwrap();
         for at in 0..BLOCKS {
             volume.read(&mut ws, at, &mut expected).unwrap();
             for other in [&repaired, &read_only, &opened, &again] {
@@ -485,7 +486,7 @@ fn compaction_leaves_a_small_image() {
         ..options(65536, Algorithm::Lz4)
     };
     Vol::create(&file, &create).unwrap();
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     let mut ws = volume.workspace().unwrap();
     for at in (0..24 * MIB / BLOCK).step_by(16) {
         write_noise(&volume, &mut ws, at, at as u32, 16);
@@ -507,7 +508,11 @@ fn compaction_leaves_a_small_image() {
     );
     assert!(len < 20 * MIB, "{len} bytes long for {live} live bytes");
     assert_checked(&file, "compacted");
-    expect_noise(&Vol::open(file, true).unwrap(), 24 * MIB / BLOCK, keep);
+    expect_noise(
+        &Vol::open(file, Access::Read).unwrap(),
+        24 * MIB / BLOCK,
+        keep,
+    );
 }
 
 /// P2: a file system must write before it can delete: its journal and, after a crash, the contents of the
@@ -539,7 +544,7 @@ fn a_full_file_takes_metadata() {
         if cycle % 2 == 1 {
             // The power fails.
             drop(volume);
-            volume = Vol::open(file.clone(), false).unwrap();
+            volume = Vol::open(file.clone(), Access::Write).unwrap();
             ws = volume.workspace().unwrap();
             for at in 0..32 {
                 noise((cycle * 1000 + at) as u32, &mut data);
@@ -568,7 +573,7 @@ fn the_table_stays_within_its_limit() {
         ..options(4096, Algorithm::Lz4)
     };
     Vol::create(&file, &create).unwrap();
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     volume.set_table_limit(LIMIT);
     let mut ws = volume.workspace().unwrap();
     let place = |i: u64| (i * 1777 % LEAVES) * 512 + i % 512;
@@ -589,7 +594,7 @@ fn the_table_stays_within_its_limit() {
         write_noise(&volume, &mut ws, place(i) ^ 1, i as u32, 1);
     }
     volume.flush().unwrap();
-    let recovered = Vol::open(file.after_crash(&mut Rng(5)), false).unwrap();
+    let recovered = Vol::open(file.after_crash(&mut Rng(5)), Access::Write).unwrap();
     recovered.set_table_limit(LIMIT / 2);
     for i in 0..LEAVES {
         recovered.read(&mut ws, place(i), &mut block).unwrap();
@@ -603,7 +608,7 @@ fn the_table_stays_within_its_limit() {
     drop(recovered);
     volume.close().unwrap();
     assert_checked(&file, "a large table");
-    let volume = Vol::open(file, false).unwrap();
+    let volume = Vol::open(file, Access::Write).unwrap();
     assert!(volume.table_memory() < 64 * 1024, "nothing was loaded yet");
     volume.shed_table(u64::MAX);
     assert_eq!(volume.stats().unwrap().mapped_blocks, LEAVES + LEAVES / 10);
@@ -621,7 +626,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
         ..options(4096, Algorithm::Lz4)
     };
     Vol::create(&file, &create).unwrap();
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     let mut ws = volume.workspace().unwrap();
     for i in 0..LEAVES {
         write_noise(&volume, &mut ws, i * 512 + 7, i as u32, 2);
@@ -633,7 +638,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
     // middle.
     for (from, to) in [(0, blocks), (8, blocks - 504), (512 * 100, 512 * 3000)] {
         let file = file.snapshot();
-        let volume = Vol::open(file.clone(), false).unwrap();
+        let volume = Vol::open(file.clone(), Access::Write).unwrap();
         let reads = SimFile::reads_here();
         volume.zero(&mut ws, from, to - from).unwrap();
         let reads = SimFile::reads_here() - reads;
@@ -661,13 +666,13 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
         expect(&volume);
         for (volume, file) in [
             (volume, file),
-            (Vol::open(crashed.clone(), false).unwrap(), crashed),
+            (Vol::open(crashed.clone(), Access::Write).unwrap(), crashed),
         ] {
             expect(&volume);
             volume.checkpoint().unwrap();
             volume.close().unwrap();
             // The next opening finds the subtrees that were left.
-            let volume = Vol::open(file.clone(), false).unwrap();
+            let volume = Vol::open(file.clone(), Access::Write).unwrap();
             expect(&volume);
             let left = (0..LEAVES * 2)
                 .filter(|n| kept(n / 2 * 512 + 7 + n % 2))
@@ -722,7 +727,7 @@ fn looking_for_zeros_is_cheap() {
 fn a_device_grows_and_shrinks() {
     let file = SimFile::new();
     Vol::create(&file, &options(16384, Algorithm::Lz4)).unwrap();
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     let mut ws = volume.workspace().unwrap();
     let old = volume.size().blocks();
     write_noise(&volume, &mut ws, 7, 7, 4);
@@ -742,12 +747,12 @@ fn a_device_grows_and_shrinks() {
     };
     // After a crash and after a clean close it is the new size.
     volume.flush().unwrap();
-    let crashed = Vol::open(file.after_crash(&mut Rng(1)), true).unwrap();
+    let crashed = Vol::open(file.after_crash(&mut Rng(1)), Access::Read).unwrap();
     assert_eq!(crashed.size().bytes(), size);
     expect(&crashed, last, 2 + 3 * 99);
     volume.close().unwrap();
     assert_checked(&file, "grown");
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     expect(&volume, last, 2 + 3 * 99);
     expect(&volume, 7, 2 + 3 * 7);
     let shrink = |force| volume.resize(&mut volume.workspace().unwrap(), 8 * BLOCK, force);
@@ -761,7 +766,7 @@ fn a_device_grows_and_shrinks() {
     ));
     volume.close().unwrap();
     assert_checked(&file, "shrunk");
-    let volume = Vol::open(file.clone(), false).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
     volume
         .resize(&mut volume.workspace().unwrap(), size, false)
         .unwrap();

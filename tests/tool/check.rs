@@ -2,6 +2,7 @@
 //! `cloop check`, and how the other commands treat damaged and crashed images.
 
 use crate::run::{noise, prose, Lab, Snapshot};
+use cloop::engine::Access;
 use cloop::engine::Volume;
 use cloop::platform::std::{Std, StdFile};
 use std::fs;
@@ -19,7 +20,7 @@ fn image(lab: &Lab) -> Vec<u8> {
     lab.cloop(&["import", "-r", "16K", "raw", "image"])
         .succeeds();
     let file = StdFile::open(&lab.path("image"), true).unwrap();
-    let volume = Volume::<Std>::open(file, false).unwrap();
+    let volume = Volume::<Std>::open(file, Access::Write).unwrap();
     let mut ws = volume.workspace().unwrap();
     volume.write(&mut ws, 800, &raw[..16_384]).unwrap();
     volume.close().unwrap();
@@ -284,7 +285,7 @@ fn crashed(lab: &Lab) -> Vec<u8> {
 fn crashed_into(lab: &Lab, name: &str) -> Vec<u8> {
     let path = lab.create(name, "4M");
     let text = prose(1 << 20);
-    let volume = Volume::<Std>::open(StdFile::open(&path, true).unwrap(), false).unwrap();
+    let volume = Volume::<Std>::open(StdFile::open(&path, true).unwrap(), Access::Write).unwrap();
     let mut ws = volume.workspace().unwrap();
     for (i, piece) in text.chunks(65_536).enumerate() {
         volume.write(&mut ws, 96 + i as u64 * 16, piece).unwrap();

@@ -2,6 +2,7 @@
 //! `cloop resize` and `cloop compact` of images that are not attached.
 
 use crate::run::{allocated, noise, same, sparse, Lab, Snapshot};
+use cloop::engine::Access;
 use cloop::engine::{Volume, BLOCK_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use rustix::fs::FlockOperation;
@@ -127,7 +128,7 @@ fn full_of_holes(lab: &Lab, mebibytes: usize) {
         .write(true)
         .open(lab.path("image"))
         .unwrap();
-    let volume = Volume::<Std>::open(StdFile::from_file(file).unwrap(), false).unwrap();
+    let volume = Volume::<Std>::open(StdFile::from_file(file).unwrap(), Access::Write).unwrap();
     let mut workspace = volume.workspace().unwrap();
     for (at, piece) in left.chunks_mut(64 << 10).enumerate().skip(1).step_by(2) {
         let (first, count) = (at * (64 << 10) / BLOCK_SIZE, piece.len() / BLOCK_SIZE);

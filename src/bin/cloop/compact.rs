@@ -10,6 +10,7 @@ use crate::progress;
 use crate::resize::refused;
 use crate::size;
 use anyhow::Result;
+use cloop::engine::Access;
 use cloop::engine::Volume;
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
@@ -122,7 +123,7 @@ fn of_image(path: &Path) -> Result<(u64, u64)> {
             .map_err(|e| fail::io(path, &e))?;
     }
     let allocated_before = allocated()?;
-    let volume = Volume::<Std>::open(image::backing(path, file)?, false).map_err(error)?;
+    let volume = Volume::<Std>::open(image::backing(path, file)?, Access::Write).map_err(error)?;
     let before = volume.stats().map_err(error)?;
     let bar = bar(before.garbage_bytes);
     let compacted = volume.compact(&mut |garbage| {

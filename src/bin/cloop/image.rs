@@ -4,6 +4,7 @@
 use crate::device::{self, Device};
 use crate::fail::{self, fail};
 use anyhow::Result;
+use cloop::engine::Access;
 use cloop::engine::{self, Volume};
 use cloop::platform::mem::Buf;
 use cloop::platform::std::{Std, StdFile};
@@ -134,7 +135,7 @@ fn takes_direct(file: &File) -> bool {
 
 /// Opens the volume in `file` for reading; a log that needs replaying is replayed in memory only.
 pub(crate) fn open_volume(path: &Path, file: File) -> Result<Volume<Std>> {
-    Volume::open(backing(path, file)?, true).map_err(|e| fail::engine(path, e))
+    Volume::open(backing(path, file)?, Access::Read).map_err(|e| fail::engine(path, e))
 }
 
 /// `file` as the engine takes it.

@@ -9,6 +9,7 @@ use crate::size;
 use crate::target::Target;
 use crate::workers::{self, Stop};
 use anyhow::Result;
+use cloop::engine::Access;
 use cloop::engine::{Volume, BLOCK_SIZE};
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
@@ -46,7 +47,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     refuse_same(&source, &args.image)?;
     let target = Target::claim(&args.image, args.force, 0)?;
     let image = args.format.make(&args.image, target.file()?, size)?;
-    let volume = Volume::<Std>::open(image, false).map_err(|e| fail::engine(&args.image, e))?;
+    let volume =
+        Volume::<Std>::open(image, Access::Write).map_err(|e| fail::engine(&args.image, e))?;
 
     let bar = progress::bar("importing", source.len.unwrap_or(size));
     let importer = Importer {

@@ -8,6 +8,7 @@ use crate::image::{self, Lock};
 use crate::output;
 use crate::size::{self, Change};
 use anyhow::Result;
+use cloop::engine::Access;
 use cloop::engine::Volume;
 use cloop::platform::std::Std;
 use rustix::io::Errno;
@@ -89,7 +90,7 @@ fn of_image(args: &Args) -> Result<(u64, u64)> {
     let path = &args.image;
     let file = image::open(path, true, Lock::Exclusive)?;
     let error = |e| fail::engine(path, e);
-    let volume = Volume::<Std>::open(image::backing(path, file)?, false).map_err(error)?;
+    let volume = Volume::<Std>::open(image::backing(path, file)?, Access::Write).map_err(error)?;
     let old = volume.size().bytes();
     let resized = wanted(args, old).and_then(|new| {
         let mut workspace = volume.workspace().map_err(error)?;

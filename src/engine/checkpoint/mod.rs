@@ -66,6 +66,26 @@ pub(crate) struct Checkpoint<P: Platform> {
     pub(crate) victims: Vec<u64>,
 }
 
+impl<P: Platform> Checkpoint<P> {
+    /// The state after `superblock`, whose segment usage is stored in `usage_nodes`, was written or read.
+    pub(crate) fn new(
+        superblock: Superblock,
+        usage_nodes: Vec<Vec<u64>>,
+        ws: Workspace<P>,
+        page: Buf,
+    ) -> Self {
+        Self {
+            superblock,
+            usage_nodes,
+            ws,
+            page,
+            segment: None,
+            reaper: Reaper::new(superblock.detached),
+            victims: Vec::new(),
+        }
+    }
+}
+
 impl<P: Platform> Store<P> {
     /// Writes a checkpoint. With `clean` it is the one of a clean close: nothing follows it.
     ///

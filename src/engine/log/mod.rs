@@ -17,8 +17,9 @@
 mod commit;
 mod reserve;
 
+use crate::engine::access::Access;
 use crate::engine::format::{
-    self, DeviceSize, Kind, Layout, RecordHeader, SegmentHeader, BLOCK_SIZE, RECORD_HEADER,
+    self, Kind, Layout, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, RECORD_HEADER,
     SEGMENT_HEADER, UNIT,
 };
 use crate::engine::space::{Allocator, Demand, Space, Writer, BEGINNING, JOURNAL};
@@ -179,17 +180,18 @@ pub(crate) struct Log<P: Platform> {
 pub(crate) type TailGuard<'a, P> = <<P as Platform>::Monitor<Tail> as Monitor<Tail>>::Guard<'a>;
 
 impl<P: Platform> Log<P> {
-    /// A log that will start at `start_seq` in a fresh segment of `allocator`; `epoch` and `salt` go into
-    /// its segment headers. With `writable` false it only answers that it is read-only.
+    /// A log that will [`start`](Self::start) in a fresh segment of `allocator`; the epoch and salt of `superblock`
+    /// go into its segment headers. Without write access it only answers that it is read-only.
     pub(crate) fn new(
-        layout: Layout,
-        size: DeviceSize,
-        epoch: u64,
-        salt: u64,
+        superblock: &Superblock,
         allocator: Allocator,
-        writable: bool,
+        access: Access,
     ) -> Result<Self> {
-        let buffers = if writable { BUFFERS } else { 0 };
+        let layout = superblock.layout;
+        let (buffers, error) = match access {
+            Access::Write => (BUFFERS, None),
+            Access::Read => (0, Some(Error::ReadOnly)),
+        };
         let mut pool = Vec::with_capacity(buffers)?;
         for _ in 0..buffers {
             pool.push(Unique::new(Buf::zeroed(layout.segment_size as usize)?)?)?;
@@ -199,13 +201,13 @@ impl<P: Platform> Log<P> {
             open: None,
             chunks: Vec::with_capacity(buffers)?,
             pool,
-            space: Space::new(allocator, layout, size),
+            space: Space::new(allocator, layout, superblock.size),
             appended: 0,
             durable: 0,
             first_seq: 0,
             syncing: false,
             flushed: false,
-            error: (!writable).then_some(Error::ReadOnly),
+            error,
             closing: false,
             checkpoint: 0,
             settled: 0,
@@ -217,8 +219,8 @@ impl<P: Platform> Log<P> {
             tail: P::Monitor::new(tail, Rank::Log)?,
             demand: Demand::default(),
             layout,
-            epoch,
-            salt,
+            epoch: superblock.epoch,
+            salt: superblock.salt,
         })
     }
 

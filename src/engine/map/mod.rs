@@ -7,7 +7,7 @@ pub(crate) mod detached;
 pub(crate) mod table;
 pub(crate) mod usage;
 
-use crate::engine::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
+use crate::engine::format::{Entry, Layout, NODE_ENTRIES, NODE_SHIFT};
 use crate::engine::log::Placed;
 use crate::engine::map::table::{Found, NodeId, Table, Visibility};
 use crate::engine::map::usage::{Change, Class, Usage};
@@ -43,6 +43,17 @@ pub(crate) fn end_of(id: NodeId) -> u64 {
 }
 
 impl Map {
+    /// A sector table with `mapped` mapped blocks, and the segment usage of an image without segments.
+    pub(crate) fn new(table: Table, layout: Layout, mapped: u64) -> Self {
+        Self {
+            table,
+            usage: Usage::new(layout),
+            writing: false,
+            mapped,
+            mapped_after: 0,
+        }
+    }
+
     /// Starts a checkpoint: what changes from now on in leaves that are clean or become dirty is
     /// not seen by it.
     pub(crate) fn begin_checkpoint(&mut self) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Offline verification of every structure and every record of an image. Nothing is written.
 
+use crate::engine::access::Access;
 use crate::engine::codec;
 use crate::engine::format::{
     Entry, Layout, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
@@ -10,7 +11,9 @@ use crate::engine::io::cache::place_of;
 use crate::engine::map::detached::next_leaf;
 use crate::engine::map::end_of;
 use crate::engine::map::table::{Found, NodeId, Search};
-use crate::engine::recovery::open::{self, read_slot, Opened};
+use crate::engine::recovery::open::{open, Opened};
+use crate::engine::recovery::replay::replay;
+use crate::engine::recovery::superblocks::read_slot;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -105,7 +108,7 @@ pub fn check<P: Platform>(
         checkpoint,
         spare,
         length: _,
-    } = open::open::<P>(file, true)?;
+    } = open::<P>(file, Access::Read)?;
     // What the table refers to is counted from its nodes, at the end.
     store.limit_table(u64::MAX);
     let segments = store.map.lock().usage.len() as usize;
@@ -177,9 +180,8 @@ impl<P: Platform> Check<'_, P> {
         if !superblock.clean {
             return Ok(());
         }
-        let limit = self.store.segment_limit(superblock)?;
         let log_end = superblock.log_end;
-        match self.store.replay(&mut self.ws, superblock, log_end, limit) {
+        match replay(self.store, &mut self.ws, superblock, log_end) {
             Err(error @ Error::Corrupt { .. }) => self.find(error, None, false),
             Err(error) => return Err(error),
             // Nothing follows the last checkpoint.

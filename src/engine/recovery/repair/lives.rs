@@ -8,7 +8,8 @@ use crate::engine::format::{
     SEGMENT_HEADER, SEGMENT_SHIFTS, UNIT,
 };
 use crate::engine::map::usage::Usage;
-use crate::engine::recovery::open::read_slot;
+use crate::engine::recovery::superblocks::read_slot;
+use crate::engine::recovery::usage::load_usage;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform};
@@ -223,9 +224,7 @@ impl<P: Platform> Repair<'_, P> {
         if self.base.segments > self.segments {
             return Ok(seeds);
         }
-        let loaded = self
-            .store
-            .load_usage(&mut self.ws, &self.base, &mut self.page);
+        let loaded = load_usage(&self.store, &mut self.ws, &self.base, &mut self.page);
         let mut map = self.store.map.lock();
         match loaded {
             Ok(_) => {

@@ -12,26 +12,24 @@ mod lives;
 mod replay;
 
 use self::lives::{identify, newest_copy, Epoch, Life};
+use crate::engine::access::Access;
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{
     Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
-use crate::engine::io::cache::{place_of, RecordCache};
-use crate::engine::log::Log;
-use crate::engine::map::detached::Reaper;
+use crate::engine::io::cache::place_of;
 use crate::engine::map::table::{NodeId, Table};
-use crate::engine::map::usage::{Change, Class, Usage};
-use crate::engine::map::{Map, Part};
+use crate::engine::map::usage::{Change, Class};
+use crate::engine::map::Part;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::space::{Allocator, Writer};
-use crate::engine::store::{Counters, Store};
+use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform, Rank};
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use crate::platform::mem::{arc, Arc, Buf, Vec};
+use crate::platform::{BackingFile, Monitor, Platform};
 
 /// Segments that are believed to have been cut off the end of a file.
 const MOST_CUT: u64 = 1 << 20;
@@ -128,7 +126,7 @@ struct Patch {
 }
 
 struct Repair<'a, P: Platform> {
-    store: Store<P>,
+    store: Arc<Store<P>>,
     ws: Workspace<P>,
     page: Buf,
     segment: Buf,
@@ -192,13 +190,8 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     superblock.epoch += 1;
     superblock.salt = P::random_u64();
     superblock.clean = false;
-    let map = Map {
-        table: Table::new(base.height, Entry::HOLE),
-        usage: Usage::new(layout),
-        writing: false,
-        mapped: 0,
-        mapped_after: 0,
-    };
+    // The table is put together without them.
+    superblock.detached = false;
     let allocator = Allocator::new(segments, segments);
     let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
     for index in 0..segments.min(fit) {
@@ -214,27 +207,8 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         }
         headers.push(header)?;
     }
-    let store: Store<P> = Store {
-        log: Log::new(
-            layout,
-            base.size,
-            superblock.epoch,
-            superblock.salt,
-            allocator,
-            true,
-        )?,
-        map: P::Monitor::new(map, Rank::Map)?,
-        cache: RecordCache::new(&layout)?,
-        file,
-        layout,
-        algorithm: base.algorithm,
-        table_limit: AtomicU64::new(u64::MAX),
-        table_memory: AtomicU64::new(0),
-        blocks: AtomicU64::new(base.size.blocks()),
-        detached: AtomicBool::new(false),
-        closed: AtomicBool::new(false),
-        counters: Counters::default(),
-    };
+    let table = Table::new(base.height, Entry::HOLE);
+    let store = Store::<P>::new(arc(file)?, &superblock, table, allocator, Access::Write)?;
     let mut repair = Repair {
         ws: store.workspace()?,
         page,
@@ -412,15 +386,7 @@ impl<P: Platform> Repair<'_, P> {
             patch(&mut page, offset, &life.header.encode::<P>())?;
         }
         store.file.sync()?;
-        let mut checkpoint = Checkpoint {
-            superblock,
-            usage_nodes: Vec::new(),
-            ws,
-            page,
-            segment: None,
-            reaper: Reaper::default(),
-            victims: Vec::new(),
-        };
+        let mut checkpoint = Checkpoint::new(superblock, Vec::new(), ws, page);
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
             let base = store.layout.segment_offset(index);

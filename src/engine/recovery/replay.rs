@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Replaying the log over a checkpoint.
+
+use super::usage::segment_limit;
+use crate::engine::format::{
+    corrupt, le64, seed, Kind, LogStart, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
+    SEGMENT_HEADER, UNIT,
+};
+use crate::engine::io::write::{zero_end, Stored};
+use crate::engine::log::{Placed, Position};
+use crate::engine::store::{Store, REPLAY_MEMORY};
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
+use crate::platform::mem::Buf;
+use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+
+/// The result of a replay.
+pub(crate) struct Replayed {
+    /// Data and zero records applied.
+    pub(crate) records: u64,
+    /// Highest sequence number seen.
+    pub(crate) seq: u64,
+}
+
+impl Replayed {
+    /// The first sequence number of the new epoch.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.seq + 1
+    }
+}
+
+/// A replay under way.
+struct Replay<'a, P: Platform> {
+    store: &'a Store<P>,
+    ws: &'a mut Workspace<P>,
+    superblock: &'a Superblock,
+    /// Segments the file can have.
+    limit: u64,
+    /// The bytes of one segment.
+    bytes: Buf,
+    replayed: Replayed,
+}
+
+/// How the log leaves a segment.
+struct SegmentEnd {
+    /// Offset of the first byte behind the last record.
+    offset: u32,
+    /// The segment that a link leads to.
+    next: Option<u64>,
+}
+
+/// Applies the log from the checkpoint of `superblock` on, up to the first record that does not follow.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] when the log ends before `log_end`, the position up to which it was durable when the newest
+/// superblock was written: that is damage, not a crash. [`Error::NoMemory`] when the sector table grows beyond
+/// [`REPLAY_MEMORY`].
+pub(crate) fn replay<P: Platform>(
+    store: &Store<P>,
+    ws: &mut Workspace<P>,
+    superblock: &Superblock,
+    log_end: u64,
+) -> Result<Replayed> {
+    let shift = store.layout.segment_shift();
+    let replay = Replay {
+        limit: segment_limit(store, superblock)?,
+        bytes: Buf::zeroed(store.layout.segment_size as usize)?,
+        replayed: Replayed {
+            records: 0,
+            seq: superblock.log_start.seq.max(log_end >> shift),
+        },
+        store,
+        ws,
+        superblock,
+    };
+    replay.run(log_end)
+}
+
+impl<P: Platform> Replay<'_, P> {
+    fn run(mut self, log_end: u64) -> Result<Replayed> {
+        let layout = self.store.layout;
+        let LogStart {
+            segment,
+            offset,
+            seq,
+        } = self.superblock.log_start;
+        let mut at = Position {
+            segment,
+            offset,
+            seq,
+        };
+        let mut before = None;
+        loop {
+            let base = layout.segment_offset(at.segment);
+            self.store.file.read_at(&mut self.bytes, base)?;
+            let end = self.segment(at, before)?;
+            match end.next {
+                Some(index) if index < self.limit => {
+                    let used = end.offset.next_multiple_of(BLOCK_SIZE as u32);
+                    before = Some((at.segment, layout.tail_of(used)));
+                    at = Position {
+                        segment: index,
+                        offset: SEGMENT_HEADER as u32,
+                        seq: at.seq + 1,
+                    };
+                    let mut tail = self.store.log.lock();
+                    tail.space.allocator.count = tail.space.allocator.count.max(index + 1);
+                }
+                _ => {
+                    let after = Position {
+                        offset: end.offset,
+                        ..at
+                    };
+                    let durable = self.durable_after(after)?;
+                    if self.store.log.lsn_of(after) < durable.max(log_end) {
+                        return corrupt("log", base + u64::from(end.offset));
+                    }
+                    return Ok(self.replayed);
+                }
+            }
+        }
+    }
+
+    /// Applies the records of the segment in `bytes` from position `at` on. A segment of another incarnation has
+    /// none: the log ends there.
+    fn segment(&mut self, at: Position, before: Option<(u64, u8)>) -> Result<SegmentEnd> {
+        let layout = self.store.layout;
+        let mut end = SegmentEnd {
+            offset: at.offset,
+            next: None,
+        };
+        let header = SegmentHeader::of_segment::<P>(&self.bytes, &layout, at.segment);
+        let Some(header) = header.filter(|header| {
+            let (epoch, salt) = (self.superblock.epoch, self.superblock.salt);
+            (header.seq, header.epoch, header.salt) == (at.seq, epoch, salt)
+                || P::sabotaged(Sabotage::StaleSegment)
+        }) else {
+            return Ok(end);
+        };
+        let (seed, base) = (header.seed::<P>(), layout.segment_offset(at.segment));
+        let mut map = self.store.map.lock();
+        // The checkpoint may not have known the segment yet.
+        map.usage.grow(at.segment)?;
+        map.enter(&Placed {
+            address: base,
+            segment: at.segment,
+            seq: at.seq,
+            seed,
+            before,
+        })?;
+        drop(map);
+        self.replayed.seq = self.replayed.seq.max(at.seq);
+        while end.offset < layout.segment_size {
+            let bytes = &self.bytes[end.offset as usize..];
+            let Some((header, payload)) = RecordHeader::decode::<P>(bytes, seed, end.offset) else {
+                break;
+            };
+            let address = base + u64::from(end.offset);
+            end.offset += header.units() * UNIT as u32;
+            if end.offset > layout.segment_size {
+                return corrupt("log record", address);
+            }
+            match header.kind {
+                Kind::Link => {
+                    end.next = Some(le64(payload, 0));
+                    break;
+                }
+                Kind::Data | Kind::Zero => {
+                    apply(self.store, self.ws, &header, payload, address)?;
+                    self.replayed.records += 1;
+                    if self.store.map.lock().table.memory > REPLAY_MEMORY {
+                        return Err(Error::NoMemory);
+                    }
+                }
+                Kind::Pad | Kind::MapNode | Kind::UsageNode | Kind::Checkpoint => {}
+            }
+        }
+        Ok(end)
+    }
+
+    /// The log position up to which the log was durable, as far as the bytes behind its apparent end `after` tell; 0
+    /// if they tell nothing. `bytes` holds the segment of `after`.
+    ///
+    /// Bytes that were not durable yet may be lost in any order, so a valid record behind a gap is no sign of
+    /// damage. But headers, pads and links say what was durable when they were written.
+    fn durable_after(&mut self, after: Position) -> Result<u64> {
+        let (layout, superblock) = (&self.store.layout, self.superblock);
+        let (mut at, mut durable) = (after, 0);
+        // A segment has one incarnation at a time, so an honest chain ends before that.
+        for _ in 0..self.limit {
+            let (salt, epoch) = (superblock.salt, superblock.epoch);
+            let seed = seed::<P>(&layout.uuid, salt, at.seq, at.segment);
+            let header = SegmentHeader::of_segment::<P>(&self.bytes, layout, at.segment)
+                .filter(|header| (header.seq, header.epoch, header.salt) == (at.seq, epoch, salt));
+            let mut next = header.map(|header| header.next);
+            durable = durable.max(header.map_or(0, |header| header.durable));
+            for offset in (at.offset..layout.segment_size).step_by(UNIT) {
+                let bytes = &self.bytes[offset as usize..];
+                if let Some((header, payload)) =
+                    RecordHeader::decode_ending::<P>(bytes, seed, offset)
+                {
+                    let lsn = self.store.log.lsn_of(Position { offset, ..at });
+                    durable = durable.max(header.durable(lsn).unwrap_or(0));
+                    if header.kind == Kind::Link {
+                        next = Some(le64(payload, 0));
+                    }
+                }
+            }
+            let Some(segment) = next.filter(|&next| next < self.limit) else {
+                break;
+            };
+            at = Position {
+                segment,
+                offset: SEGMENT_HEADER as u32,
+                seq: at.seq + 1,
+            };
+            let offset = layout.segment_offset(segment);
+            self.store.file.read_at(&mut self.bytes, offset)?;
+        }
+        Ok(durable)
+    }
+}
+
+/// Makes the change of one data or zero record again.
+fn apply<P: Platform>(
+    store: &Store<P>,
+    ws: &mut Workspace<P>,
+    header: &RecordHeader,
+    payload: &[u8],
+    address: u64,
+) -> Result {
+    let (block, damaged) = (header.number, corrupt("log record", address));
+    if header.kind == Kind::Zero {
+        let count = le64(payload, 0);
+        if zero_end(block, count).is_none_or(|end| end > store.blocks()) {
+            return damaged;
+        }
+        let count = count >> u32::from(P::sabotaged(Sabotage::ShortZero));
+        loop {
+            let stored = store.unmap(&mut store.map.lock(), block, count)?;
+            match stored {
+                Some(at) => store.prepare(ws, at, false)?,
+                None => return Ok(()),
+            };
+        }
+    }
+    let span = u64::from(header.span);
+    let inside = store.layout.in_natural_unit(block, span) && block + span <= store.blocks();
+    let (Some(mask), true) = (header.mask(payload), inside) else {
+        return damaged;
+    };
+    store.prepare(ws, block, true)?;
+    let stored = Stored {
+        block,
+        span: span as usize,
+        mask,
+        units: header.units(),
+        address,
+    };
+    store.map_record(&mut store.map.lock(), &stored)
+}

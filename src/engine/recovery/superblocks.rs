@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Reading the two superblocks of an image.
+
+use crate::engine::format::{corrupt, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS};
+use crate::engine::{Error, Result};
+use crate::platform::mem::Buf;
+use crate::platform::{BackingFile, Platform};
+
+/// The valid superblocks of an image, which belong together.
+pub(crate) struct Superblocks {
+    /// The one of the higher generation.
+    pub(crate) newest: Superblock,
+    /// The other one, if it is valid as well.
+    pub(crate) older: Option<Superblock>,
+}
+
+impl Superblocks {
+    /// The length in bytes that the file has at least, as either superblock says.
+    pub(crate) fn length(&self) -> u64 {
+        let older = self.older.map_or(0, |older| older.length);
+        older.max(self.newest.length)
+    }
+}
+
+/// Reads and checks the superblock in one slot.
+///
+/// # Errors
+///
+/// Those of [`Superblock::decode`] and of the backing file.
+pub(crate) fn read_slot<P: Platform>(
+    file: &P::File,
+    slot: usize,
+    page: &mut Buf,
+) -> Result<Superblock> {
+    let offset = SUPERBLOCK_OFFSETS[slot];
+    file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+    Superblock::decode::<P>(&mut page[..BLOCK_SIZE], offset)
+}
+
+/// Reads both slots.
+///
+/// # Errors
+///
+/// Neither slot has a valid superblock; the two belong to different images; or newer software wrote either of
+/// them, which only that software can judge.
+pub(crate) fn read_superblocks<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Superblocks> {
+    let first = read_slot::<P>(file, 0, page);
+    let second = read_slot::<P>(file, 1, page);
+    for slot in [&first, &second] {
+        if let Err(error @ (Error::Version(_) | Error::Feature(_))) = slot {
+            return Err(*error);
+        }
+    }
+    let (newest, older) = match (first, second) {
+        (Ok(a), Ok(b)) if a.layout != b.layout => {
+            return corrupt(
+                "superblock: the two copies belong to different images",
+                SUPERBLOCK_OFFSETS[1],
+            )
+        }
+        (Ok(a), Ok(b)) if a.generation > b.generation => (a, Some(b)),
+        (Ok(a), Ok(b)) => (b, Some(a)),
+        (Ok(only), Err(_)) | (Err(_), Ok(only)) => (only, None),
+        (Err(Error::NotAnImage), Err(error)) | (Err(error), Err(_)) => return Err(error),
+    };
+    Ok(Superblocks { newest, older })
+}
