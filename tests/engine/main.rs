@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod fixtures;
 mod hostile;
+mod identity;
 mod model;
 mod ordinary;
 mod repair;
