@@ -22,7 +22,7 @@
 /**
  * struct cloop_background - work of a device
  * @disk: the device's disk
- * @core: argument of the functions in exports.rs
+ * @server: argument of the functions in exports.rs
  * @announce: tells user space whether there is space
  * @shed: gives memory back
  * @pages: how much of it, in pages
@@ -30,7 +30,7 @@
  */
 struct cloop_background {
 	struct gendisk *disk;
-	const void *core;
+	const void *server;
 	struct work_struct announce;
 	struct work_struct shed;
 	atomic_long_t pages;
@@ -44,7 +44,7 @@ static void announce(struct work_struct *work)
 	char *envp[2] = { "CLOOP_FULL=0" };
 	bool full;
 
-	if (!cloop_core_space_changed(bg->core, &full))
+	if (!cloop_server_space_changed(bg->server, &full))
 		return;
 	if (full)
 		envp[0] = "CLOOP_FULL=1";
@@ -57,14 +57,14 @@ static void shed(struct work_struct *work)
 		container_of(work, struct cloop_background, shed);
 	unsigned int saved = cloop_io_begin();
 
-	cloop_core_shed_table(bg->core, atomic_long_xchg(&bg->pages, 0));
+	cloop_server_shed_table(bg->server, atomic_long_xchg(&bg->pages, 0));
 	cloop_io_end(saved);
 }
 
 static unsigned long count(struct shrinker *shrinker, struct shrink_control *sc)
 {
 	struct cloop_background *bg = shrinker->private_data;
-	unsigned long pages = cloop_core_table_pages(bg->core);
+	unsigned long pages = cloop_server_table_pages(bg->server);
 
 	return pages > CLOOP_SHRINK_FLOOR ? pages : SHRINK_EMPTY;
 }
@@ -96,14 +96,14 @@ void cloop_background_free(struct cloop_background *bg)
 }
 
 int cloop_background_start(struct cloop_background *bg, int index,
-			   struct gendisk *disk, const void *core)
+			   struct gendisk *disk, const void *server)
 {
 	struct shrinker *shrinker = shrinker_alloc(0, "cloop%d", index);
 
 	if (!shrinker)
 		return -ENOMEM;
 	bg->disk = disk;
-	bg->core = core;
+	bg->server = server;
 	shrinker->count_objects = count;
 	shrinker->scan_objects = scan;
 	shrinker->batch = CLOOP_SHRINK_BATCH;

@@ -2,7 +2,7 @@
 //! Work of a device that is done away from where it is caused: see `background.c`.
 
 use crate::c;
-use crate::device::Core;
+use crate::server::Server;
 use core::ptr::NonNull;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -30,7 +30,7 @@ impl Background {
         })
     }
 
-    /// Starts working for `core`, which has this background, and its disk.
+    /// Starts working for `server`, which has this background, and its disk.
     ///
     /// # Safety
     ///
@@ -39,11 +39,11 @@ impl Background {
         &self,
         index: usize,
         disk: *mut c::gendisk,
-        core: *const Core,
+        server: *const Server,
     ) -> Result {
         // SAFETY: By the type invariant and the safety requirement of this function.
         to_result(unsafe {
-            c::cloop_background_start(self.raw.as_ptr(), index as c_int, disk, core.cast())
+            c::cloop_background_start(self.raw.as_ptr(), index as c_int, disk, server.cast())
         })
     }
 

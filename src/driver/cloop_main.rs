@@ -5,11 +5,13 @@
 //!
 //! - [`control`]: the ioctls of `/dev/cloop-control`,
 //! - [`registry`]: which devices there are,
-//! - [`device`]: one attached device, and how it serves a request,
+//! - [`device`]: one attached device,
+//! - [`server`]: the part of a device that serves requests,
 //! - [`disk`], [`queue`], [`request`]: the block layer, wrapped,
 //! - [`background`]: what a device does away from its requests,
 //! - [`ratelimit`]: how often it may complain,
 //! - [`info`], [`exports`]: what user space is told, and what C asks for it,
+//! - [`error`]: the engine's errors as the kernel's,
 //! - [`pool`]: the memory that requests are served with.
 
 mod background;
@@ -22,6 +24,7 @@ mod disk;
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../engine/mod.rs"]
 mod engine;
+mod error;
 mod exports;
 mod info;
 #[allow(dead_code, unreachable_pub)]
@@ -32,6 +35,7 @@ mod queue;
 mod ratelimit;
 mod registry;
 mod request;
+mod server;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;

@@ -138,7 +138,7 @@ fn info(user: UserSlice) -> Result {
     if args.as_bytes().iter().any(|&byte| byte != 0) {
         return Err(EINVAL);
     }
-    registry::with(index, |device| describe(device.core(), &mut args))?;
+    registry::with(index, |device| describe(device.server(), &mut args))?;
     writer.write(&args)
 }
 

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One attached device.
 
-use crate::background::Background;
 use crate::c;
-use crate::disk::{Disk, Workqueue};
-use crate::engine::{self, Access, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
+use crate::disk::Disk;
+use crate::engine::{self, Access, Volume};
+use crate::error::errno;
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
-use crate::pool::{Pool, Worker};
-use crate::ratelimit::RateLimit;
-use crate::request::{Operation, Request};
+use crate::server::Server;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+
+// What the module parameter says unless somebody changes it.
+const _: () = assert!(engine::DEFAULT_TABLE_LIMIT == c::CLOOP_TABLE_LIMIT as u64);
 
 /// Requests of a device that are served at the same time: more than there are CPUs, because some of
 /// them wait for the backing file.
@@ -20,229 +21,6 @@ fn worker_count() -> usize {
     // SAFETY: It has no preconditions.
     let cpus = unsafe { c::cloop_num_cpus() } as usize;
     (4 * cpus).clamp(8, 64)
-}
-
-/// An engine error as the kernel crate's.
-fn errno(error: engine::Error) -> Error {
-    Error::from_errno(-error.errno())
-}
-
-/// What a request that failed with `error` is ended with.
-fn status(error: engine::Error) -> c::blk_status_t {
-    match error {
-        engine::Error::NoSpace => c::BLK_STS_NOSPC,
-        engine::Error::NoMemory => c::BLK_STS_RESOURCE,
-        engine::Error::Corrupt { .. } => c::BLK_STS_PROTECTION,
-        _ => c::BLK_STS_IOERR,
-    }
-}
-
-// The kernel crate has a `Display` of its own, so that it can hash pointers.
-impl kernel::fmt::Display for engine::Error {
-    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-        core::fmt::Display::fmt(self, f)
-    }
-}
-
-/// The part of a device that serves requests. It exists once per device and lives longer than the
-/// device's disk.
-pub(crate) struct Core {
-    index: usize,
-    volume: Volume<Kernel>,
-    pool: Pool,
-    workqueue: Workqueue,
-    background: Background,
-    /// A damaged image or a full disk would repeat them endlessly.
-    messages: RateLimit,
-    /// What user space was told last: there is no space.
-    full: AtomicBool,
-}
-
-// What the module parameter says unless somebody changes it.
-const _: () = assert!(engine::DEFAULT_TABLE_LIMIT == c::CLOOP_TABLE_LIMIT as u64);
-
-impl Core {
-    /// Where requests are served.
-    pub(crate) fn workqueue(&self) -> &Workqueue {
-        &self.workqueue
-    }
-
-    /// What is done away from requests.
-    pub(crate) fn background(&self) -> &Background {
-        &self.background
-    }
-
-    /// Number of the device.
-    pub(crate) fn index(&self) -> usize {
-        self.index
-    }
-
-    /// What is fixed about the image.
-    pub(crate) fn layout(&self) -> Layout {
-        self.volume.layout()
-    }
-
-    /// Compression of new records.
-    pub(crate) fn algorithm(&self) -> Algorithm {
-        self.volume.algorithm()
-    }
-
-    /// Size of the device in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.volume.size().bytes()
-    }
-
-    /// Whether writes are refused.
-    pub(crate) fn read_only(&self) -> bool {
-        self.volume.read_only()
-    }
-
-    /// How the volume is doing.
-    pub(crate) fn state(&self) -> State {
-        self.volume.state()
-    }
-
-    /// Its figures.
-    pub(crate) fn stats(&self) -> Result<Stats> {
-        self.volume.stats().map_err(errno)
-    }
-
-    /// The backing file.
-    pub(crate) fn file(&self) -> &KernelFile {
-        self.volume.file()
-    }
-
-    /// Memory of the sector table. Takes no lock.
-    pub(crate) fn table_memory(&self) -> u64 {
-        self.volume.table_memory()
-    }
-
-    /// Bounds the memory of the sector table.
-    pub(crate) fn set_table_limit(&self, bytes: u64) {
-        self.volume.set_table_limit(bytes);
-    }
-
-    /// Gives memory of the sector table back.
-    pub(crate) fn shed_table(&self, bytes: u64) {
-        self.volume.shed_table(bytes);
-    }
-
-    /// Whether there is no space, if that is news; it is logged then.
-    pub(crate) fn space_changed(&self) -> Option<bool> {
-        let full = self.volume.full();
-        if self.full.swap(full, Ordering::Relaxed) == full {
-            return None;
-        }
-        if self.messages.allows() {
-            let index = self.index;
-            let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-            let path = self.file().path(&mut buf).unwrap_or(c"(long path)");
-            match full {
-                true => pr_warn!("cloop{index}: no space left for {path}, writes fail\n"),
-                false => pr_info!("cloop{index}: there is space for {path} again\n"),
-            }
-        }
-        Some(full)
-    }
-
-    /// Serves a request and ends it.
-    pub(crate) fn serve(&self, mut request: Request) {
-        let operation = request.operation();
-        let result = match operation {
-            Operation::Read => self.pool.with(|worker| self.read(worker, &mut request)),
-            Operation::Write { fua, metadata } => self
-                .pool
-                .with(|worker| self.write(worker, &mut request, metadata))
-                .and_then(|()| match fua {
-                    true => self.volume.force_unit_access(),
-                    false => Ok(()),
-                }),
-            Operation::Flush => self.volume.flush(),
-            Operation::Zero => self.pool.with(|worker| {
-                let (block, count) = request.range();
-                self.volume.zero(&mut worker.workspace, block, count)
-            }),
-            Operation::Unknown => return request.end(c::BLK_STS_NOTSUPP),
-        };
-        if matches!(operation, Operation::Write { .. } | Operation::Zero) {
-            let refused = result == Err(engine::Error::NoSpace);
-            if refused != self.full.load(Ordering::Relaxed) {
-                self.background.announce();
-            }
-        }
-        match result {
-            Ok(()) => request.end(c::BLK_STS_OK as c::blk_status_t),
-            Err(error) => {
-                self.log(operation, request.range().0, error);
-                request.end(status(error));
-            }
-        }
-    }
-
-    /// Calls `f` with the first block and the length in bytes of each part of a request that lies in
-    /// one record.
-    fn for_each_record(
-        &self,
-        (mut block, mut count): (u64, u64),
-        mut f: impl FnMut(u64, usize) -> engine::Result,
-    ) -> engine::Result {
-        let record = u64::from(self.layout().record_size) / BLOCK_SIZE as u64;
-        while count > 0 {
-            let n = count.min(record - block % record);
-            f(block, n as usize * BLOCK_SIZE)?;
-            block += n;
-            count -= n;
-        }
-        Ok(())
-    }
-
-    fn read(&self, worker: &mut Worker, request: &mut Request) -> engine::Result {
-        let Worker { bounce, workspace } = worker;
-        self.for_each_record(request.range(), |block, len| {
-            let buf = &mut bounce[..len];
-            self.volume.read(workspace, block, buf)?;
-            covered(request.copy_in(buf))
-        })
-    }
-
-    fn write(&self, worker: &mut Worker, request: &mut Request, metadata: bool) -> engine::Result {
-        let Worker { bounce, workspace } = worker;
-        self.for_each_record(request.range(), |block, len| {
-            let buf = &mut bounce[..len];
-            covered(request.copy_out(buf))?;
-            match metadata {
-                true => self.volume.write_metadata(workspace, block, buf),
-                false => self.volume.write(workspace, block, buf),
-            }
-        })
-    }
-
-    fn log(&self, operation: Operation, block: u64, error: engine::Error) {
-        // Said once, not of every write.
-        if error == engine::Error::NoSpace {
-            return;
-        }
-        if self.messages.allows() {
-            let index = self.index;
-            let what = match operation {
-                Operation::Read => "read",
-                Operation::Write { .. } => "write",
-                Operation::Flush => {
-                    pr_err!("cloop{index}: flush failed: {error}\n");
-                    return;
-                }
-                Operation::Zero | Operation::Unknown => "discard",
-            };
-            pr_err!("cloop{index}: {what} at block {block} failed: {error}\n");
-        }
-    }
-}
-
-/// A request whose data is shorter than its range cannot be served.
-fn covered(copied: bool) -> engine::Result {
-    copied
-        .then_some(())
-        .ok_or(engine::Error::Invalid("request"))
 }
 
 /// A reference to this module, which cannot be unloaded meanwhile.
@@ -289,7 +67,7 @@ fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume
 pub(crate) struct Device {
     // In this order: the disk goes before what serves it.
     disk: Disk,
-    core: Arc<Core>,
+    server: Arc<Server>,
     _module: ModuleReference,
 }
 
@@ -308,23 +86,11 @@ impl Device {
 
     #[inline(never)]
     fn new(index: usize, volume: Volume<Kernel>, module: ModuleReference) -> Result<KBox<Self>> {
-        let workers = worker_count();
-        let core = Arc::new(
-            Core {
-                index,
-                pool: Pool::new(&volume, workers).map_err(errno)?,
-                volume,
-                workqueue: Workqueue::new(index, workers)?,
-                background: Background::new()?,
-                messages: RateLimit::new(index)?,
-                full: AtomicBool::new(false),
-            },
-            GFP_KERNEL,
-        )?;
+        let server = Arc::new(Server::new(index, volume, worker_count())?, GFP_KERNEL)?;
         let device = KBox::new(
             Self {
-                disk: Disk::new(index, core.clone())?,
-                core,
+                disk: Disk::new(index, server.clone())?,
+                server,
                 _module: module,
             },
             GFP_KERNEL,
@@ -334,29 +100,29 @@ impl Device {
     }
 
     fn log_attached(&self) {
-        let index = self.core.index;
-        let kib = self.core.size() >> 10;
-        let mode = if self.core.read_only() {
+        let index = self.server.index();
+        let kib = self.server.size() >> 10;
+        let mode = if self.server.read_only() {
             "read-only"
         } else {
             "read-write"
         };
         let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-        let path = self.core.file().path(&mut buf).unwrap_or(c"(long path)");
-        match self.core.state().clean_at_open {
+        let path = self.server.file().path(&mut buf).unwrap_or(c"(long path)");
+        match self.server.state().clean_at_open {
             true => pr_info!("cloop{index}: attached {path}, {kib} KiB, {mode}\n"),
             false => pr_info!("cloop{index}: attached {path}, {kib} KiB, {mode}, recovered\n"),
         }
     }
 
     /// The part that serves requests.
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Moves what is stored together, until there is nothing left to gain or a signal arrives.
     pub(crate) fn compact(&self) -> Result {
-        let volume = &self.core.volume;
+        let volume = self.server.volume();
         let stop = AtomicBool::new(false);
         let undisturbed = call_interruptible(&stop, || {
             volume.compact(&mut |_| !stop.load(Ordering::Relaxed))
@@ -366,13 +132,13 @@ impl Device {
 
     /// Changes the size of the device.
     pub(crate) fn resize(&self, size: u64, force: bool) -> Result {
-        let volume = &self.core.volume;
+        let volume = self.server.volume();
         let resize = || {
             let mut ws = volume.workspace()?;
             volume.resize(&mut ws, size, force)
         };
-        let old = self.core.size();
-        if size >= old || self.core.read_only() {
+        let old = self.server.size();
+        if size >= old || self.server.read_only() {
             call(resize).map_err(errno)?;
         } else {
             self.disk.paused(|| call(resize).map_err(errno))?;
@@ -380,7 +146,7 @@ impl Device {
         // Only now: whoever holds the locks of uevents may wait for memory, and so for a paused disk.
         // Until then the engine refuses what lies beyond the end.
         self.disk.set_size(size);
-        let index = self.core.index;
+        let index = self.server.index();
         pr_info!(
             "cloop{index}: resized from {} to {} KiB\n",
             old >> 10,
@@ -402,13 +168,13 @@ impl Device {
     pub(crate) fn close(self) -> Result {
         let Self {
             disk,
-            core,
+            server,
             _module,
         } = self;
-        let index = core.index;
+        let index = server.index();
         // Waits for the requests, and so for everything that was written to the device.
         drop(disk);
-        match call(|| core.volume.close()) {
+        match call(|| server.volume().close()) {
             Ok(()) => {
                 pr_info!("cloop{index}: detached\n");
                 Ok(())

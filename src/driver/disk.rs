@@ -2,10 +2,10 @@
 //! The block layer's objects: workqueue, tag set and disk.
 
 use crate::c;
-use crate::device::Core;
 use crate::engine::{Layout, BLOCK_SIZE};
 use crate::queue;
 use crate::request;
+use crate::server::Server;
 use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::fmt::Write;
@@ -109,13 +109,13 @@ impl Drop for TagSet {
 ///
 /// # Invariants
 ///
-/// `raw` is a disk that was added, whose queue uses `_tags` and has `core` as its `queuedata`. Its
+/// `raw` is a disk that was added, whose queue uses `_tags` and has `server` as its `queuedata`. Its
 /// `private_data` is not null until [`retire`](Self::retire) succeeds.
 pub(crate) struct Disk {
     raw: NonNull<c::gendisk>,
     // In this order: the requests go before what serves them.
     _tags: TagSet,
-    core: Arc<Core>,
+    server: Arc<Server>,
 }
 
 // SAFETY: A disk belongs to no thread, and the operations used here are synchronised.
@@ -161,11 +161,11 @@ fn limits(layout: &Layout) -> c::queue_limits {
 }
 
 impl Disk {
-    /// Makes the block device `cloopN`, served by `core`.
-    pub(crate) fn new(index: usize, core: Arc<Core>) -> Result<Self> {
+    /// Makes the block device `cloopN`, served by `server`.
+    pub(crate) fn new(index: usize, server: Arc<Server>) -> Result<Self> {
         let tags = TagSet::new()?;
-        let layout = core.layout();
-        let queue_data = Arc::as_ptr(&core).cast_mut().cast::<c_void>();
+        let layout = server.layout();
+        let queue_data = Arc::as_ptr(&server).cast_mut().cast::<c_void>();
         // SAFETY: The tag set is allocated. `queue_data` stays valid until after the disk is gone.
         let raw = from_err_ptr(unsafe {
             c::__blk_mq_alloc_disk(
@@ -176,12 +176,12 @@ impl Disk {
             )
         })?;
         // SAFETY: The disk is fresh: nobody else uses it.
-        match unsafe { Self::add(raw, index, queue_data, &core) } {
+        match unsafe { Self::add(raw, index, queue_data, &server) } {
             Ok(raw) => Ok(Self {
-                // INVARIANT: It has been added, with our tags and `core`.
+                // INVARIANT: It has been added, with our tags and `server`.
                 raw,
                 _tags: tags,
-                core,
+                server,
             }),
             Err(e) => {
                 // SAFETY: The disk was not added; its only reference is ours.
@@ -200,15 +200,15 @@ impl Disk {
         raw: *mut c::gendisk,
         index: usize,
         private_data: *mut c_void,
-        core: &Core,
+        server: &Server,
     ) -> Result<NonNull<c::gendisk>> {
         // SAFETY: By the safety requirement of this function, we may write to the disk.
         unsafe {
             (*raw).fops = FOPS;
             (*raw).private_data = private_data;
             c::cloop_disk_no_partscan(raw);
-            c::set_disk_ro(raw, core.read_only());
-            c::set_capacity(raw, core.size() >> SECTOR_SHIFT);
+            c::set_disk_ro(raw, server.read_only());
+            c::set_capacity(raw, server.size() >> SECTOR_SHIFT);
         }
         // SAFETY: As above.
         let name = unsafe { &mut (*raw).disk_name };
@@ -217,9 +217,9 @@ impl Disk {
             .write_fmt(fmt!("cloop{index}"))
             .map_err(|_| EINVAL)?;
         let disk = NonNull::new(raw).ok_or(EINVAL)?;
-        let background = core.background();
+        let background = server.background();
         // SAFETY: Both are there until the disk is dropped, or until it is not made here.
-        unsafe { background.start(index, raw, core)? };
+        unsafe { background.start(index, raw, server)? };
         // SAFETY: The disk is complete.
         let added = to_result(unsafe { c::cloop_disk_add(raw) });
         if added.is_err() {
@@ -256,7 +256,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // SAFETY: It was started for this disk, and that is dropped once.
-        unsafe { self.core.background().stop() };
+        unsafe { self.server.background().stop() };
         // SAFETY: By the type invariant, the disk was added.
         unsafe { c::del_gendisk(self.raw.as_ptr()) };
         // SAFETY: The reference from its allocation is ours.

@@ -5,56 +5,59 @@
 #![allow(clippy::missing_safety_doc)]
 
 use crate::c;
-use crate::device::Core;
 use crate::info;
+use crate::server::Server;
 use kernel::prelude::*;
 
 const PAGE_SIZE: u64 = c::PAGE_SIZE as u64;
 
 // The arrays have a type only if both functions have the same.
 const _: () = {
-    let _ = [c::cloop_core_info, cloop_core_info];
-    let _ = [c::cloop_core_file, cloop_core_file];
-    let _ = [c::cloop_core_space_changed, cloop_core_space_changed];
-    let _ = [c::cloop_core_table_pages, cloop_core_table_pages];
-    let _ = [c::cloop_core_shed_table, cloop_core_shed_table];
-    let _ = [c::cloop_core_set_table_limit, cloop_core_set_table_limit];
+    let _ = [c::cloop_server_info, cloop_server_info];
+    let _ = [c::cloop_server_file, cloop_server_file];
+    let _ = [c::cloop_server_space_changed, cloop_server_space_changed];
+    let _ = [c::cloop_server_table_pages, cloop_server_table_pages];
+    let _ = [c::cloop_server_shed_table, cloop_server_shed_table];
+    let _ = [
+        c::cloop_server_set_table_limit,
+        cloop_server_set_table_limit,
+    ];
 };
 
 /// # Safety
 ///
-/// `core` points to a [`Core`] that outlives `'a`: C has it from a disk that exists meanwhile.
-unsafe fn core_of<'a>(core: *const c_void) -> &'a Core {
+/// `server` points to a [`Server`] that outlives `'a`: C has it from a disk that exists meanwhile.
+unsafe fn server_of<'a>(server: *const c_void) -> &'a Server {
     // SAFETY: By the safety requirement of this function.
-    unsafe { &*core.cast::<Core>() }
+    unsafe { &*server.cast::<Server>() }
 }
 
 /// # Safety
 ///
-/// As [`core_of`], and `info` points to a structure that only this call uses meanwhile.
+/// As [`server_of`], and `info` points to a structure that only this call uses meanwhile.
 #[no_mangle]
-unsafe extern "C" fn cloop_core_info(core: *const c_void, info: *mut c::cloop_info) -> c_int {
+unsafe extern "C" fn cloop_server_info(server: *const c_void, info: *mut c::cloop_info) -> c_int {
     // SAFETY: By the safety requirement of this function; any bytes make a valid `cloop_info`.
-    let (core, info) = unsafe { (core_of(core), &mut *info) };
-    info::describe(core, info).map_or_else(|e| e.to_errno(), |()| 0)
+    let (server, info) = unsafe { (server_of(server), &mut *info) };
+    info::describe(server, info).map_or_else(|e| e.to_errno(), |()| 0)
 }
 
 /// # Safety
 ///
-/// As [`core_of`].
+/// As [`server_of`].
 #[no_mangle]
-unsafe extern "C" fn cloop_core_file(core: *const c_void) -> *mut c::file {
+unsafe extern "C" fn cloop_server_file(server: *const c_void) -> *mut c::file {
     // SAFETY: By the safety requirement of this function.
-    unsafe { core_of(core) }.file().as_ptr()
+    unsafe { server_of(server) }.file().as_ptr()
 }
 
 /// # Safety
 ///
-/// As [`core_of`], and `full` is writable.
+/// As [`server_of`], and `full` is writable.
 #[no_mangle]
-unsafe extern "C" fn cloop_core_space_changed(core: *const c_void, full: *mut bool) -> bool {
+unsafe extern "C" fn cloop_server_space_changed(server: *const c_void, full: *mut bool) -> bool {
     // SAFETY: By the safety requirement of this function.
-    match unsafe { core_of(core) }.space_changed() {
+    match unsafe { server_of(server) }.space_changed() {
         Some(now) => {
             // SAFETY: As above.
             unsafe { full.write(now) };
@@ -66,27 +69,27 @@ unsafe extern "C" fn cloop_core_space_changed(core: *const c_void, full: *mut bo
 
 /// # Safety
 ///
-/// As [`core_of`].
+/// As [`server_of`].
 #[no_mangle]
-unsafe extern "C" fn cloop_core_table_pages(core: *const c_void) -> c_ulong {
+unsafe extern "C" fn cloop_server_table_pages(server: *const c_void) -> c_ulong {
     // SAFETY: By the safety requirement of this function.
-    (unsafe { core_of(core) }.table_memory() / PAGE_SIZE) as c_ulong
+    (unsafe { server_of(server) }.table_memory() / PAGE_SIZE) as c_ulong
 }
 
 /// # Safety
 ///
-/// As [`core_of`].
+/// As [`server_of`].
 #[no_mangle]
-unsafe extern "C" fn cloop_core_shed_table(core: *const c_void, pages: c_ulong) {
+unsafe extern "C" fn cloop_server_shed_table(server: *const c_void, pages: c_ulong) {
     // SAFETY: By the safety requirement of this function.
-    unsafe { core_of(core) }.shed_table((pages as u64).saturating_mul(PAGE_SIZE));
+    unsafe { server_of(server) }.shed_table((pages as u64).saturating_mul(PAGE_SIZE));
 }
 
 /// # Safety
 ///
-/// As [`core_of`].
+/// As [`server_of`].
 #[no_mangle]
-unsafe extern "C" fn cloop_core_set_table_limit(core: *const c_void, bytes: u64) {
+unsafe extern "C" fn cloop_server_set_table_limit(server: *const c_void, bytes: u64) {
     // SAFETY: By the safety requirement of this function.
-    unsafe { core_of(core) }.set_table_limit(bytes);
+    unsafe { server_of(server) }.set_table_limit(bytes);
 }

@@ -52,16 +52,16 @@ bool cloop_ratelimit_allows(struct cloop_ratelimit *limit);
 struct cloop_background *cloop_background_alloc(void);
 void cloop_background_free(struct cloop_background *bg);
 int cloop_background_start(struct cloop_background *bg, int index,
-			   struct gendisk *disk, const void *core);
+			   struct gendisk *disk, const void *server);
 void cloop_background_stop(struct cloop_background *bg);
 void cloop_background_announce(struct cloop_background *bg);
 
-/* In exports.rs. A core is the queuedata of a disk's queue. */
-int cloop_core_info(const void *core, struct cloop_info *info);
-struct file *cloop_core_file(const void *core);
-bool cloop_core_space_changed(const void *core, bool *full);
-unsigned long cloop_core_table_pages(const void *core);
-void cloop_core_shed_table(const void *core, unsigned long pages);
-void cloop_core_set_table_limit(const void *core, u64 bytes);
+/* In exports.rs. A server is the queuedata of a disk's queue. */
+int cloop_server_info(const void *server, struct cloop_info *info);
+struct file *cloop_server_file(const void *server);
+bool cloop_server_space_changed(const void *server, bool *full);
+unsigned long cloop_server_table_pages(const void *server);
+void cloop_server_shed_table(const void *server, unsigned long pages);
+void cloop_server_set_table_limit(const void *server, u64 bytes);
 
 #endif /* CLOOP_DRIVER_HELPERS_H */

@@ -2,8 +2,8 @@
 //! What user space is told of a device, by ioctl and in sysfs.
 
 use crate::c;
-use crate::device::Core;
 use crate::engine::Algorithm;
+use crate::server::Server;
 use kernel::prelude::*;
 
 /// Writes the state of a device into `info`.
@@ -13,19 +13,19 @@ use kernel::prelude::*;
 /// # Errors
 ///
 /// Those of asking the backing file; `info` is unchanged then.
-pub(crate) fn describe(core: &Core, info: &mut c::cloop_info) -> Result {
-    let file = core.file();
+pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
+    let file = server.file();
     let stat = file.stat()?;
-    let layout = core.layout();
-    let state = core.state();
-    let stats = core.stats()?;
+    let layout = server.layout();
+    let state = server.state();
+    let stats = server.stats()?;
 
     // Field by field: a literal would be built on the stack and copied.
     *info = Default::default();
-    info.index = core.index() as i32;
-    info.size = core.size();
+    info.index = server.index() as i32;
+    info.size = server.size();
     info.record_size = layout.record_size;
-    info.algorithm = match core.algorithm() {
+    info.algorithm = match server.algorithm() {
         Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
         Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
     };
@@ -56,7 +56,7 @@ pub(crate) fn describe(core: &Core, info: &mut c::cloop_info) -> Result {
     info.freed_segments = stats.freed_segments;
     info.reserved_bytes = stats.reserved_bytes;
     for (flag, set) in [
-        (c::CLOOP_FLAG_READ_ONLY, core.read_only()),
+        (c::CLOOP_FLAG_READ_ONLY, server.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),
         (c::CLOOP_FLAG_RECOVERED, !state.clean_at_open),
         (c::CLOOP_FLAG_FAILED, state.error.is_some()),
@@ -66,14 +66,14 @@ pub(crate) fn describe(core: &Core, info: &mut c::cloop_info) -> Result {
             info.flags |= flag;
         }
     }
-    write_path(core, &mut info.backing_file);
+    write_path(server, &mut info.backing_file);
     Ok(())
 }
 
 /// Writes the path of the backing file into `buf`, which is zero, if the path fits.
-fn write_path(core: &Core, buf: &mut [u8; c::CLOOP_PATH_LEN as usize]) {
+fn write_path(server: &Server, buf: &mut [u8; c::CLOOP_PATH_LEN as usize]) {
     let mut scratch = [0; c::CLOOP_PATH_LEN as usize];
-    let path = core.file().path(&mut scratch).unwrap_or(c"");
+    let path = server.file().path(&mut scratch).unwrap_or(c"");
     for (to, from) in buf.iter_mut().zip(path.to_bytes()) {
         *to = *from;
     }

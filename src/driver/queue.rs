@@ -6,12 +6,12 @@
 //! keeps waiting.
 
 use crate::c;
-use crate::device::Core;
 use crate::platform::kernel::io_scope;
 use crate::request::{self, Request};
+use crate::server::Server;
 use kernel::prelude::*;
 
-/// What the block layer calls. The `queuedata` of a queue that uses it points to a [`Core`] that
+/// What the block layer calls. The `queuedata` of a queue that uses it points to a [`Server`] that
 /// outlives the queue's requests.
 pub(crate) const OPERATIONS: &c::blk_mq_ops = &c::blk_mq_ops {
     queue_rq: Some(queue_rq),
@@ -25,9 +25,9 @@ pub(crate) const OPERATIONS: &c::blk_mq_ops = &c::blk_mq_ops {
 ///
 /// `queue_data` is the `queuedata` of a queue with [`OPERATIONS`], and `'a` ends before the device
 /// does: a request of the queue is alive meanwhile.
-unsafe fn core_of<'a>(queue_data: *mut c_void) -> &'a Core {
+unsafe fn server_of<'a>(queue_data: *mut c_void) -> &'a Server {
     // SAFETY: By the safety requirement of this function.
-    unsafe { &*queue_data.cast::<Core>() }
+    unsafe { &*queue_data.cast::<Server>() }
 }
 
 /// # Safety
@@ -40,8 +40,8 @@ unsafe extern "C" fn queue_rq(
     // SAFETY: `data` has the request to be queued.
     let request = unsafe { Request::start((*data).rq) };
     // SAFETY: The device lives as long as its requests.
-    let core = unsafe { core_of(request.queue_data()) };
-    request.queue(core.workqueue());
+    let server = unsafe { server_of(request.queue_data()) };
+    request.queue(server.workqueue());
     c::BLK_STS_OK as c::blk_status_t
 }
 
@@ -66,7 +66,7 @@ unsafe extern "C" fn serve(work: *mut c::work_struct) {
     // SAFETY: The work item belongs to a queued request.
     let request = unsafe { Request::from_work(work) };
     // SAFETY: The device lives as long as its requests.
-    let core = unsafe { core_of(request.queue_data()) };
+    let server = unsafe { server_of(request.queue_data()) };
     let _scope = io_scope();
-    core.serve(request);
+    server.serve(request);
 }

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The part of a device that serves requests. One exists for each device.
+
+use crate::background::Background;
+use crate::c;
+use crate::disk::Workqueue;
+use crate::engine::{self, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
+use crate::error::{errno, status};
+use crate::platform::kernel::{Kernel, KernelFile};
+use crate::pool::{Pool, Worker};
+use crate::ratelimit::RateLimit;
+use crate::request::{Operation, Request};
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::prelude::*;
+
+/// The part of a device that serves requests. It exists once per device and lives longer than the
+/// device's disk.
+pub(crate) struct Server {
+    index: usize,
+    volume: Volume<Kernel>,
+    pool: Pool,
+    workqueue: Workqueue,
+    background: Background,
+    /// A damaged image or a full disk would repeat them endlessly.
+    messages: RateLimit,
+    /// What user space was told last: there is no space.
+    full: AtomicBool,
+}
+
+impl Server {
+    /// Makes the server of device `index`, which serves at most `workers` requests at a time.
+    pub(crate) fn new(index: usize, volume: Volume<Kernel>, workers: usize) -> Result<Self> {
+        Ok(Self {
+            index,
+            pool: Pool::new(&volume, workers).map_err(errno)?,
+            volume,
+            workqueue: Workqueue::new(index, workers)?,
+            background: Background::new()?,
+            messages: RateLimit::new(index)?,
+            full: AtomicBool::new(false),
+        })
+    }
+
+    /// The volume that the device stores its data in.
+    pub(crate) fn volume(&self) -> &Volume<Kernel> {
+        &self.volume
+    }
+
+    /// Where requests are served.
+    pub(crate) fn workqueue(&self) -> &Workqueue {
+        &self.workqueue
+    }
+
+    /// What is done away from requests.
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
+    }
+
+    /// Number of the device.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The fixed properties of the image.
+    pub(crate) fn layout(&self) -> Layout {
+        self.volume.layout()
+    }
+
+    /// Compression of new records.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.volume.algorithm()
+    }
+
+    /// Size of the device in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.volume.size().bytes()
+    }
+
+    /// Whether writes are refused.
+    pub(crate) fn read_only(&self) -> bool {
+        self.volume.read_only()
+    }
+
+    /// How the volume is doing.
+    pub(crate) fn state(&self) -> State {
+        self.volume.state()
+    }
+
+    /// Its figures.
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        self.volume.stats().map_err(errno)
+    }
+
+    /// The backing file.
+    pub(crate) fn file(&self) -> &KernelFile {
+        self.volume.file()
+    }
+
+    /// Memory of the sector table. Takes no lock.
+    pub(crate) fn table_memory(&self) -> u64 {
+        self.volume.table_memory()
+    }
+
+    /// Bounds the memory of the sector table.
+    pub(crate) fn set_table_limit(&self, bytes: u64) {
+        self.volume.set_table_limit(bytes);
+    }
+
+    /// Gives memory of the sector table back.
+    pub(crate) fn shed_table(&self, bytes: u64) {
+        self.volume.shed_table(bytes);
+    }
+
+    /// Whether there is no space, if that is news; it is logged then.
+    pub(crate) fn space_changed(&self) -> Option<bool> {
+        let full = self.volume.full();
+        if self.full.swap(full, Ordering::Relaxed) == full {
+            return None;
+        }
+        if self.messages.allows() {
+            let index = self.index;
+            let mut buf = [0; c::CLOOP_PATH_LEN as usize];
+            let path = self.file().path(&mut buf).unwrap_or(c"(long path)");
+            match full {
+                true => pr_warn!("cloop{index}: no space left for {path}, writes fail\n"),
+                false => pr_info!("cloop{index}: there is space for {path} again\n"),
+            }
+        }
+        Some(full)
+    }
+
+    /// Serves a request and ends it.
+    pub(crate) fn serve(&self, mut request: Request) {
+        let operation = request.operation();
+        let result = match operation {
+            Operation::Read => self.pool.with(|worker| self.read(worker, &mut request)),
+            Operation::Write { fua, metadata } => self
+                .pool
+                .with(|worker| self.write(worker, &mut request, metadata))
+                .and_then(|()| match fua {
+                    true => self.volume.force_unit_access(),
+                    false => Ok(()),
+                }),
+            Operation::Flush => self.volume.flush(),
+            Operation::Zero => self.pool.with(|worker| {
+                let (block, count) = request.range();
+                self.volume.zero(&mut worker.workspace, block, count)
+            }),
+            Operation::Unknown => return request.end(c::BLK_STS_NOTSUPP),
+        };
+        if matches!(operation, Operation::Write { .. } | Operation::Zero) {
+            let refused = result == Err(engine::Error::NoSpace);
+            if refused != self.full.load(Ordering::Relaxed) {
+                self.background.announce();
+            }
+        }
+        match result {
+            Ok(()) => request.end(c::BLK_STS_OK as c::blk_status_t),
+            Err(error) => {
+                self.log(operation, request.range().0, error);
+                request.end(status(error));
+            }
+        }
+    }
+
+    /// Calls `f` with the first block and the length in bytes of each part of a request that lies in
+    /// one record.
+    fn for_each_record(
+        &self,
+        (mut block, mut count): (u64, u64),
+        mut f: impl FnMut(u64, usize) -> engine::Result,
+    ) -> engine::Result {
+        let record = u64::from(self.layout().record_size) / BLOCK_SIZE as u64;
+        while count > 0 {
+            let n = count.min(record - block % record);
+            f(block, n as usize * BLOCK_SIZE)?;
+            block += n;
+            count -= n;
+        }
+        Ok(())
+    }
+
+    fn read(&self, worker: &mut Worker, request: &mut Request) -> engine::Result {
+        let Worker { bounce, workspace } = worker;
+        self.for_each_record(request.range(), |block, len| {
+            let buf = &mut bounce[..len];
+            self.volume.read(workspace, block, buf)?;
+            covered(request.copy_in(buf))
+        })
+    }
+
+    fn write(&self, worker: &mut Worker, request: &mut Request, metadata: bool) -> engine::Result {
+        let Worker { bounce, workspace } = worker;
+        self.for_each_record(request.range(), |block, len| {
+            let buf = &mut bounce[..len];
+            covered(request.copy_out(buf))?;
+            match metadata {
+                true => self.volume.write_metadata(workspace, block, buf),
+                false => self.volume.write(workspace, block, buf),
+            }
+        })
+    }
+
+    fn log(&self, operation: Operation, block: u64, error: engine::Error) {
+        // Said once, not of every write.
+        if error == engine::Error::NoSpace {
+            return;
+        }
+        if self.messages.allows() {
+            let index = self.index;
+            let what = match operation {
+                Operation::Read => "read",
+                Operation::Write { .. } => "write",
+                Operation::Flush => {
+                    pr_err!("cloop{index}: flush failed: {error}\n");
+                    return;
+                }
+                Operation::Zero | Operation::Unknown => "discard",
+            };
+            pr_err!("cloop{index}: {what} at block {block} failed: {error}\n");
+        }
+    }
+}
+
+/// A request whose data is shorter than its range cannot be served.
+fn covered(copied: bool) -> engine::Result {
+    copied
+        .then_some(())
+        .ok_or(engine::Error::Invalid("request"))
+}
