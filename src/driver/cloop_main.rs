@@ -7,7 +7,7 @@
 //! - [`registry`]: which devices there are,
 //! - [`device`]: one attached device,
 //! - [`server`]: the part of a device that serves requests,
-//! - [`disk`], [`queue`], [`request`]: the block layer, wrapped,
+//! - [`block`]: the block layer, wrapped, and [`queue`]: what it calls,
 //! - [`background`]: what a device does away from its requests,
 //! - [`ratelimit`]: how often it may complain,
 //! - [`info`], [`exports`]: what user space is told, and what C asks for it,
@@ -15,11 +15,11 @@
 //! - [`pool`]: the memory that requests are served with.
 
 mod background;
+mod block;
 #[path = "bindings.rs"]
 mod c;
 mod control;
 mod device;
-mod disk;
 // Both are a library as well, of which the module needs a part.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../engine/mod.rs"]
@@ -34,7 +34,6 @@ mod pool;
 mod queue;
 mod ratelimit;
 mod registry;
-mod request;
 mod server;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};

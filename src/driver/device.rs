@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One attached device.
 
+use crate::block::Disk;
 use crate::c;
-use crate::disk::Disk;
 use crate::engine::{self, Access, Volume};
 use crate::error::errno;
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};

@@ -5,9 +5,10 @@
 //! `timeout` operation: a slow backing file is not an error, and without one the block layer just
 //! keeps waiting.
 
+use crate::block::request;
+use crate::block::Request;
 use crate::c;
 use crate::platform::kernel::io_scope;
-use crate::request::{self, Request};
 use crate::server::Server;
 use kernel::prelude::*;
 

@@ -2,14 +2,13 @@
 //! The part of a device that serves requests. One exists for each device.
 
 use crate::background::Background;
+use crate::block::{Operation, Request, Workqueue};
 use crate::c;
-use crate::disk::Workqueue;
 use crate::engine::{self, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
 use crate::platform::kernel::{Kernel, KernelFile};
 use crate::pool::{Pool, Worker};
 use crate::ratelimit::RateLimit;
-use crate::request::{Operation, Request};
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
 

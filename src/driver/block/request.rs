@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One block request in the hands of the driver.
 
+use super::workqueue::Workqueue;
 use crate::c;
-use crate::disk::Workqueue;
 use crate::engine::BLOCK_SIZE;
 use core::ptr::NonNull;
 use kernel::prelude::*;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The block layer's objects: workqueue, tag set and disk.
+//! The disk: the block device of a device.
 
+use super::tag_set::TagSet;
 use crate::c;
 use crate::engine::{Layout, BLOCK_SIZE};
-use crate::queue;
-use crate::request;
 use crate::server::Server;
 use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result};
@@ -14,10 +13,6 @@ use kernel::prelude::*;
 use kernel::static_lock_class;
 use kernel::str::NullTerminatedFormatter;
 use kernel::sync::Arc;
-use kernel::types::Opaque;
-
-/// Requests that each hardware queue can have under way.
-const QUEUE_DEPTH: u32 = 128;
 
 /// Largest read or write. Larger ones come as several requests, which are served in parallel.
 const MAX_TRANSFER: u32 = 1 << 20;
@@ -27,83 +22,6 @@ const MAX_TRANSFER: u32 = 1 << 20;
 const MAX_ZERO: u32 = 1 << 30;
 
 const SECTOR_SHIFT: u32 = c::SECTOR_SHIFT;
-
-/// The workqueue that serves a device's requests.
-///
-/// # Invariants
-///
-/// `raw` is a valid workqueue, owned by this value.
-pub(crate) struct Workqueue {
-    raw: NonNull<c::workqueue_struct>,
-}
-
-// SAFETY: A workqueue belongs to no thread, and all its operations are synchronised.
-unsafe impl Send for Workqueue {}
-// SAFETY: As above.
-unsafe impl Sync for Workqueue {}
-
-impl Workqueue {
-    /// Makes the workqueue of device `index`, which runs at most `max_active` requests at a time.
-    pub(crate) fn new(index: usize, max_active: usize) -> Result<Self> {
-        // SAFETY: It has no preconditions.
-        let raw = unsafe { c::cloop_alloc_workqueue(index as c_int, max_active as c_int) };
-        // INVARIANT: The workqueue is fresh and ours.
-        Ok(Self {
-            raw: NonNull::new(raw).ok_or(ENOMEM)?,
-        })
-    }
-
-    /// The C object.
-    pub(crate) fn as_ptr(&self) -> *mut c::workqueue_struct {
-        self.raw.as_ptr()
-    }
-}
-
-impl Drop for Workqueue {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant, it is ours.
-        unsafe { c::destroy_workqueue(self.raw.as_ptr()) };
-    }
-}
-
-/// The requests of a device.
-///
-/// # Invariants
-///
-/// `raw` is a tag set that was allocated, with [`queue::OPERATIONS`].
-struct TagSet {
-    // It has list heads in it, and must not move.
-    raw: Pin<KBox<Opaque<c::blk_mq_tag_set>>>,
-}
-
-impl TagSet {
-    fn new() -> Result<Self> {
-        let set = c::blk_mq_tag_set {
-            ops: queue::OPERATIONS,
-            // SAFETY: It has no preconditions.
-            nr_hw_queues: unsafe { c::cloop_num_cpus() },
-            queue_depth: QUEUE_DEPTH,
-            numa_node: c::NUMA_NO_NODE,
-            cmd_size: request::PRIVATE_SIZE as c_uint,
-            // Our requests need other devices' requests to complete; and whatever an I/O scheduler
-            // could gain by sorting, the log has gained already.
-            flags: c::BLK_MQ_F_STACKING | c::BLK_MQ_F_NO_SCHED_BY_DEFAULT,
-            ..pin_init::zeroed()
-        };
-        let raw = KBox::pin(Opaque::new(set), GFP_KERNEL)?;
-        // SAFETY: The fields that a driver fills in are filled in, the others are zero.
-        to_result(unsafe { c::blk_mq_alloc_tag_set(raw.get()) })?;
-        // INVARIANT: It has just been allocated.
-        Ok(Self { raw })
-    }
-}
-
-impl Drop for TagSet {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant, it was allocated.
-        unsafe { c::blk_mq_free_tag_set(self.raw.get()) };
-    }
-}
 
 /// `/dev/cloopN`. Dropping it removes the block device, after all its requests have ended.
 ///
@@ -169,7 +87,7 @@ impl Disk {
         // SAFETY: The tag set is allocated. `queue_data` stays valid until after the disk is gone.
         let raw = from_err_ptr(unsafe {
             c::__blk_mq_alloc_disk(
-                tags.raw.get(),
+                tags.as_ptr(),
                 &mut limits(&layout),
                 queue_data,
                 static_lock_class!().as_ptr(),
