@@ -12,7 +12,7 @@
 #include <linux/workqueue.h>
 
 #include "helpers.h"
-#include "../platform/kernel/helpers.h"
+#include "../platform/kernel/platform.h"
 
 /* Below it there is nothing worth the work. */
 #define CLOOP_SHRINK_FLOOR	16

@@ -10,7 +10,7 @@
 #include <linux/cloop.h>
 
 #include "helpers.h"
-#include "../platform/kernel/helpers.h"
+#include "../platform/kernel/platform.h"
 
 /* bindgen cannot evaluate these macros; Kbuild strips the prefix. */
 const size_t RUST_CONST_HELPER_LZ4_MEM_COMPRESS = LZ4_MEM_COMPRESS;

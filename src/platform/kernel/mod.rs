@@ -7,14 +7,17 @@
 //! they make, so the allocations in these files say `GFP_KERNEL`: while a device is being attached,
 //! nothing depends on it yet and waiting for reclaim is right.
 
+mod call;
 mod codec;
 mod file;
+mod io_scope;
 pub(crate) mod mem;
 mod sync;
 mod thread;
 
+pub(crate) use self::call::{call, call_interruptible};
 pub(crate) use self::file::{file_of, identity, Identity, KernelFile};
-pub(crate) use self::thread::{call, call_interruptible, io_scope};
+pub(crate) use self::io_scope::io_scope;
 
 use crate::c;
 use crate::engine::Error;

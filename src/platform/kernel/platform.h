@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the kernel home of the engine needs from headers that bindgen cannot
- * read: inline functions, macros, and iteration over pages.
+ * The kernel for the wrappers in this folder: functions around inline functions
+ * and macros, which bindgen cannot read.
  */
 #ifndef CLOOP_PLATFORM_HELPERS_H
 #define CLOOP_PLATFORM_HELPERS_H
@@ -11,8 +11,12 @@
 struct file;
 struct cloop_thread;
 
+/* io_scope.c */
+
 unsigned int cloop_io_begin(void);
 void cloop_io_end(unsigned int saved);
+
+/* file.c */
 
 int cloop_file_check(struct file *file, bool write);
 bool cloop_file_can_direct(struct file *file);
@@ -28,10 +32,15 @@ int cloop_file_truncate(struct file *file, loff_t len);
 int cloop_file_sync(struct file *file);
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino);
 
+/* thread.c */
+
 struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
 					void (*fn)(void *data), void *data);
 void cloop_thread_join(struct cloop_thread *thread);
 void cloop_thread_put(struct cloop_thread *thread);
+
+/* call.c */
+
 void cloop_call(void (*fn)(void *data), void *data);
 int cloop_call_interruptible(void (*fn)(void *data), void *data, bool *stop);
 

@@ -1,48 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Backing file I/O and threads for the kernel home of the engine.
- *
- * This is in C because it is made of what Rust cannot call: inline functions,
- * macros, on-stack iterators over pages. It decides nothing about storage.
+ * I/O on the backing file. It is in C because it consists of inline functions,
+ * macros and iterators over pages, which Rust cannot call. It decides nothing
+ * about storage.
  */
 #include <linux/bvec.h>
-#include <linux/completion.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <linux/kthread.h>
 #include <linux/mm.h>
-#include <linux/module.h>
 #include <linux/pagemap.h>
-#include <linux/refcount.h>
-#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/stat.h>
 #include <linux/uio.h>
 #include <linux/vmalloc.h>
-#include <linux/workqueue.h>
 
-#include "helpers.h"
-
-/*
- * What serves a block device must not wait for writeback to that same device:
- * no allocation may start I/O (PF_MEMALLOC_NOIO), and dirtying the page cache
- * of the backing file is throttled by the backing device alone
- * (PF_LOCAL_THROTTLE), as in loop's workers.
- */
-#define CLOOP_IO_FLAGS	(PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE)
-
-unsigned int cloop_io_begin(void)
-{
-	unsigned int saved = current->flags & CLOOP_IO_FLAGS;
-
-	current->flags |= CLOOP_IO_FLAGS;
-	return saved;
-}
-
-void cloop_io_end(unsigned int saved)
-{
-	current->flags = (current->flags & ~CLOOP_IO_FLAGS) | saved;
-}
+#include "platform.h"
 
 /*
  * f_mapping->host is the inode that holds the data, whatever the path: the
@@ -259,126 +231,4 @@ int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino)
 	*dev = huge_encode_dev(st.dev);
 	*ino = st.ino;
 	return 0;
-}
-
-/**
- * struct cloop_thread - a thread and the handle that may wait for its end
- * @refs: one of the thread, one of the handle
- * @done: completed when @fn has returned
- * @task: the thread; the handle has a reference to it
- * @fn: what to run
- * @data: its argument
- */
-struct cloop_thread {
-	refcount_t refs;
-	struct completion done;
-	struct task_struct *task;
-	void (*fn)(void *data);
-	void *data;
-};
-
-static void thread_unref(struct cloop_thread *thread)
-{
-	if (refcount_dec_and_test(&thread->refs))
-		kfree(thread);
-}
-
-static int thread_main(void *data)
-{
-	struct cloop_thread *thread = data;
-
-	cloop_io_begin();
-	thread->fn(thread->data);
-	complete(&thread->done);
-	thread_unref(thread);
-	/* A thread that nobody waits for must not lose its code. */
-	module_put_and_kthread_exit(0);
-	return 0;
-}
-
-struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
-					void (*fn)(void *data), void *data)
-{
-	struct cloop_thread *thread;
-	struct task_struct *task;
-
-	thread = kzalloc_obj(*thread);
-	if (!thread)
-		return NULL;
-	refcount_set(&thread->refs, 2);
-	init_completion(&thread->done);
-	thread->fn = fn;
-	thread->data = data;
-
-	task = kthread_create(thread_main, thread, "%.*s", name_len, name);
-	if (IS_ERR(task)) {
-		kfree(thread);
-		return NULL;
-	}
-	__module_get(THIS_MODULE);
-	thread->task = get_task_struct(task);
-	wake_up_process(task);
-	return thread;
-}
-
-/*
- * The first wait is for the work. The second is for the exit of the thread, so
- * that its reference to the module is gone as well; at that point the thread
- * has long started, and kthread_stop() cannot keep it from running.
- */
-void cloop_thread_join(struct cloop_thread *thread)
-{
-	wait_for_completion(&thread->done);
-	kthread_stop(thread->task);
-}
-
-void cloop_thread_put(struct cloop_thread *thread)
-{
-	put_task_struct(thread->task);
-	thread_unref(thread);
-}
-
-struct cloop_call {
-	struct work_struct work;
-	struct completion done;
-	void (*fn)(void *data);
-	void *data;
-};
-
-static void call_work(struct work_struct *work)
-{
-	struct cloop_call *call = container_of(work, struct cloop_call, work);
-	unsigned int saved = cloop_io_begin();
-
-	call->fn(call->data);
-	cloop_io_end(saved);
-	complete(&call->done);
-}
-
-/*
- * Runs @fn away from the caller's signals, resource limits and credentials: a
- * process that is killed while it detaches a device must not make the last
- * writes to the image fail. When a signal arrives, *@stop (if there is one) is
- * set, which @fn should look at; in any case @fn has returned afterwards.
- */
-int cloop_call_interruptible(void (*fn)(void *data), void *data, bool *stop)
-{
-	struct cloop_call call = { .fn = fn, .data = data };
-	int ret = 0;
-
-	INIT_WORK_ONSTACK(&call.work, call_work);
-	init_completion(&call.done);
-	queue_work(system_dfl_long_wq, &call.work);
-	if (stop && wait_for_completion_interruptible(&call.done)) {
-		WRITE_ONCE(*stop, true);
-		ret = -EINTR;
-	}
-	flush_work(&call.work);
-	destroy_work_on_stack(&call.work);
-	return ret;
-}
-
-void cloop_call(void (*fn)(void *data), void *data)
-{
-	cloop_call_interruptible(fn, data, NULL);
 }

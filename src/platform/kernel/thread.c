@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Kernel threads that can be waited for.
+ */
+#include <linux/completion.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/refcount.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+#include "platform.h"
+
+/**
+ * struct cloop_thread - a thread and the handle that may wait for its end
+ * @refs: one of the thread, one of the handle
+ * @done: completed when @fn has returned
+ * @task: the thread; the handle has a reference to it
+ * @fn: what to run
+ * @data: its argument
+ */
+struct cloop_thread {
+	refcount_t refs;
+	struct completion done;
+	struct task_struct *task;
+	void (*fn)(void *data);
+	void *data;
+};
+
+static void thread_unref(struct cloop_thread *thread)
+{
+	if (refcount_dec_and_test(&thread->refs))
+		kfree(thread);
+}
+
+static int thread_main(void *data)
+{
+	struct cloop_thread *thread = data;
+
+	cloop_io_begin();
+	thread->fn(thread->data);
+	complete(&thread->done);
+	thread_unref(thread);
+	/* A thread that nobody waits for must not lose its code. */
+	module_put_and_kthread_exit(0);
+	return 0;
+}
+
+struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
+					void (*fn)(void *data), void *data)
+{
+	struct cloop_thread *thread;
+	struct task_struct *task;
+
+	thread = kzalloc_obj(*thread);
+	if (!thread)
+		return NULL;
+	refcount_set(&thread->refs, 2);
+	init_completion(&thread->done);
+	thread->fn = fn;
+	thread->data = data;
+
+	task = kthread_create(thread_main, thread, "%.*s", name_len, name);
+	if (IS_ERR(task)) {
+		kfree(thread);
+		return NULL;
+	}
+	__module_get(THIS_MODULE);
+	thread->task = get_task_struct(task);
+	wake_up_process(task);
+	return thread;
+}
+
+/*
+ * The first wait is for the work. The second is for the exit of the thread, so
+ * that its reference to the module is gone as well; at that point the thread
+ * has long started, and kthread_stop() cannot keep it from running.
+ */
+void cloop_thread_join(struct cloop_thread *thread)
+{
+	wait_for_completion(&thread->done);
+	kthread_stop(thread->task);
+}
+
+void cloop_thread_put(struct cloop_thread *thread)
+{
+	put_task_struct(thread->task);
+	thread_unref(thread);
+}
