@@ -9,7 +9,8 @@
 #include <linux/lz4.h>
 #include <linux/cloop.h>
 
-#include "helpers.h"
+#include "driver.h"
+#include "block/block.h"
 #include "../platform/kernel/platform.h"
 
 /* bindgen cannot evaluate these macros; Kbuild strips the prefix. */

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! cloop: a read-write compressed loop device.
 //!
-//! The driver turns block requests into calls of the engine and holds no storage logic:
+//! The driver turns block requests into calls of the engine and holds no storage logic. From the top:
 //!
 //! - [`control`]: the ioctls of `/dev/cloop-control`,
-//! - [`registry`]: which devices there are,
+//! - [`registry`]: the devices that exist,
 //! - [`device`]: one attached device,
+//! - [`sysfs`], [`info`]: what user space is told of a device,
+//! - [`queue`]: what the block layer calls,
+//! - [`shrinker`]: memory that a device gives back,
 //! - [`server`]: the part of a device that serves requests,
-//! - [`block`]: the block layer, wrapped, and [`queue`]: what it calls,
-//! - [`background`]: what a device does away from its requests,
-//! - [`ratelimit`]: how often it may complain,
-//! - [`info`], [`exports`]: what user space is told, and what C asks for it,
-//! - [`error`]: the engine's errors as the kernel's,
-//! - [`pool`]: the memory that requests are served with.
+//! - [`pool`], [`ratelimit`], [`parameter`], [`error`]: its workers, its messages, the module's
+//!   parameters, the engine's errors as the kernel's,
+//! - [`block`]: the block layer, wrapped.
 
-mod background;
 mod block;
 #[path = "bindings.rs"]
 mod c;
@@ -25,8 +24,8 @@ mod device;
 #[path = "../engine/mod.rs"]
 mod engine;
 mod error;
-mod exports;
 mod info;
+mod parameter;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../platform/mod.rs"]
 mod platform;
@@ -35,6 +34,8 @@ mod queue;
 mod ratelimit;
 mod registry;
 mod server;
+mod shrinker;
+mod sysfs;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;

@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One attached device.
 
-use crate::block::Disk;
+use crate::block::{online_cpus, Disk, Shape};
 use crate::c;
-use crate::engine::{self, Access, Volume};
+use crate::engine::{Access, Volume};
 use crate::error::errno;
+use crate::parameter::table_limit;
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
+use crate::queue::Queue;
 use crate::server::Server;
+use crate::shrinker::Shrinker;
+use crate::sysfs;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-// What the module parameter says unless somebody changes it.
-const _: () = assert!(engine::DEFAULT_TABLE_LIMIT == c::CLOOP_TABLE_LIMIT as u64);
-
 /// Requests of a device that are served at the same time: more than there are CPUs, because some of
 /// them wait for the backing file.
 fn worker_count() -> usize {
-    // SAFETY: It has no preconditions.
-    let cpus = unsafe { c::cloop_num_cpus() } as usize;
-    (4 * cpus).clamp(8, 64)
+    (4 * online_cpus()).clamp(8, 64)
 }
 
 /// A reference to this module, which cannot be unloaded meanwhile.
@@ -58,15 +57,15 @@ fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume
         pr_err!("cloop{index}: cannot attach the image: {error}\n");
         errno(error)
     })?;
-    // SAFETY: It has no preconditions.
-    volume.set_table_limit(unsafe { c::cloop_table_limit() });
+    volume.set_table_limit(table_limit());
     Ok(volume)
 }
 
 /// An attached device. Dropping it without [`close`](Self::close) is what a power cut is to a disk.
 pub(crate) struct Device {
-    // In this order: the disk goes before what serves it.
-    disk: Disk,
+    // In this order: the shrinker and the disk are removed before the server that they use.
+    shrinker: Shrinker,
+    disk: Disk<Queue>,
     server: Arc<Server>,
     _module: ModuleReference,
 }
@@ -86,10 +85,18 @@ impl Device {
 
     #[inline(never)]
     fn new(index: usize, volume: Volume<Kernel>, module: ModuleReference) -> Result<KBox<Self>> {
-        let server = Arc::new(Server::new(index, volume, worker_count())?, GFP_KERNEL)?;
+        let workers = worker_count();
+        let server = Arc::new(Server::new(index, volume, workers)?, GFP_KERNEL)?;
+        let queue = Arc::new(Queue::new(server.clone(), workers)?, GFP_KERNEL)?;
+        let shape = Shape {
+            size: server.size(),
+            optimal_io: server.layout().record_size,
+            read_only: server.read_only(),
+        };
         let device = KBox::new(
             Self {
-                disk: Disk::new(index, server.clone())?,
+                shrinker: Shrinker::new(server.clone())?,
+                disk: Disk::new(index, &shape, sysfs::groups(), queue)?,
                 server,
                 _module: module,
             },
@@ -167,12 +174,14 @@ impl Device {
     /// When the image could not be closed cleanly. The device is gone all the same.
     pub(crate) fn close(self) -> Result {
         let Self {
+            shrinker,
             disk,
             server,
             _module,
         } = self;
         let index = server.index();
         // Waits for the requests, and so for everything that was written to the device.
+        drop(shrinker);
         drop(disk);
         match call(|| server.volume().close()) {
             Ok(()) => {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The part of a device that serves requests. One exists for each device.
 
-use crate::background::Background;
-use crate::block::{Operation, Request, Workqueue};
+use crate::block::{Operation, Request};
 use crate::c;
 use crate::engine::{self, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
@@ -18,8 +17,6 @@ pub(crate) struct Server {
     index: usize,
     volume: Volume<Kernel>,
     pool: Pool,
-    workqueue: Workqueue,
-    background: Background,
     /// A damaged image or a full disk would repeat them endlessly.
     messages: RateLimit,
     /// What user space was told last: there is no space.
@@ -33,8 +30,6 @@ impl Server {
             index,
             pool: Pool::new(&volume, workers).map_err(errno)?,
             volume,
-            workqueue: Workqueue::new(index, workers)?,
-            background: Background::new()?,
             messages: RateLimit::new(index)?,
             full: AtomicBool::new(false),
         })
@@ -43,16 +38,6 @@ impl Server {
     /// The volume that the device stores its data in.
     pub(crate) fn volume(&self) -> &Volume<Kernel> {
         &self.volume
-    }
-
-    /// Where requests are served.
-    pub(crate) fn workqueue(&self) -> &Workqueue {
-        &self.workqueue
-    }
-
-    /// What is done away from requests.
-    pub(crate) fn background(&self) -> &Background {
-        &self.background
     }
 
     /// Number of the device.
@@ -150,7 +135,7 @@ impl Server {
         if matches!(operation, Operation::Write { .. } | Operation::Zero) {
             let refused = result == Err(engine::Error::NoSpace);
             if refused != self.full.load(Ordering::Relaxed) {
-                self.background.announce();
+                request.raise_change_event();
             }
         }
         match result {

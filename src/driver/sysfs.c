@@ -17,11 +17,11 @@
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
-#include "helpers.h"
+#include "driver.h"
 
 #define CLOOP_BLOCK_SHIFT	12
 
-static const void *server_of(struct device *dev)
+static const struct cloop_queue *queue_of(struct device *dev)
 {
 	return dev_to_disk(dev)->queue->queuedata;
 }
@@ -29,7 +29,7 @@ static const void *server_of(struct device *dev)
 static int info_of(struct device *dev, struct cloop_info *info)
 {
 	memset(info, 0, sizeof(*info));
-	return cloop_server_info(server_of(dev), info);
+	return cloop_queue_info(queue_of(dev), info);
 }
 
 /* A file NAME with the value that an expression makes of info. */
@@ -55,7 +55,7 @@ static ssize_t table_limit_store(struct device *dev,
 
 	if (ret)
 		return ret;
-	cloop_server_set_table_limit(server_of(dev), bytes);
+	cloop_queue_set_table_limit(queue_of(dev), bytes);
 	return count;
 }
 
@@ -135,7 +135,7 @@ static DEVICE_ATTR_RO(uuid);
 static ssize_t backing_file_show(struct device *dev,
 				 struct device_attribute *attr, char *buf)
 {
-	struct file *file = cloop_server_file(server_of(dev));
+	struct file *file = cloop_queue_file(queue_of(dev));
 	char *path = file_path(file, buf, PAGE_SIZE - 1);
 	size_t len;
 
@@ -193,8 +193,7 @@ static const struct attribute_group *cloop_groups[] = {
 	NULL
 };
 
-/* With the files in place before user space hears of the disk. */
-int cloop_disk_add(struct gendisk *disk)
+const struct attribute_group **cloop_sysfs_groups(void)
 {
-	return device_add_disk(NULL, disk, cloop_groups);
+	return cloop_groups;
 }

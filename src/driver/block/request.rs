@@ -50,7 +50,7 @@ pub(crate) struct Request {
 }
 
 /// Bytes of private data that each request of a tag set needs: the work item.
-pub(crate) const PRIVATE_SIZE: usize = size_of::<c::work_struct>();
+pub(super) const PRIVATE_SIZE: usize = size_of::<c::work_struct>();
 
 /// The work item in the private data of a request.
 ///
@@ -67,9 +67,9 @@ unsafe fn work_of(raw: *mut c::request) -> *mut c::work_struct {
 /// # Safety
 ///
 /// `raw` is a valid request of a tag set with [`PRIVATE_SIZE`], and not in use.
-pub(crate) unsafe fn init(raw: *mut c::request, func: c::work_func_t) {
+pub(super) unsafe fn init(raw: *mut c::request, func: c::work_func_t) {
     // SAFETY: By the safety requirement of this function.
-    unsafe { c::cloop_init_work(work_of(raw), func) };
+    unsafe { c::cloop_work_init(work_of(raw), func) };
 }
 
 impl Request {
@@ -89,7 +89,7 @@ impl Request {
     /// # Safety
     ///
     /// To be called from `queue_rq` with the request to be queued.
-    pub(crate) unsafe fn start(raw: *mut c::request) -> Self {
+    pub(super) unsafe fn start(raw: *mut c::request) -> Self {
         // SAFETY: By the safety requirement of this function, the request is ours from here on.
         unsafe { c::blk_mq_start_request(raw) };
         // SAFETY: `queue_rq` is never given a null pointer, and the request is started.
@@ -103,7 +103,7 @@ impl Request {
         core::mem::forget(self);
         // SAFETY: The work item was initialised by `init`, is not queued, and lives until the
         // request is ended, which only the work's function can do from here on.
-        unsafe { c::cloop_queue_work(workqueue.as_ptr(), work) };
+        unsafe { c::cloop_work_queue(workqueue.as_ptr(), work) };
     }
 
     /// Takes a request back from the workqueue (state 3 to 4).
@@ -111,13 +111,13 @@ impl Request {
     /// # Safety
     ///
     /// To be called once by the function of a work item, with that work item.
-    pub(crate) unsafe fn from_work(work: *mut c::work_struct) -> Self {
+    pub(super) unsafe fn from_work(work: *mut c::work_struct) -> Self {
         // SAFETY: The work item directly follows its request.
         unsafe { Self::new(NonNull::new_unchecked(work.cast::<c::request>().sub(1))) }
     }
 
     /// The `queuedata` of the queue the request came from.
-    pub(crate) fn queue_data(&self) -> *mut c_void {
+    pub(super) fn queue_data(&self) -> *mut c_void {
         // SAFETY: A started request has a queue, whose `queuedata` never changes.
         unsafe { (*(*self.raw.as_ptr()).q).queuedata }
     }
@@ -168,6 +168,15 @@ impl Request {
                 true,
             )
         }
+    }
+
+    /// Has the change uevent of the disk sent that [`Operations::change_event`] describes.
+    ///
+    /// [`Operations::change_event`]: super::Operations::change_event
+    pub(crate) fn raise_change_event(&self) {
+        // SAFETY: By the type invariant, the request is of a disk of ours, which is not removed while
+        // a request of it is started.
+        unsafe { c::cloop_disk_raise_change_event((*(*self.raw.as_ptr()).q).disk) };
     }
 
     /// Gives the request back to the block layer (state 2 or 4 to 5).

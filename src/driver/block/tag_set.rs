@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The requests of a device, allocated with it.
+//! The tag set: the requests of a disk, allocated with it.
 
+use super::operations::{Operations, OperationsVTable};
 use super::request;
 use crate::c;
-use crate::queue;
+use core::marker::PhantomData;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::types::Opaque;
@@ -11,47 +12,54 @@ use kernel::types::Opaque;
 /// Requests that each hardware queue can have under way.
 const QUEUE_DEPTH: u32 = 128;
 
-/// The requests of a device.
+/// A `struct blk_mq_tag_set` for the disks of a `T`.
 ///
 /// # Invariants
 ///
-/// `raw` is a tag set that was allocated, with [`queue::OPERATIONS`].
-pub(super) struct TagSet {
-    // It has list heads in it, and must not move.
+/// `raw` is an allocated tag set with the functions of `OperationsVTable<T>` and the private data that
+/// [`request`] needs.
+pub(super) struct TagSet<T> {
+    // The tag set contains list heads, so it must not move.
     raw: Pin<KBox<Opaque<c::blk_mq_tag_set>>>,
+    _operations: PhantomData<T>,
 }
 
-impl TagSet {
-    /// Allocates the requests.
+impl<T: Operations> TagSet<T> {
+    /// Allocates a tag set with a hardware queue for each CPU.
     pub(super) fn new() -> Result<Self> {
         let set = c::blk_mq_tag_set {
-            ops: queue::OPERATIONS,
-            // SAFETY: It has no preconditions.
+            ops: OperationsVTable::<T>::MQ,
+            // SAFETY: The function has no preconditions.
             nr_hw_queues: unsafe { c::cloop_num_cpus() },
             queue_depth: QUEUE_DEPTH,
             numa_node: c::NUMA_NO_NODE,
             cmd_size: request::PRIVATE_SIZE as c_uint,
-            // Our requests need other devices' requests to complete; and whatever an I/O scheduler
-            // could gain by sorting, the log has gained already.
+            // Our requests need requests of other devices to complete. An I/O scheduler would gain
+            // nothing by sorting: the log writes sequentially in any case.
             flags: c::BLK_MQ_F_STACKING | c::BLK_MQ_F_NO_SCHED_BY_DEFAULT,
             ..pin_init::zeroed()
         };
         let raw = KBox::pin(Opaque::new(set), GFP_KERNEL)?;
-        // SAFETY: The fields that a driver fills in are filled in, the others are zero.
+        // SAFETY: The fields that a driver sets are set, and the others are zero.
         to_result(unsafe { c::blk_mq_alloc_tag_set(raw.get()) })?;
-        // INVARIANT: It has just been allocated.
-        Ok(Self { raw })
+        // INVARIANT: The tag set has just been allocated, with the functions and the private data.
+        Ok(Self {
+            raw,
+            _operations: PhantomData,
+        })
     }
+}
 
+impl<T> TagSet<T> {
     /// The C object.
     pub(super) fn as_ptr(&self) -> *mut c::blk_mq_tag_set {
         self.raw.get()
     }
 }
 
-impl Drop for TagSet {
+impl<T> Drop for TagSet<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant, it was allocated.
+        // SAFETY: By the type invariant, the tag set is allocated. Nothing uses it after its owner.
         unsafe { c::blk_mq_free_tag_set(self.raw.get()) };
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The workqueue that serves the requests of a device.
+//! The workqueue that serves the requests of a disk.
 
 use crate::c;
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
-/// The workqueue that serves a device's requests.
+/// A `struct workqueue_struct` for requests. Dropping it waits for the work that is queued.
 ///
 /// # Invariants
 ///
@@ -20,10 +20,10 @@ unsafe impl Send for Workqueue {}
 unsafe impl Sync for Workqueue {}
 
 impl Workqueue {
-    /// Makes the workqueue of device `index`, which runs at most `max_active` requests at a time.
+    /// Makes the workqueue of device `index`, which runs at most `max_active` work items at a time.
     pub(crate) fn new(index: usize, max_active: usize) -> Result<Self> {
-        // SAFETY: It has no preconditions.
-        let raw = unsafe { c::cloop_alloc_workqueue(index as c_int, max_active as c_int) };
+        // SAFETY: The function has no preconditions.
+        let raw = unsafe { c::cloop_workqueue_alloc(index as c_int, max_active as c_int) };
         // INVARIANT: The workqueue is fresh and ours.
         Ok(Self {
             raw: NonNull::new(raw).ok_or(ENOMEM)?,
@@ -31,14 +31,20 @@ impl Workqueue {
     }
 
     /// The C object.
-    pub(crate) fn as_ptr(&self) -> *mut c::workqueue_struct {
+    pub(super) fn as_ptr(&self) -> *mut c::workqueue_struct {
         self.raw.as_ptr()
     }
 }
 
 impl Drop for Workqueue {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant, it is ours.
+        // SAFETY: By the type invariant, the workqueue is ours.
         unsafe { c::destroy_workqueue(self.raw.as_ptr()) };
     }
+}
+
+/// The number of CPUs that are online.
+pub(crate) fn online_cpus() -> usize {
+    // SAFETY: The function has no preconditions.
+    unsafe { c::cloop_num_cpus() as usize }
 }

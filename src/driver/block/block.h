@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The block layer for the wrappers in this folder: functions around inline
+ * functions and macros, which bindgen cannot read.
+ */
+#ifndef CLOOP_DRIVER_BLOCK_H
+#define CLOOP_DRIVER_BLOCK_H
+
+#include <linux/blk_types.h>
+#include <linux/workqueue_types.h>
+
+struct gendisk;
+struct request;
+
+/* disk.c */
+
+int cloop_disk_init(struct gendisk *disk,
+		    const char *(*change_event)(const void *queue_data));
+void cloop_disk_free(struct gendisk *disk);
+void cloop_disk_remove(struct gendisk *disk);
+void cloop_disk_raise_change_event(struct gendisk *disk);
+int cloop_disk_retire(struct gendisk *disk);
+int cloop_disk_pause(struct gendisk *disk);
+void cloop_disk_resume(struct gendisk *disk);
+
+/* request.c */
+
+/**
+ * struct cloop_cursor - place in the data of a request
+ * @bio: the bio that contains the next byte
+ * @iter: position in @bio
+ */
+struct cloop_cursor {
+	struct bio *bio;
+	struct bvec_iter iter;
+};
+
+void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq);
+bool cloop_cursor_copy(struct cloop_cursor *cursor, void *buf, size_t len,
+		       bool to_request);
+
+/* workqueue.c */
+
+struct workqueue_struct *cloop_workqueue_alloc(int index, int max_active);
+void cloop_work_init(struct work_struct *work, work_func_t func);
+void cloop_work_queue(struct workqueue_struct *wq, struct work_struct *work);
+unsigned int cloop_num_cpus(void);
+
+#endif /* CLOOP_DRIVER_BLOCK_H */

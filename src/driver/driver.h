@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the C and the Rust files of this folder know of each other.
+ */
+#ifndef CLOOP_DRIVER_H
+#define CLOOP_DRIVER_H
+
+#include <linux/types.h>
+
+struct attribute_group;
+struct cloop_info;
+struct cloop_queue;
+struct cloop_ratelimit;
+struct cloop_server;
+struct cloop_shrinker;
+struct file;
+
+/* parameter.c */
+
+/* Bytes of memory for the sector table of a device: the engine's default. */
+#define CLOOP_TABLE_LIMIT	33554432
+
+u64 cloop_table_limit(void);
+
+/* ratelimit.c */
+
+struct cloop_ratelimit *cloop_ratelimit_alloc(int index);
+void cloop_ratelimit_free(struct cloop_ratelimit *limit);
+bool cloop_ratelimit_allows(struct cloop_ratelimit *limit);
+
+/* shrinker.c */
+
+struct cloop_shrinker *cloop_shrinker_alloc(int index,
+					    const struct cloop_server *server);
+void cloop_shrinker_free(struct cloop_shrinker *own);
+
+/* shrinker.rs */
+
+unsigned long cloop_server_table_pages(const struct cloop_server *server);
+void cloop_server_shed_table(const struct cloop_server *server,
+			     unsigned long pages);
+
+/* sysfs.c */
+
+const struct attribute_group **cloop_sysfs_groups(void);
+
+/* sysfs.rs; a cloop_queue is the queuedata of a disk */
+
+int cloop_queue_info(const struct cloop_queue *queue, struct cloop_info *info);
+struct file *cloop_queue_file(const struct cloop_queue *queue);
+void cloop_queue_set_table_limit(const struct cloop_queue *queue, u64 bytes);
+
+#endif /* CLOOP_DRIVER_H */

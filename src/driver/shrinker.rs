@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The shrinker of a device: it gives back memory of the sector table when the kernel is short of it.
+
+use crate::c;
+use crate::server::Server;
+use core::ptr::NonNull;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+const PAGE_SIZE: u64 = c::PAGE_SIZE as u64;
+
+/// A registered shrinker. Dropping it waits for the work that the kernel has asked for.
+///
+/// # Invariants
+///
+/// `raw` comes from `cloop_shrinker_alloc` with the address of `_server`, and is owned by this value.
+pub(crate) struct Shrinker {
+    raw: NonNull<c::cloop_shrinker>,
+    _server: Arc<Server>,
+}
+
+// SAFETY: A shrinker belongs to no thread; it is registered and freed once, and `Server` is `Send` and
+// `Sync`.
+unsafe impl Send for Shrinker {}
+// SAFETY: A shared reference has no operations.
+unsafe impl Sync for Shrinker {}
+
+impl Shrinker {
+    /// Registers a shrinker for the sector table of `server`.
+    pub(crate) fn new(server: Arc<Server>) -> Result<Self> {
+        // SAFETY: `server` is valid until the shrinker is freed: the new value owns both.
+        let raw = unsafe {
+            c::cloop_shrinker_alloc(server.index() as c_int, Arc::as_ptr(&server).cast())
+        };
+        // INVARIANT: The shrinker is fresh and ours, and has the address of `server`.
+        Ok(Self {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+            _server: server,
+        })
+    }
+}
+
+impl Drop for Shrinker {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, the shrinker is ours.
+        unsafe { c::cloop_shrinker_free(self.raw.as_ptr()) };
+    }
+}
+
+// bindgen reads the declarations in driver.h. The arrays have a type only if those are the same.
+const _: () = {
+    let _ = [c::cloop_server_table_pages, cloop_server_table_pages];
+    let _ = [c::cloop_server_shed_table, cloop_server_shed_table];
+};
+
+/// # Safety
+///
+/// For shrinker.c only: `server` is the argument of `cloop_shrinker_alloc`, and the shrinker is not freed
+/// before `'a` ends.
+unsafe fn server_of<'a>(server: *const c::cloop_server) -> &'a Server {
+    // SAFETY: By the safety requirement of this function and the type invariant of `Shrinker`, `server`
+    // points to a `Server` that lives for `'a`.
+    unsafe { &*server.cast::<Server>() }
+}
+
+/// Memory of the sector table, in pages.
+///
+/// # Safety
+///
+/// As [`server_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_server_table_pages(server: *const c::cloop_server) -> c_ulong {
+    // SAFETY: By the safety requirement of this function.
+    (unsafe { server_of(server) }.table_memory() / PAGE_SIZE) as c_ulong
+}
+
+/// Gives `pages` pages of the sector table back.
+///
+/// # Safety
+///
+/// As [`server_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_server_shed_table(server: *const c::cloop_server, pages: c_ulong) {
+    // SAFETY: By the safety requirement of this function.
+    unsafe { server_of(server) }.shed_table((pages as u64).saturating_mul(PAGE_SIZE));
+}

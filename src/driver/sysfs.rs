@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The sysfs files of a device, and what `sysfs.c` calls to fill them.
+
+use crate::block::AttributeGroups;
+use crate::c;
+use crate::info;
+use crate::queue::Queue;
+use kernel::prelude::*;
+
+/// The files of a disk whose `queuedata` points to a [`Queue`].
+pub(crate) fn groups() -> AttributeGroups {
+    // SAFETY: `cloop_sysfs_groups` is a static array of the module with a null pointer at its end.
+    unsafe { AttributeGroups::from_raw(c::cloop_sysfs_groups()) }
+}
+
+// bindgen reads the declarations in driver.h. The arrays have a type only if those are the same.
+const _: () = {
+    let _ = [c::cloop_queue_info, cloop_queue_info];
+    let _ = [c::cloop_queue_file, cloop_queue_file];
+    let _ = [c::cloop_queue_set_table_limit, cloop_queue_set_table_limit];
+};
+
+/// # Safety
+///
+/// For sysfs.c only: `queue` is the `queuedata` of a disk with [`groups`], and `'a` ends before the file
+/// is closed. Removing the disk waits for that.
+unsafe fn queue_of<'a>(queue: *const c::cloop_queue) -> &'a Queue {
+    // SAFETY: By the safety requirement of this function, `queue` points to a `Queue` that lives for `'a`.
+    unsafe { &*queue.cast::<Queue>() }
+}
+
+/// Writes the state of the device into `info`; returns 0 or a negative errno.
+///
+/// # Safety
+///
+/// As [`queue_of`], and `info` points to an initialised structure that only the caller uses.
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_info(
+    queue: *const c::cloop_queue,
+    info: *mut c::cloop_info,
+) -> c_int {
+    // SAFETY: By the safety requirement of this function.
+    let (queue, info) = unsafe { (queue_of(queue), &mut *info) };
+    info::describe(queue.server(), info).map_or_else(|e| e.to_errno(), |()| 0)
+}
+
+/// The backing file, valid as long as the device.
+///
+/// # Safety
+///
+/// As [`queue_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_file(queue: *const c::cloop_queue) -> *mut c::file {
+    // SAFETY: By the safety requirement of this function.
+    unsafe { queue_of(queue) }.server().file().as_ptr()
+}
+
+/// Bounds the memory of the sector table to `bytes`.
+///
+/// # Safety
+///
+/// As [`queue_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_set_table_limit(queue: *const c::cloop_queue, bytes: u64) {
+    // SAFETY: By the safety requirement of this function.
+    unsafe { queue_of(queue) }.server().set_table_limit(bytes);
+}
