@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernel crate's bindings, and what they lack: see `bindings_helper.h` and `bindgen_items`.
+//! The bindings of the kernel crate, and those that it lacks: `bindings_helper.h` includes the headers,
+//! and `bindgen_items` lists the items.
 
 #![allow(
     clippy::all,
@@ -14,8 +15,8 @@
     unsafe_op_in_unsafe_fn
 )]
 
-// The generated code must use the kernel crate's types, not types of its own.
+// The generated code uses the types of the kernel crate, not types of its own.
 pub(crate) use kernel::bindings::*;
 
-// Kbuild says where the generated file is.
+// Kbuild sets the path of the generated file.
 include!(env!("CLOOP_BINDINGS"));

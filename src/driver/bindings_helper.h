@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Headers with what the `kernel` crate does not bind; bindgen_items lists what
- * is taken from them.
+ * Headers with items that the `kernel` crate does not bind. bindgen_items lists
+ * the items.
  */
 #include <linux/blkdev.h>
 #include <linux/blk-mq.h>
@@ -13,7 +13,7 @@
 #include "block/block.h"
 #include "../platform/kernel/platform.h"
 
-/* bindgen cannot evaluate these macros; Kbuild strips the prefix. */
+/* bindgen cannot evaluate these macros. Kbuild removes the prefix. */
 const size_t RUST_CONST_HELPER_LZ4_MEM_COMPRESS = LZ4_MEM_COMPRESS;
 
 const blk_features_t RUST_CONST_HELPER_BLK_FEAT_WRITE_CACHE = BLK_FEAT_WRITE_CACHE;

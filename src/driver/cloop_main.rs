@@ -19,7 +19,7 @@ mod block;
 mod c;
 mod control;
 mod device;
-// Both are a library as well, of which the module needs a part.
+// The engine and the platform are a library as well; the module uses a part of it.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../engine/mod.rs"]
 mod engine;
@@ -48,8 +48,8 @@ module! {
     license: "GPL",
 }
 
-/// The module: all it has of its own is the control device. Attached devices pin the module, so none
-/// is left when it goes.
+/// The module. It owns the control device only: attached devices hold references to the module, so none
+/// is left when it is unloaded.
 #[pin_data]
 struct CloopModule {
     #[pin]
@@ -58,7 +58,8 @@ struct CloopModule {
 
 impl kernel::InPlaceModule for CloopModule {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // SAFETY: A module is initialised once, and nothing can use the registry before.
+        // SAFETY: A module is initialised once, and nothing uses the registry before the control
+        // device is registered.
         unsafe { registry::init() };
 
         try_pin_init!(Self {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `/dev/cloop-control`: attaching, detaching, asking, compacting and resizing. See `include/uapi/linux/cloop.h`.
+//! `/dev/cloop-control`: the ioctls that attach, detach, describe, compact and resize devices.
+//! `include/uapi/linux/cloop.h` documents them.
 
 use crate::c;
 use crate::device::Device;
@@ -16,7 +17,7 @@ use kernel::uaccess::{UserPtr, UserSlice};
 /// The version that the module reports: Kbuild takes it from Cargo.toml.
 const VERSION: &str = env!("CLOOP_VERSION");
 
-// SAFETY: Plain integers without padding: every byte is initialised.
+// SAFETY: The structure consists of integers without padding, so every byte is initialised.
 unsafe impl AsBytes for c::cloop_version {}
 // SAFETY: As above, and any bytes are valid.
 unsafe impl AsBytes for c::cloop_attach {}
@@ -33,7 +34,7 @@ unsafe impl FromBytes for c::cloop_compact {}
 // SAFETY: As above.
 unsafe impl FromBytes for c::cloop_resize {}
 
-// What user space sees; padding would give away kernel memory.
+// The structures of user space have no padding: it would disclose kernel memory.
 const _: () = {
     assert!(VERSION.len() < c::CLOOP_VERSION_LEN as usize);
     assert!(size_of::<c::cloop_version>() == 32);
@@ -57,7 +58,7 @@ impl MiscDevice for Control {
 
     fn ioctl(_control: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         let user = UserSlice::new(UserPtr::from_addr(arg), _IOC_SIZE(cmd));
-        // The numbers contain the sizes of the structures.
+        // The number of a command contains the size of its structure.
         match cmd {
             c::CLOOP_CTL_VERSION => version(user)?,
             c::CLOOP_CTL_ATTACH => attach(user)?,
@@ -72,7 +73,7 @@ impl MiscDevice for Control {
 }
 
 fn check_permission() -> Result {
-    // SAFETY: It has no preconditions.
+    // SAFETY: The function has no preconditions.
     if unsafe { c::capable(c::CAP_SYS_ADMIN as c_int) } {
         Ok(())
     } else {

@@ -16,19 +16,19 @@ use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// Requests of a device that are served at the same time: more than there are CPUs, because some of
-/// them wait for the backing file.
+/// The number of requests that a device serves at the same time. It is larger than the number of CPUs,
+/// because some of the requests wait for the backing file.
 fn worker_count() -> usize {
     (4 * online_cpus()).clamp(8, 64)
 }
 
-/// A reference to this module, which cannot be unloaded meanwhile.
+/// A reference to this module, which cannot be unloaded as long as it exists.
 struct ModuleReference;
 
 impl ModuleReference {
-    /// To be called from code that keeps the module loaded: an ioctl of the control device.
+    /// Takes a reference. The caller is code that keeps the module loaded: an ioctl of the control device.
     fn new() -> Self {
-        // SAFETY: Our own module is valid, and in use by the caller.
+        // SAFETY: `this_module` is valid, and the caller keeps the module loaded.
         unsafe { c::__module_get(this_module::<crate::LocalModule>().as_ptr()) };
         Self
     }
@@ -41,13 +41,13 @@ impl Drop for ModuleReference {
     }
 }
 
-/// Opens the image of device `index`.
+/// Opens the image in `file` for device `index`.
 ///
 /// The function is not inlined, so that its stack frame is gone when the device is made.
 #[inline(never)]
 fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume<Kernel>> {
-    // The engine's locks are taken here as they are later, when memory may come from writing to the
-    // very device: lockdep cannot know that there is none yet.
+    // lockdep sees the same locks taken later, when an allocation that starts I/O could wait for this
+    // device. It cannot know that the device does not exist yet, so no allocation here starts I/O either.
     let _scope = io_scope();
     let access = match read_only {
         true => Access::Read,
@@ -61,7 +61,7 @@ fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume
     Ok(volume)
 }
 
-/// An attached device. Dropping it without [`close`](Self::close) is what a power cut is to a disk.
+/// An attached device. Dropping it without [`close`](Self::close) leaves the image as a power cut does.
 pub(crate) struct Device {
     // In this order: the shrinker and the disk are removed before the server that they use.
     shrinker: Shrinker,
@@ -71,7 +71,11 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Opens the image in `file` and makes `/dev/cloopN` of it.
+    /// Opens the image in `file` and makes the block device `/dev/cloopN` for it, N being `index`.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening the image and of making the block device; each is logged.
     pub(crate) fn attach(index: usize, file: KernelFile, read_only: bool) -> Result<KBox<Self>> {
         let module = ModuleReference::new();
         let volume = open_volume(index, file, read_only)?;
@@ -127,7 +131,11 @@ impl Device {
         &self.server
     }
 
-    /// Moves what is stored together, until there is nothing left to gain or a signal arrives.
+    /// Relocates live records to shrink the image, until the remaining gain is not worth the I/O.
+    ///
+    /// # Errors
+    ///
+    /// EINTR if a signal arrives first, and those of the engine.
     pub(crate) fn compact(&self) -> Result {
         let volume = self.server.volume();
         let stop = AtomicBool::new(false);
@@ -137,7 +145,11 @@ impl Device {
         undisturbed.map_err(errno)?.then_some(()).ok_or(EINTR)
     }
 
-    /// Changes the size of the device.
+    /// Changes the size of the device to `size` bytes. With `force`, data beyond the new end is discarded.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if data is stored beyond the new end and `force` is false, and those of the engine.
     pub(crate) fn resize(&self, size: u64, force: bool) -> Result {
         let volume = self.server.volume();
         let resize = || {
@@ -150,8 +162,8 @@ impl Device {
         } else {
             self.disk.paused(|| call(resize).map_err(errno))?;
         }
-        // Only now: whoever holds the locks of uevents may wait for memory, and so for a paused disk.
-        // Until then the engine refuses what lies beyond the end.
+        // After the pause, because this sends a uevent: a holder of the locks of uevents may wait for
+        // memory, and so for a paused disk. Until then the engine refuses requests beyond the new end.
         self.disk.set_size(size);
         let index = self.server.index();
         pr_info!(
@@ -162,7 +174,11 @@ impl Device {
         Ok(())
     }
 
-    /// Keeps the block device from being opened; EBUSY if it is open.
+    /// Keeps the block device from being opened.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if it is open.
     pub(crate) fn retire(&self) -> Result {
         self.disk.retire()
     }
@@ -171,7 +187,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// When the image could not be closed cleanly. The device is gone all the same.
+    /// Those of writing to the image, which is not closed cleanly then. The device is gone in any case.
     pub(crate) fn close(self) -> Result {
         let Self {
             shrinker,
@@ -180,7 +196,7 @@ impl Device {
             _module,
         } = self;
         let index = server.index();
-        // Waits for the requests, and so for everything that was written to the device.
+        // Removing the disk waits for its requests, so the engine has everything that was written.
         drop(shrinker);
         drop(disk);
         match call(|| server.volume().close()) {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Errors of the engine, as the kernel knows them.
+//! The engine's errors as the kernel's.
 
 use crate::c;
 use crate::engine;
 use kernel::prelude::*;
 
-/// An engine error as the kernel crate's.
+/// Translates an error of the engine into one of the kernel crate.
 pub(crate) fn errno(error: engine::Error) -> Error {
     Error::from_errno(-error.errno())
 }
 
-/// What a request that failed with `error` is ended with.
+/// The status of a request that failed with `error`.
 pub(crate) fn status(error: engine::Error) -> c::blk_status_t {
     match error {
         engine::Error::NoSpace => c::BLK_STS_NOSPC,
@@ -20,7 +20,7 @@ pub(crate) fn status(error: engine::Error) -> c::blk_status_t {
     }
 }
 
-// The kernel crate has a `Display` of its own, so that it can hash pointers.
+// The kernel crate has its own `Display`, which hashes pointers.
 impl kernel::fmt::Display for engine::Error {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         core::fmt::Display::fmt(self, f)

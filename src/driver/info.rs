@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What user space is told of a device, by ioctl and in sysfs.
+//! The state of a device for user space: for `CLOOP_CTL_INFO` and for the files in sysfs.
 
 use crate::c;
 use crate::engine::Algorithm;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The memory that requests are served with, allocated when a device is attached.
+//! The memory that a device serves requests with, allocated when the device is attached.
 
 use crate::engine::{self, Volume, Workspace};
 use crate::platform::kernel::Kernel;
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
 
-/// What one request at a time needs.
+/// The memory that serving one request takes.
 pub(crate) struct Worker {
-    /// A record's worth of a request's data. The pages of a request may change while it is being
-    /// served, the data the engine gets must not.
+    /// Data of the request, up to a record. The pages of a request may change while the request is
+    /// served, but the data that the engine compresses and checksums must not.
     pub(crate) bounce: Buf,
+    /// Memory of the engine for one operation.
     pub(crate) workspace: Workspace<Kernel>,
 }
 
@@ -34,7 +35,7 @@ impl Pool {
         })
     }
 
-    /// Calls `f` with a worker, after waiting for one if need be.
+    /// Calls `f` with a worker. If none is idle, waits for one.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Worker) -> R) -> R {
         let mut idle = self.idle.lock();
         let mut worker = loop {
@@ -46,7 +47,7 @@ impl Pool {
         drop(idle);
         let result = f(&mut worker);
         let mut idle = self.idle.lock();
-        // There is room for all workers, so this does not allocate.
+        // The vector has room for all workers, so this does not allocate.
         let _ = idle.push(worker);
         idle.notify_all();
         result

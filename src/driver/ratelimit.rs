@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How often a device may say something in the kernel's log.
+//! The limit of the messages that a device writes to the kernel's log.
 
 use crate::c;
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
-/// The limit of one device: ten messages in five seconds, the kernel's default
-/// (`DEFAULT_RATELIMIT_BURST`). The kernel says how many were left out.
+/// The limit of one device: ten messages in five seconds, which is the default of the kernel
+/// (`DEFAULT_RATELIMIT_BURST`). The kernel logs how many messages were left out.
 ///
 /// # Invariants
 ///
@@ -15,32 +15,32 @@ pub(crate) struct RateLimit {
     raw: NonNull<c::cloop_ratelimit>,
 }
 
-// SAFETY: It belongs to no thread, and all its operations are synchronised.
+// SAFETY: A limit belongs to no thread, and all its operations are synchronised.
 unsafe impl Send for RateLimit {}
 // SAFETY: As above.
 unsafe impl Sync for RateLimit {}
 
 impl RateLimit {
-    /// One for device number `index`, which has said nothing yet.
+    /// Makes the limit of device `index`, with no message counted.
     pub(crate) fn new(index: usize) -> Result<Self> {
-        // SAFETY: It has no preconditions.
+        // SAFETY: The function has no preconditions.
         let raw = unsafe { c::cloop_ratelimit_alloc(index as c_int) };
-        // INVARIANT: It is fresh and ours.
+        // INVARIANT: The limit is fresh and ours.
         Ok(Self {
             raw: NonNull::new(raw).ok_or(ENOMEM)?,
         })
     }
 
-    /// Whether one more message may be logged now; it is counted.
+    /// Counts a message, and returns true if it may be logged now.
     pub(crate) fn allows(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant, the limit is valid.
         unsafe { c::cloop_ratelimit_allows(self.raw.as_ptr()) }
     }
 }
 
 impl Drop for RateLimit {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant, it is ours.
+        // SAFETY: By the type invariant, the limit is ours.
         unsafe { c::cloop_ratelimit_free(self.raw.as_ptr()) };
     }
 }

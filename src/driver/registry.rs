@@ -1,8 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which devices there are. One registry exists.
+//! The registry of devices. One exists.
 //!
-//! A slot is reserved before an image is opened and freed after it is closed, both of which take time
-//! without the lock; until then the slot keeps others from taking its index or its backing file.
+//! The registry has a slot for each index. A slot is in one of these states:
+//!
+//! 1. Free: no device has the index.
+//! 2. Reserved: a [`Reservation`] exists, and its owner attaches or detaches the device. That takes time
+//!    and does not hold the registry's lock; meanwhile the slot keeps the index and the backing file
+//!    from everyone else.
+//! 3. Attached: the slot owns the device, and anyone can use it through [`with`].
+//! 4. Held: the slot owns the device, and a [`Hold`] uses it for longer than the lock can be held. The
+//!    device is neither detached nor held again meanwhile.
+//!
+//! An attach takes a slot from 1 to 2 ([`Reservation::new`]) to 3 ([`Reservation::attach`]). A detach
+//! takes it from 3 to 2 ([`retire`]) to 1 (dropping the reservation). Compacting and resizing take it
+//! from 3 to 4 ([`Hold::new`]) and back (dropping the hold).
 
 use crate::device::Device;
 use crate::platform::kernel::Identity;
@@ -11,21 +22,20 @@ use core::pin::Pin;
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
-/// Highest number of devices.
+/// Number of slots, and so the largest number of devices.
 pub(crate) const MAX_DEVICES: usize = 1024;
 
-/// One index. Freed -> reserved -> attached (-> held -> attached) -> reserved -> freed.
+/// What belongs to one index. The [module](self) describes the states. Every state but the first knows
+/// the backing file.
 enum Slot {
     Free,
-    /// Being attached or detached.
     Reserved(Identity),
     Attached(Identity, KBox<Device>),
-    /// Attached, and kept so by a [`Hold`].
     Held(Identity, KBox<Device>),
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: `init` initialises it when the module is loaded.
+    // SAFETY: `init` initialises the lock when the module is loaded, before anything uses it.
     unsafe(uninit) static SLOTS: Mutex<[Slot; MAX_DEVICES]> = [const { Slot::Free }; MAX_DEVICES];
 }
 
@@ -33,20 +43,29 @@ kernel::sync::global_lock! {
 ///
 /// # Safety
 ///
-/// To be called once, before any other function here.
+/// The caller calls this function once, before any other function of this module.
 pub(crate) unsafe fn init() {
-    // SAFETY: By the safety requirements of this function.
+    // SAFETY: By the safety requirement of this function, the lock is initialised once.
     unsafe { SLOTS.init() };
 }
 
-/// A slot in the reserved state; dropping it frees the slot.
+/// The owner of a reserved slot. Dropping it frees the slot.
+///
+/// # Invariants
+///
+/// Slot `index` is `Slot::Reserved(identity)`, and no other reservation of it exists.
 pub(crate) struct Reservation {
     index: usize,
     identity: Identity,
 }
 
 impl Reservation {
-    /// Reserves `wanted`, or the first free index, for the backing file `identity`.
+    /// Reserves the slot `wanted`, or the first free one, for the backing file `identity` (state 1 to 2).
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if another slot has the backing file, EEXIST if `wanted` is taken, EINVAL if it is out of
+    /// range, ENFILE if no slot is free.
     pub(crate) fn new(wanted: Option<usize>, identity: Identity) -> Result<Self> {
         let mut slots = SLOTS.lock();
         if slots.iter().any(|slot| match slot {
@@ -69,6 +88,7 @@ impl Reservation {
                 .ok_or(ENFILE)?,
         };
         slots[index] = Slot::Reserved(identity);
+        // INVARIANT: The slot has just been reserved; it was free.
         Ok(Self { index, identity })
     }
 
@@ -77,7 +97,7 @@ impl Reservation {
         self.index
     }
 
-    /// Puts the attached device into the slot.
+    /// Puts the attached device into the slot (state 2 to 3).
     pub(crate) fn attach(self, device: KBox<Device>) {
         SLOTS.lock()[self.index] = Slot::Attached(self.identity, device);
         core::mem::forget(self);
@@ -90,7 +110,11 @@ impl Drop for Reservation {
     }
 }
 
-/// Takes a device that nobody has open out of its slot, and keeps it from being opened.
+/// Takes a device out of its slot and keeps it from being opened (state 3 to 2).
+///
+/// # Errors
+///
+/// ENXIO if there is no such device; EBUSY if its block device is open, or the slot is reserved or held.
 pub(crate) fn retire(index: usize) -> Result<(KBox<Device>, Reservation)> {
     let mut slots = SLOTS.lock();
     let slot = slots.get_mut(index).ok_or(ENXIO)?;
@@ -103,13 +127,18 @@ pub(crate) fn retire(index: usize) -> Result<(KBox<Device>, Reservation)> {
         }
     };
     match core::mem::replace(slot, Slot::Reserved(identity)) {
+        // INVARIANT: The slot has just been reserved; it was attached.
         Slot::Attached(_, device) => Ok((device, Reservation { index, identity })),
         // Excluded by the match above.
         Slot::Free | Slot::Reserved(_) | Slot::Held(..) => Err(ENXIO),
     }
 }
 
-/// Calls `f` with an attached device.
+/// Calls `f` with the device of a slot in state 3 or 4, with the registry locked.
+///
+/// # Errors
+///
+/// ENXIO if there is no such device, EBUSY if the slot is reserved, and the errors of `f`.
 pub(crate) fn with<R>(index: usize, f: impl FnOnce(&Device) -> Result<R>) -> Result<R> {
     let slots = SLOTS.lock();
     match slots.get(index) {
@@ -119,19 +148,23 @@ pub(crate) fn with<R>(index: usize, f: impl FnOnce(&Device) -> Result<R>) -> Res
     }
 }
 
-/// An attached device that is not detached, nor held by anybody else, until this value is dropped. The
-/// registry can be used meanwhile.
+/// The user of a held device. The registry is not locked meanwhile.
 ///
 /// # Invariants
 ///
-/// The slot is in the held state, which only dropping this value ends; `device` points to its device.
+/// Slot `index` is `Slot::Held` with the device that `device` points to. Only dropping this value changes
+/// the slot.
 pub(crate) struct Hold {
     index: usize,
     device: NonNull<Device>,
 }
 
 impl Hold {
-    /// Holds a device.
+    /// Holds the device of slot `index` (state 3 to 4).
+    ///
+    /// # Errors
+    ///
+    /// ENXIO if there is no such device, EBUSY if the slot is reserved, EALREADY if it is held.
     pub(crate) fn new(index: usize) -> Result<Self> {
         let mut slots = SLOTS.lock();
         let slot = slots.get_mut(index).ok_or(ENXIO)?;
@@ -160,8 +193,8 @@ impl Hold {
 impl Deref for Hold {
     type Target = Device;
     fn deref(&self) -> &Device {
-        // SAFETY: By the type invariant, the device is in its slot, and only shared references to it
-        // are made meanwhile.
+        // SAFETY: By the type invariant, the slot owns the device as long as `self` exists, and the
+        // functions of this module make only shared references to a device in its slot.
         unsafe { self.device.as_ref() }
     }
 }

@@ -11,15 +11,14 @@ use crate::ratelimit::RateLimit;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
 
-/// The part of a device that serves requests. It exists once per device and lives longer than the
-/// device's disk.
+/// The part of a device that serves requests. It lives longer than the disk of the device.
 pub(crate) struct Server {
     index: usize,
     volume: Volume<Kernel>,
     pool: Pool,
-    /// A damaged image or a full disk would repeat them endlessly.
+    /// Limit of the messages: a damaged image or a full backing file would repeat them endlessly.
     messages: RateLimit,
-    /// What user space was told last: there is no space.
+    /// True if user space was told last that there is no space.
     full: AtomicBool,
 }
 
@@ -40,7 +39,7 @@ impl Server {
         &self.volume
     }
 
-    /// Number of the device.
+    /// Index of the device: the N of `/dev/cloopN`.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
@@ -60,17 +59,21 @@ impl Server {
         self.volume.size().bytes()
     }
 
-    /// Whether writes are refused.
+    /// Returns true if the engine refuses writes.
     pub(crate) fn read_only(&self) -> bool {
         self.volume.read_only()
     }
 
-    /// How the volume is doing.
+    /// State of the volume.
     pub(crate) fn state(&self) -> State {
         self.volume.state()
     }
 
-    /// Its figures.
+    /// Figures of the volume.
+    ///
+    /// # Errors
+    ///
+    /// Those of asking the backing file for its size.
     pub(crate) fn stats(&self) -> Result<Stats> {
         self.volume.stats().map_err(errno)
     }
@@ -80,22 +83,22 @@ impl Server {
         self.volume.file()
     }
 
-    /// Memory of the sector table. Takes no lock.
+    /// Memory of the loaded part of the sector table, in bytes. Takes no lock.
     pub(crate) fn table_memory(&self) -> u64 {
         self.volume.table_memory()
     }
 
-    /// Bounds the memory of the sector table.
+    /// Bounds the memory of the sector table to `bytes`.
     pub(crate) fn set_table_limit(&self, bytes: u64) {
         self.volume.set_table_limit(bytes);
     }
 
-    /// Gives memory of the sector table back.
+    /// Gives up to `bytes` of the memory of the sector table back.
     pub(crate) fn shed_table(&self, bytes: u64) {
         self.volume.shed_table(bytes);
     }
 
-    /// Whether there is no space, if that is news; it is logged then.
+    /// Returns and logs if there is no space, or `None` if user space was told so already.
     pub(crate) fn space_changed(&self) -> Option<bool> {
         let full = self.volume.full();
         if self.full.swap(full, Ordering::Relaxed) == full {
@@ -113,7 +116,8 @@ impl Server {
         Some(full)
     }
 
-    /// Serves a request and ends it.
+    /// Serves a request and ends it. If the request finds that space has run out or is there again, a
+    /// change uevent is raised, for which the disk asks [`space_changed`](Self::space_changed).
     pub(crate) fn serve(&self, mut request: Request) {
         let operation = request.operation();
         let result = match operation {
@@ -147,8 +151,8 @@ impl Server {
         }
     }
 
-    /// Calls `f` with the first block and the length in bytes of each part of a request that lies in
-    /// one record.
+    /// Calls `f` for each part of a range that lies in one record, with the first block of the part and
+    /// its length in bytes.
     fn for_each_record(
         &self,
         (mut block, mut count): (u64, u64),
@@ -186,7 +190,7 @@ impl Server {
     }
 
     fn log(&self, operation: Operation, block: u64, error: engine::Error) {
-        // Said once, not of every write.
+        // `space_changed` logs it once, instead of once for each write.
         if error == engine::Error::NoSpace {
             return;
         }
@@ -206,7 +210,7 @@ impl Server {
     }
 }
 
-/// A request whose data is shorter than its range cannot be served.
+/// Returns the error of a request whose data is shorter than its range, unless all data was `copied`.
 fn covered(copied: bool) -> engine::Result {
     copied
         .then_some(())

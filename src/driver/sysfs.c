@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /sys/block/cloopN/cloop/: what CLOOP_CTL_INFO tells, one value per file. See
+ * /sys/block/cloopN/cloop/: the values of CLOOP_CTL_INFO, one in each file. See
  * Documentation/ABI/testing/sysfs-block-cloop.
  *
- * Removing the disk waits for whoever reads or writes one of these files, so
- * the device behind it is there. They take locks of the engine only, which is
- * never held while a disk is removed.
+ * Removing the disk waits for the readers and writers of these files, so the
+ * device exists while a file is read or written. The functions take locks of the
+ * engine only, and no thread holds one of those while it removes a disk.
  */
 #include <linux/blkdev.h>
 #include <linux/cloop.h>
@@ -32,7 +32,7 @@ static int info_of(struct device *dev, struct cloop_info *info)
 	return cloop_queue_info(queue_of(dev), info);
 }
 
-/* A file NAME with the value that an expression makes of info. */
+/* A file with the value of an expression over info. */
 #define CLOOP_VALUE(_name, _mode, _value)				\
 static ssize_t _name##_show(struct device *dev,				\
 			    struct device_attribute *attr, char *buf)	\

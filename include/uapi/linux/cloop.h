@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * Interface of /dev/cloop-control, the control device of the read-write
+ * The interface of /dev/cloop-control, the control device of the read-write
  * compressed loop device.
  *
- * All structures have the same layout for 32-bit and 64-bit callers. Reserved
- * fields and unknown flags must be zero when a structure is passed in, and are
- * zero when it is passed out.
+ * Each structure has the same layout for 32-bit and 64-bit callers. A caller
+ * sets reserved fields and unknown flags to zero, otherwise a command fails with
+ * EINVAL. The module returns them as zero. All commands but CLOOP_CTL_VERSION
+ * need CAP_SYS_ADMIN and fail with EPERM without it.
  */
 #ifndef _UAPI_LINUX_CLOOP_H
 #define _UAPI_LINUX_CLOOP_H
@@ -13,7 +14,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* Goes up when a structure or command changes incompatibly. */
+/* Incremented when a structure or a command changes incompatibly. */
 #define CLOOP_ABI_VERSION	1
 
 #define CLOOP_VERSION_LEN	24
@@ -24,7 +25,7 @@
 #define CLOOP_FLAG_READ_ONLY	(1U << 0)
 /* Flags of struct cloop_info only. */
 #define CLOOP_FLAG_DIRECT_IO	(1U << 1)	/* the backing file bypasses the page cache */
-#define CLOOP_FLAG_RECOVERED	(1U << 2)	/* the image had not been detached cleanly */
+#define CLOOP_FLAG_RECOVERED	(1U << 2)	/* the image was not detached cleanly before */
 #define CLOOP_FLAG_FAILED	(1U << 3)	/* an error has made the device read-only */
 #define CLOOP_FLAG_FULL		(1U << 4)	/* the last write that needed space found none */
 
@@ -36,10 +37,12 @@
 #define CLOOP_ALGORITHM_LZ4	1
 
 /**
- * struct cloop_version - what the loaded module is
- * @abi: CLOOP_ABI_VERSION the module was built with
+ * struct cloop_version - version of the loaded module
+ * @abi: CLOOP_ABI_VERSION of the module
  * @reserved: zero
  * @module_version: version of the module, a NUL-terminated string
+ *
+ * Argument of CLOOP_CTL_VERSION.
  */
 struct cloop_version {
 	__u32 abi;
@@ -48,20 +51,23 @@ struct cloop_version {
 };
 
 /**
- * struct cloop_attach - make a block device of an image
- * @fd: the image: a regular file or a block device, open for reading and,
- *	without CLOOP_FLAG_READ_ONLY, for writing. With O_DIRECT the page cache
- *	is bypassed where the file allows it. The device keeps the open file
- *	description, and so its flock(2), until it is detached.
+ * struct cloop_attach - make a block device from an image
+ * @fd: the image: a regular file or a block device that is open for reading
+ *	and, without CLOOP_FLAG_READ_ONLY, for writing. If it is open with
+ *	O_DIRECT and supports that, I/O bypasses the page cache. The device
+ *	keeps the open file description, and so its flock(2), until it is
+ *	detached.
  * @flags: CLOOP_FLAG_READ_ONLY or 0
- * @index: in: number of the device wanted, -1 for the first free one;
+ * @index: in: number of the device, or -1 for the first free number;
  *	out: the number N of /dev/cloopN
  * @reserved: zero
  *
+ * Argument of CLOOP_CTL_ATTACH.
+ *
  * Errors: EBUSY (the image is attached already), EEXIST (@index is taken),
- * EBADF (@fd is not open in the way needed), ETXTBSY (a swap file),
+ * EBADF (@fd is not open, or not for the access needed), ETXTBSY (a swap file),
  * EMEDIUMTYPE (not a cloop image), EOPNOTSUPP (written by a newer version),
- * EUCLEAN (damaged), ENFILE (no free index).
+ * EUCLEAN (damaged), ENFILE (no free number).
  */
 struct cloop_attach {
 	__s32 fd;
@@ -71,14 +77,16 @@ struct cloop_attach {
 };
 
 /**
- * struct cloop_detach - write everything back and remove a block device
+ * struct cloop_detach - write all data back and remove a block device
  * @index: number of the device
  * @flags: zero
  *
- * Errors: ENXIO (no such device), EBUSY (the device is open or mounted, or
+ * Argument of CLOOP_CTL_DETACH.
+ *
+ * Errors: ENXIO (no such device), EBUSY (the device is open or mounted, or is
  * being attached, detached, compacted or resized; it stays). Any other error
- * says that the image could not be closed cleanly: the device is gone, and the
- * next attach recovers from the image's log.
+ * means that the image was not closed cleanly: the device is gone, and the next
+ * attach recovers from the log of the image.
  */
 struct cloop_detach {
 	__s32 index;
@@ -89,38 +97,43 @@ struct cloop_detach {
  * struct cloop_info - state of an attached device
  * @index: in: number of the device
  * @flags: CLOOP_FLAG_*
- * @size: of the block device, in bytes
+ * @size: size of the block device, in bytes
  * @record_size: unit of compression, in bytes
  * @algorithm: CLOOP_ALGORITHM_*
- * @uuid: of the image
+ * @uuid: UUID of the image
  * @segment_size: unit of space in the image, in bytes
- * @error: positive errno that made the device read-only, 0 if none did
+ * @error: positive errno of the error that made the device read-only, or 0
  * @mapped_blocks: 4096-byte blocks that hold data
- * @live_bytes: stored bytes that data or the sector table still refers to
+ * @live_bytes: bytes of live records, headers included: those that hold data or
+ *	the sector table
  * @stored_bytes: bytes of the segments in use
- * @allocated_bytes: what the image occupies on its file system
+ * @allocated_bytes: bytes that the image occupies on its file system
  * @segments: segments in use
  * @free_segments: segments that can be used again
- * @table_memory: memory taken by the loaded part of the sector table
+ * @table_memory: bytes of memory of the loaded part of the sector table
  * @bytes_written: bytes written to the device since it was attached
  * @bytes_read: bytes read from the device since it was attached
  * @log_bytes: bytes appended to the image since it was attached
  * @flushes: flushes served
- * @syncs: times the backing file was made durable
+ * @syncs: fsync operations of the backing file
  * @checkpoints: checkpoints written
  * @damaged: reads that found a damaged record
  * @errors: errors of the backing file
  * @replayed: log records replayed when the image was attached
  * @backing_dev: st_dev of the image
  * @backing_ino: st_ino of the image
- * @backing_file: path of the image as the caller sees it, empty when it is
- *	longer than fits
- * @table_limit: what @table_memory should not exceed
- * @garbage_bytes: bytes without use in the segments: what reclaim can gain
- * @moved_bytes: live bytes that reclaim moved since the image was attached
+ * @backing_file: path of the image as the caller sees it, a NUL-terminated
+ *	string; empty if it is longer than the field
+ * @table_limit: limit of @table_memory, in bytes
+ * @garbage_bytes: bytes without use in segments that hold live records, which
+ *	reclaim can gain
+ * @moved_bytes: live bytes that reclaim relocated since the image was attached
  * @freed_segments: segments that became free since the image was attached
- * @reserved_bytes: space that is reserved for the log
+ * @reserved_bytes: bytes of space that is reserved for the log
  * @reserved: zero
+ *
+ * Argument of CLOOP_CTL_INFO. All fields but @index are zero when the structure
+ * is passed in.
  *
  * Errors: ENXIO (no such device), EBUSY (it is being attached or detached).
  */
@@ -161,16 +174,17 @@ struct cloop_info {
 };
 
 /**
- * struct cloop_compact - move what is stored together and give space back
+ * struct cloop_compact - relocate live records to shrink an image
  * @index: number of the device
  * @flags: zero
  *
- * Returns when nothing is left that is worth the work; the device is in use
- * meanwhile as always. A signal ends it early, without loss, with EINTR.
+ * Argument of CLOOP_CTL_COMPACT. The command returns when the remaining gain is
+ * not worth the I/O. The device can be used meanwhile. A signal ends the command
+ * early with EINTR, without loss of data.
  *
  * Errors: ENXIO (no such device), EBUSY (it is being attached or detached),
- * EALREADY (it is being compacted or resized), EROFS (read-only), ENOSPC (not
- * even reclaim finds space), EINTR.
+ * EALREADY (it is being compacted or resized), EROFS (read-only), ENOSPC
+ * (reclaim finds no space to work with), EINTR.
  */
 struct cloop_compact {
 	__s32 index;
@@ -183,14 +197,14 @@ struct cloop_compact {
  * @flags: CLOOP_RESIZE_FORCE or 0
  * @size: the new size in bytes, a multiple of 4096
  *
- * The device is in use meanwhile as always, but to become smaller its file
- * system is frozen, as by FIFREEZE, and its I/O waits. User space hears of the
- * new size by a uevent with RESIZE=1.
+ * Argument of CLOOP_CTL_RESIZE. The device can be used meanwhile. While a device
+ * shrinks, its file system is frozen, as by FIFREEZE, and its I/O waits. A uevent
+ * with RESIZE=1 tells user space about the new size.
  *
- * Errors: ENXIO (no such device), EBUSY (something is stored beyond @size and
+ * Errors: ENXIO (no such device), EBUSY (data is stored beyond @size and
  * CLOOP_RESIZE_FORCE is not set, or the device is being attached or detached),
- * EALREADY (it is being compacted or resized), EINVAL (no valid size), EROFS
- * (read-only), ENOSPC (no room to store the new size).
+ * EALREADY (it is being compacted or resized), EINVAL (not a valid size), EROFS
+ * (read-only), ENOSPC (no space to store the new size).
  */
 struct cloop_resize {
 	__s32 index;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One block request in the hands of the driver.
+//! A block request, while the driver owns it.
 
 use super::workqueue::Workqueue;
 use crate::c;
@@ -15,8 +15,9 @@ const BLOCK_SECTORS: u64 = BLOCK_SIZE as u64 >> c::SECTOR_SHIFT;
 pub(crate) enum Operation {
     Read,
     Write {
+        /// True if the data is durable before the request ends.
         fua: bool,
-        /// Of the structures of a file system.
+        /// True if a file system writes its own structures.
         metadata: bool,
     },
     Flush,
@@ -29,50 +30,55 @@ pub(crate) enum Operation {
 ///
 /// A request is in one of these states:
 ///
-/// 1. Owned by the block layer: free, or on its way to us.
-/// 2. Started: a `Request` made by [`start`](Self::start) exists in `queue_rq`.
-/// 3. Queued: owned by the work item in its private data, until the workqueue runs that. No `Request`
-///    exists.
-/// 4. Being served: a `Request` made by [`from_work`](Self::from_work) exists in a worker.
-/// 5. Ended: owned by the block layer again.
+/// 1. Idle: the block layer owns the request, which is free or about to be queued.
+/// 2. Started: the driver owns the request by a `Request`, which [`start`](Self::start) made in
+///    `queue_rq`.
+/// 3. Queued: the work item in the private data owns the request, until the workqueue runs the item. No
+///    `Request` exists.
+/// 4. Served: the driver owns the request by a `Request`, which [`from_work`](Self::from_work) made on a
+///    thread of the workqueue.
 ///
-/// From 2 on, the way out is [`end`](Self::end). A `Request` that is merely dropped ends with an I/O
-/// error: a bug must not leave its submitter waiting for ever.
+/// [`end`](Self::end) returns a request from 2 or 4 to 1. Dropping a `Request` does the same with an I/O
+/// error, so that a bug does not leave the submitter waiting for ever.
 ///
 /// # Invariants
 ///
-/// - `raw` is a valid, started request of one of our tag sets, of which no other `Request` exists and
-///   whose work item is not queued.
+/// - `raw` is a valid request in state 2 or 4, of a tag set with the functions of `OperationsVTable`. No
+///   other `Request` of it exists, and its work item is not queued.
 /// - `cursor` points into the data of `raw`.
 pub(crate) struct Request {
     raw: NonNull<c::request>,
     cursor: c::cloop_cursor,
 }
 
-/// Bytes of private data that each request of a tag set needs: the work item.
+/// Bytes of private data of each request: the work item.
 pub(super) const PRIVATE_SIZE: usize = size_of::<c::work_struct>();
 
 /// The work item in the private data of a request.
 ///
 /// # Safety
 ///
-/// `raw` is a valid request of a tag set with [`PRIVATE_SIZE`].
+/// `raw` is a valid request of a tag set with [`PRIVATE_SIZE`] bytes of private data.
 unsafe fn work_of(raw: *mut c::request) -> *mut c::work_struct {
-    // SAFETY: The private data follows the request in the same allocation.
+    // SAFETY: The private data follows the request in the same allocation, so the result is in bounds.
     unsafe { raw.add(1) }.cast()
 }
 
-/// Prepares the private data of a request that has just been allocated: `func` will serve it.
+/// Prepares the private data of a request that has just been allocated. The workqueue calls `func` with
+/// the work item of a queued request.
 ///
 /// # Safety
 ///
-/// `raw` is a valid request of a tag set with [`PRIVATE_SIZE`], and not in use.
+/// `raw` is a valid request in state 1 of a tag set with [`PRIVATE_SIZE`] bytes of private data, and the
+/// block layer does not use it yet.
 pub(super) unsafe fn init(raw: *mut c::request, func: c::work_func_t) {
-    // SAFETY: By the safety requirement of this function.
+    // SAFETY: By the safety requirement of this function, nothing else uses the work item.
     unsafe { c::cloop_work_init(work_of(raw), func) };
 }
 
 impl Request {
+    /// Takes the request `raw`.
+    ///
     /// # Safety
     ///
     /// `raw` satisfies the type invariant.
@@ -80,7 +86,7 @@ impl Request {
         let mut cursor = c::cloop_cursor::default();
         // SAFETY: By the safety requirement of this function, `raw` is valid.
         unsafe { c::cloop_cursor_init(&mut cursor, raw.as_ptr()) };
-        // INVARIANT: The cursor is at the start of the request's data.
+        // INVARIANT: By the safety requirement of this function; the cursor is at the start of the data.
         Self { raw, cursor }
     }
 
@@ -88,21 +94,22 @@ impl Request {
     ///
     /// # Safety
     ///
-    /// To be called from `queue_rq` with the request to be queued.
+    /// The caller is `queue_rq` of the block layer, and `raw` the request to be queued.
     pub(super) unsafe fn start(raw: *mut c::request) -> Self {
-        // SAFETY: By the safety requirement of this function, the request is ours from here on.
+        // SAFETY: By the safety requirement of this function, the driver owns the request from here on.
         unsafe { c::blk_mq_start_request(raw) };
-        // SAFETY: `queue_rq` is never given a null pointer, and the request is started.
+        // SAFETY: The request is in state 2, and `queue_rq` is never called with a null pointer.
         unsafe { Self::new(NonNull::new_unchecked(raw)) }
     }
 
-    /// Has `workqueue` serve the request (state 2 to 3).
+    /// Queues the request to `workqueue`, which serves it (state 2 to 3).
     pub(crate) fn queue(self, workqueue: &Workqueue) {
         // SAFETY: By the type invariant, `raw` is valid.
         let work = unsafe { work_of(self.raw.as_ptr()) };
         core::mem::forget(self);
-        // SAFETY: The work item was initialised by `init`, is not queued, and lives until the
-        // request is ended, which only the work's function can do from here on.
+        // SAFETY: `init` initialised the work item, and by the type invariant the item is not queued.
+        // It lives until the request ends, and only the function of the work item ends the request
+        // from here on.
         unsafe { c::cloop_work_queue(workqueue.as_ptr(), work) };
     }
 
@@ -110,19 +117,20 @@ impl Request {
     ///
     /// # Safety
     ///
-    /// To be called once by the function of a work item, with that work item.
+    /// The caller is the function of `work`, the work item of a request in state 3, and calls this
+    /// function once.
     pub(super) unsafe fn from_work(work: *mut c::work_struct) -> Self {
-        // SAFETY: The work item directly follows its request.
+        // SAFETY: The work item directly follows its request, which is in state 4 from here on.
         unsafe { Self::new(NonNull::new_unchecked(work.cast::<c::request>().sub(1))) }
     }
 
-    /// The `queuedata` of the queue the request came from.
+    /// The `queuedata` of the request's queue.
     pub(super) fn queue_data(&self) -> *mut c_void {
         // SAFETY: A started request has a queue, whose `queuedata` never changes.
         unsafe { (*(*self.raw.as_ptr()).q).queuedata }
     }
 
-    /// What is asked for.
+    /// The operation that the request asks for.
     pub(crate) fn operation(&self) -> Operation {
         // SAFETY: By the type invariant, `raw` is valid.
         let flags = unsafe { (*self.raw.as_ptr()).cmd_flags };
@@ -138,7 +146,7 @@ impl Request {
         }
     }
 
-    /// The first block and the number of blocks. The block layer cuts requests at block borders.
+    /// The first block and the number of blocks. The block layer splits requests at block boundaries.
     pub(crate) fn range(&self) -> (u64, u64) {
         // SAFETY: By the type invariant, `raw` is valid.
         let (sector, bytes) = unsafe {
@@ -150,16 +158,16 @@ impl Request {
         (sector / BLOCK_SECTORS, u64::from(bytes) / BLOCK_SIZE as u64)
     }
 
-    /// Copies the next bytes of a write's data into `buf`; false when there are fewer.
+    /// Copies the next bytes of a write's data into `buf`. Returns false if fewer are left.
     pub(crate) fn copy_out(&mut self, buf: &mut [u8]) -> bool {
         // SAFETY: By the type invariant, the cursor is valid; `buf` is writable for its length.
         unsafe { c::cloop_cursor_copy(&mut self.cursor, buf.as_mut_ptr().cast(), buf.len(), false) }
     }
 
-    /// Copies `buf` to the next bytes of a read's data; false when there are fewer.
+    /// Copies `buf` to the next bytes of a read's data. Returns false if fewer are left.
     pub(crate) fn copy_in(&mut self, buf: &[u8]) -> bool {
         // SAFETY: By the type invariant, the cursor is valid; `buf` is readable for its length, and
-        // only read from.
+        // the function does not write to it.
         unsafe {
             c::cloop_cursor_copy(
                 &mut self.cursor,
@@ -179,12 +187,12 @@ impl Request {
         unsafe { c::cloop_disk_raise_change_event((*(*self.raw.as_ptr()).q).disk) };
     }
 
-    /// Gives the request back to the block layer (state 2 or 4 to 5).
+    /// Ends the request: the block layer owns it again (state 2 or 4 to 1).
     pub(crate) fn end(self, status: c::blk_status_t) {
         let raw = self.raw;
         core::mem::forget(self);
-        // SAFETY: By the type invariant, the request is started and ours; with `self` gone, nobody
-        // uses it any more.
+        // SAFETY: By the type invariant, the driver owns the started request. `self` is gone, so the
+        // driver does not use the request again.
         unsafe { c::blk_mq_end_request(raw.as_ptr(), status) };
     }
 }

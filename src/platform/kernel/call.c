@@ -7,6 +7,13 @@
 
 #include "platform.h"
 
+/**
+ * struct cloop_call - a call of a function on another thread
+ * @work: makes the call
+ * @done: completed when @fn has returned
+ * @fn: the function
+ * @data: argument of @fn
+ */
 struct cloop_call {
 	struct work_struct work;
 	struct completion done;
@@ -25,10 +32,11 @@ static void call_work(struct work_struct *work)
 }
 
 /*
- * Runs @fn away from the caller's signals, resource limits and credentials: a
- * process that is killed while it detaches a device must not make the last
- * writes to the image fail. When a signal arrives, *@stop (if there is one) is
- * set, which @fn should look at; in any case @fn has returned afterwards.
+ * Calls @fn on another thread, so that the signals, resource limits and
+ * credentials of the caller do not affect it: killing a process that detaches a
+ * device must not make the last writes to the image fail. If @stop is not NULL,
+ * a signal sets *@stop, and @fn returns soon when it sees that. In any case this
+ * function returns after @fn.
  */
 int cloop_call_interruptible(void (*fn)(void *data), void *data, bool *stop)
 {

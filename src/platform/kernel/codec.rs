@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! LZ4, by the kernel's own library.
+//! LZ4, by the library in the kernel.
 
 use crate::c;
 use crate::engine::Error;
@@ -18,7 +18,7 @@ pub(crate) struct KernelLz4 {
 
 impl Lz4 for KernelLz4 {
     fn new() -> Result<Self, Error> {
-        // INVARIANT: The length is rounded up.
+        // INVARIANT: The length is `LZ4_MEM_COMPRESS`, rounded up.
         Ok(Self {
             work: KVVec::zeroed(c::LZ4_MEM_COMPRESS.div_ceil(size_of::<u64>()), GFP_KERNEL)
                 .map_err(|_| Error::NoMemory)?,
@@ -28,7 +28,7 @@ impl Lz4 for KernelLz4 {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
         let (src_len, dst_len) = (src.len().try_into().ok()?, dst.len().try_into().ok()?);
         // SAFETY: `src` is readable and `dst` writable for the given lengths, and by the type
-        // invariant the work memory is large enough; `u64` aligns it.
+        // invariant the work memory is large enough. `u64` aligns it.
         let n = unsafe {
             c::LZ4_compress_default(
                 src.as_ptr().cast(),
@@ -38,13 +38,13 @@ impl Lz4 for KernelLz4 {
                 self.work.as_mut_ptr().cast(),
             )
         };
-        // Zero says that the result did not fit.
+        // The function returns zero if the result does not fit.
         usize::try_from(n).ok().filter(|&n| n > 0)
     }
 
     fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
         let (src_len, dst_len) = (src.len().try_into().ok()?, dst.len().try_into().ok()?);
-        // SAFETY: `src` is readable and `dst` writable for the given lengths. The function checks
+        // SAFETY: `src` is readable and `dst` writable for the given lengths, and the function checks
         // every length in its input against them.
         let n = unsafe {
             c::LZ4_decompress_safe(

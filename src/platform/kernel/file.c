@@ -17,8 +17,8 @@
 #include "platform.h"
 
 /*
- * f_mapping->host is the inode that holds the data, whatever the path: the
- * block device behind a device node, the lower inode behind overlayfs.
+ * The inode that holds the data, independent of the path: that of the block
+ * device behind a device node, the lower inode behind overlayfs.
  */
 static struct inode *backing_inode(struct file *file)
 {
@@ -46,10 +46,10 @@ int cloop_file_check(struct file *file, bool write)
 		return -EBADF;
 	if (!(file->f_mode & FMODE_CAN_WRITE) || !file->f_op->write_iter)
 		return -EINVAL;
-	/* Without it a flush would promise what nobody keeps. */
+	/* Without fsync, flushed data would not be durable. */
 	if (!file->f_op->fsync)
 		return -EINVAL;
-	/* Writes would not go where they are meant to. */
+	/* Writes would go to the end of the file. */
 	if ((file->f_flags & O_APPEND) || IS_APPEND(inode))
 		return -EINVAL;
 	return 0;
@@ -64,7 +64,10 @@ bool cloop_file_can_direct(struct file *file)
 		return false;
 	if (vfs_getattr(&file->f_path, &st, STATX_DIOALIGN, 0))
 		return false;
-	/* A file system that does not tell takes the block size of its device. */
+	/*
+	 * A file system that does not report the alignment takes the block
+	 * size of its device.
+	 */
 	if (!(st.result_mask & STATX_DIOALIGN))
 		return true;
 	return st.dio_offset_align && st.dio_offset_align <= 4096 &&
@@ -72,8 +75,7 @@ bool cloop_file_can_direct(struct file *file)
 }
 
 /*
- * Page cache allocations for the backing file must not wait for I/O either,
- * whoever makes them.
+ * No thread may wait for I/O when it allocates page cache for the backing file.
  */
 gfp_t cloop_file_restrict_gfp(struct file *file)
 {
@@ -88,7 +90,7 @@ void cloop_file_restore_gfp(struct file *file, gfp_t gfp)
 	mapping_set_gfp_mask(file->f_mapping, gfp);
 }
 
-/* Enough for a kmalloc'ed buffer, and for a record when memory is short. */
+/* Sufficient for a kmalloc'ed buffer, and for a record when memory is short. */
 #define CLOOP_STACK_BVECS	16
 
 /*
@@ -122,8 +124,8 @@ static ssize_t file_io_once(struct file *file, void *buf, size_t len,
 			    struct bio_vec *bvecs, unsigned int max)
 {
 	/*
-	 * The flags of the open file description belong to user space, which
-	 * can change them at any time: take none of them.
+	 * User space can change the flags of the open file description at any
+	 * time, so none of them is used.
 	 */
 	struct kiocb iocb = {
 		.ki_filp = file,
@@ -143,7 +145,7 @@ static ssize_t file_io_once(struct file *file, void *buf, size_t len,
 	return vfs_iocb_iter_read(file, &iocb, &iter);
 }
 
-/* Transfers everything or fails; what lies beyond the end reads as zeros. */
+/* Transfers all bytes or fails. Bytes beyond the end of the file read as zeros. */
 int cloop_file_io(struct file *file, void *buf, size_t len, loff_t pos,
 		  bool write, bool direct)
 {
@@ -153,7 +155,7 @@ int cloop_file_io(struct file *file, void *buf, size_t len, loff_t pos,
 	int ret = 0;
 
 	if (is_vmalloc_addr(buf) && len > CLOOP_STACK_BVECS * PAGE_SIZE) {
-		/* One request instead of many; not having it is no error. */
+		/* One request instead of many, if the memory is available. */
 		heap = kmalloc_array(DIV_ROUND_UP(len, PAGE_SIZE) + 1,
 				     sizeof(*heap), GFP_NOIO | __GFP_NOWARN |
 				     __GFP_NORETRY);

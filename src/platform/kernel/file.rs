@@ -12,18 +12,23 @@ use kernel::sync::aref::ARef;
 
 /// An open file that the kernel reads and writes on behalf of a device.
 ///
-/// Cycles (an image that lies, through however many devices and file systems, on its own device)
-/// cannot come up here. Unlike loop's, a device of ours does not exist before its backing file is
-/// chosen, and the file never changes afterwards; whatever a file lies on when it is attached is
-/// older than the device that the attach makes. What is attached twice is refused by [`registry`].
+/// A file is in one of these states:
+///
+/// 1. Open: user space owns it by a descriptor, and [`file_of`] takes a reference.
+/// 2. Backing: a `KernelFile` exists. The page cache of the file allocates without waiting for I/O.
+/// 3. Released: the `KernelFile` is dropped, and the page cache allocates as before.
+///
+/// A file cannot lie on the device that it backs, not even through other devices and file systems. Unlike
+/// a device of loop, ours does not exist before its backing file is chosen, and the file never changes
+/// afterwards, so everything below the file is older than the device. The [`registry`] refuses a file
+/// that backs a device already.
 ///
 /// [`registry`]: crate::registry
 ///
 /// # Invariants
 ///
-/// - `file` passed `cloop_file_check`, for writing if `write` is set.
-/// - While a value exists, the mapping of `file` allocates without `__GFP_IO` and `__GFP_FS`; `gfp`
-///   is what it allocated with before.
+/// - `file` passed `cloop_file_check`, for writing if `write` is true.
+/// - The mapping of `file` allocates without `__GFP_IO` and `__GFP_FS`. `gfp` is its mask of before.
 pub(crate) struct KernelFile {
     file: ARef<File>,
     direct: bool,
@@ -31,39 +36,51 @@ pub(crate) struct KernelFile {
     gfp: c::gfp_t,
 }
 
-/// What distinguishes the data of two files, whatever their paths: the address of the inode. Good
-/// as long as one of the files is held open.
+/// The identity of the data of a file, independent of its path: the address of the inode. It is valid as
+/// long as the file is open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity(usize);
 
-/// What `stat(2)` says of the backing file.
+/// Fields of `stat(2)` for the backing file.
 pub(crate) struct Stat {
+    /// Bytes that the file occupies.
     pub(crate) allocated: u64,
+    /// `st_dev`.
     pub(crate) dev: u64,
+    /// `st_ino`.
     pub(crate) ino: u64,
 }
 
-/// Takes the file behind a descriptor of the current process, if it can hold an image.
+/// Takes the file behind the descriptor `fd` of the current process (state 1).
 ///
-/// To be called from an ioctl or another system call that does not use the file position.
+/// The caller is an ioctl, or another system call that does not use the file position.
+///
+/// # Errors
+///
+/// EBADF if `fd` is not open, or not for writing although `write` is true; EISDIR, EINVAL or ETXTBSY if
+/// the file cannot hold an image.
 pub(crate) fn file_of(fd: i32, write: bool) -> Result<ARef<File>> {
     let file = LocalFile::fget(fd.try_into().map_err(|_| EBADF)?)?;
-    // SAFETY: By the requirement of this function, there is no `fdget_pos` on this thread.
+    // SAFETY: By the requirement on the caller, no `fdget_pos` is active on this thread.
     let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
     // SAFETY: `file` is a valid open file.
     to_result(unsafe { c::cloop_file_check(file.as_ptr(), write) })?;
     Ok(file)
 }
 
-/// What the data of `file` is known by.
+/// The identity of the data of `file`.
 pub(crate) fn identity(file: &File) -> Identity {
-    // SAFETY: An open file has a mapping, which stays the same; that of a regular file or a block
-    // device has a host.
+    // SAFETY: An open file has a mapping, which stays the same. The mapping of a regular file or a
+    // block device has a host.
     Identity(unsafe { (*(*file.as_ptr()).f_mapping).host } as usize)
 }
 
 impl KernelFile {
-    /// Prepares a file for use below a block device.
+    /// Prepares a file for use below a block device (state 1 to 2).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`file_of`] for a file that cannot hold an image.
     pub(crate) fn new(file: ARef<File>, write: bool) -> Result<Self> {
         // SAFETY: `file` is a valid open file, as in all calls below.
         to_result(unsafe { c::cloop_file_check(file.as_ptr(), write) })?;
@@ -71,7 +88,7 @@ impl KernelFile {
         let direct = unsafe { c::cloop_file_can_direct(file.as_ptr()) };
         // SAFETY: As above.
         let gfp = unsafe { c::cloop_file_restrict_gfp(file.as_ptr()) };
-        // INVARIANT: The file has been checked, its mapping restricted; `drop` undoes that.
+        // INVARIANT: The file has been checked, and its mapping restricted.
         Ok(Self {
             file,
             direct,
@@ -85,13 +102,13 @@ impl KernelFile {
         self.file.as_ptr()
     }
 
-    /// Whether the page cache is bypassed.
+    /// Returns true if I/O bypasses the page cache.
     pub(crate) fn direct(&self) -> bool {
         self.direct
     }
 
-    /// Writes the path of the file, as the current process sees it, into `buf`; `None` when it is
-    /// longer than that.
+    /// Returns the path of the file, as the current process sees it, in `buf`, or `None` if the path is
+    /// longer than `buf`.
     pub(crate) fn path<'a>(&self, buf: &'a mut [u8]) -> Option<&'a CStr> {
         // SAFETY: The file is valid, and `buf` writable for its length.
         let path = unsafe {
@@ -101,12 +118,16 @@ impl KernelFile {
                 buf.len().try_into().ok()?,
             )
         };
-        // The path is put at the end of the buffer, and errors are pointers outside of it.
+        // The function puts the path at the end of the buffer. An error is a pointer outside of it.
         let start = (path as usize).checked_sub(buf.as_ptr() as usize)?;
         CStr::from_bytes_until_nul(buf.get(start..)?).ok()
     }
 
-    /// What `stat(2)` says.
+    /// Fields of `stat(2)`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
     pub(crate) fn stat(&self) -> Result<Stat> {
         let (mut allocated, mut dev, mut ino) = (0, 0, 0);
         // SAFETY: The file is valid, and the three variables are writable.
@@ -128,12 +149,13 @@ impl KernelFile {
 
 impl Drop for KernelFile {
     fn drop(&mut self) {
-        // SAFETY: The file is valid; by the type invariant, `gfp` was its mask.
+        // SAFETY: The file is valid, and by the type invariant `gfp` is the mask of its mapping before
+        // `new` restricted it.
         unsafe { c::cloop_file_restore_gfp(self.file.as_ptr(), self.gfp) };
     }
 }
 
-/// A negative errno as an error of the engine.
+/// Translates a negative errno into an error of the engine.
 fn check(ret: c_int) -> Result<(), Error> {
     match to_result(ret) {
         Ok(()) => Ok(()),
@@ -143,7 +165,7 @@ fn check(ret: c_int) -> Result<(), Error> {
     }
 }
 
-/// Offsets are signed in the kernel.
+/// Translates an offset or a length into the signed type of the kernel.
 fn offset(value: u64) -> Result<i64, Error> {
     i64::try_from(value).map_err(|_| Error::Io(-EFBIG.to_errno()))
 }
@@ -180,8 +202,8 @@ impl BackingFile for KernelFile {
         if !self.write {
             return Err(Error::ReadOnly);
         }
-        // SAFETY: By the type invariant, the file can be written; `buf` is readable for its length,
-        // and a write only reads from it.
+        // SAFETY: By the type invariant, the file can be written; `buf` is readable for its length, and
+        // a write does not change it.
         check(unsafe {
             c::cloop_file_io(
                 self.file.as_ptr(),
@@ -195,7 +217,7 @@ impl BackingFile for KernelFile {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        // There is nothing to make durable, and perhaps no operation for it.
+        // Nothing was written, and the file may have no operation to make it durable.
         if !self.write {
             return Ok(());
         }
@@ -213,7 +235,7 @@ impl BackingFile for KernelFile {
         let (pos, len) = (offset(pos)?, offset(len)?);
         // SAFETY: The file is valid.
         match to_result(unsafe { c::cloop_file_allocate(self.file.as_ptr(), pos, len) }) {
-            // A file system that cannot reserve; writing will extend the file.
+            // The file system cannot reserve space. Writing extends the file.
             Err(EOPNOTSUPP) => Ok(()),
             other => check(other.map_or_else(|e| e.to_errno(), |()| 0)),
         }
@@ -221,7 +243,7 @@ impl BackingFile for KernelFile {
 
     fn punch(&self, pos: u64, len: u64) -> Result<(), Error> {
         let (pos, len) = (offset(pos)?, offset(len)?);
-        // Best effort: space that cannot be given back is only space.
+        // An error is ignored: the data is correct if space is not given back.
         // SAFETY: The file is valid.
         let _ = unsafe { c::cloop_file_punch(self.file.as_ptr(), pos, len) };
         Ok(())

@@ -7,10 +7,10 @@
 #include "platform.h"
 
 /*
- * What serves a block device must not wait for writeback to that same device:
- * no allocation may start I/O (PF_MEMALLOC_NOIO), and dirtying the page cache
- * of the backing file is throttled by the backing device alone
- * (PF_LOCAL_THROTTLE), as in loop's workers.
+ * A thread that serves a block device must not wait for writeback to that
+ * device. Therefore its allocations do not start I/O (PF_MEMALLOC_NOIO), and
+ * only the backing device throttles it when it dirties the page cache of the
+ * backing file (PF_LOCAL_THROTTLE). The workers of loop have the same flags.
  */
 #define CLOOP_IO_FLAGS	(PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE)
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Fallible memory for the kernel home. Same names and signatures as the std home's `mem`.
+//! Memory of the kernel, allocated fallibly. The names and signatures are those of `mem` for `std`.
 
 use crate::engine::Error;
 use core::ops::{Deref, DerefMut};
@@ -10,7 +10,11 @@ use kernel::sync::UniqueArc;
 
 pub(crate) use kernel::sync::Arc;
 
-/// Puts `value` behind a shared pointer.
+/// Moves `value` behind a shared pointer.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
 pub(crate) fn arc<T>(value: T) -> Result<Arc<T>, Error> {
     Arc::new(value, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
@@ -19,6 +23,10 @@ pub(crate) fn arc<T>(value: T) -> Result<Arc<T>, Error> {
 pub(crate) type Box<T> = KVBox<T>;
 
 /// Moves `value` to the heap.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
 pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, Error> {
     KVBox::new(value, GFP_KERNEL).map_err(|_| Error::NoMemory)
 }
@@ -54,7 +62,7 @@ impl<T> Vec<T> {
         self.0.push(value, GFP_KERNEL).map_err(|_| Error::NoMemory)
     }
 
-    /// Puts one item at `index`, moving the later ones up.
+    /// Inserts one item at `index`, moving the later ones up.
     ///
     /// # Panics
     ///
@@ -65,17 +73,17 @@ impl<T> Vec<T> {
         Ok(())
     }
 
-    /// Takes the last item.
+    /// Removes and returns the last item.
     pub(crate) fn pop(&mut self) -> Option<T> {
         self.0.pop()
     }
 
-    /// Takes the item at `index`, moving the later ones down; `None` when there is none.
+    /// Removes and returns the item at `index`, moving the later ones down. `None` if there is no item.
     pub(crate) fn remove(&mut self, index: usize) -> Option<T> {
         self.0.remove(index).ok()
     }
 
-    /// Drops all items, keeping the memory.
+    /// Drops all items and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
@@ -102,12 +110,12 @@ impl<T> Default for Vec<T> {
 
 const PAGE: usize = 4096;
 
-/// Its alignment makes the allocator return page-aligned memory.
+/// A page of a [`Buf`]. Its alignment makes the allocator return page-aligned memory.
 #[derive(pin_init::Zeroable)]
 #[repr(C, align(4096))]
 struct Page([u8; PAGE]);
 
-/// Bytes for I/O: the length is a multiple of 4096 and the start lies on a page boundary.
+/// A buffer for I/O: its length is a multiple of 4096, and it starts on a page boundary.
 pub(crate) struct Buf(KVVec<Page>);
 
 impl Buf {
@@ -122,8 +130,8 @@ impl Buf {
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: The vector holds `len()` initialised pages in a row, each of `PAGE` bytes without
-        // padding, and is borrowed for as long as the slice lives.
+        // SAFETY: The vector holds `len()` contiguous initialised pages, each of `PAGE` bytes without
+        // padding, and it is borrowed as long as the slice lives.
         unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * PAGE) }
     }
 }
@@ -131,12 +139,12 @@ impl Deref for Buf {
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         let len = self.0.len() * PAGE;
-        // SAFETY: As for `deref`; the borrow is exclusive, and any bytes make a valid page.
+        // SAFETY: As in `deref`. The borrow is exclusive, and any bytes are a valid page.
         unsafe { core::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 
-/// The only pointer to a shared-to-be value: mutable until [`share`](Self::share)d.
+/// The only pointer to a value that will be shared. The value is mutable until [`share`](Self::share).
 pub(crate) struct Unique<T>(UniqueArc<T>);
 
 impl<T> Unique<T> {
@@ -147,14 +155,14 @@ impl<T> Unique<T> {
             .map_err(|_| Error::NoMemory)
     }
 
-    /// Gives up mutability; does not allocate.
+    /// Makes the value shared and immutable. Does not allocate.
     pub(crate) fn share(self) -> Arc<T> {
         self.0.into()
     }
 }
 
 impl<T: Unpin> Unique<T> {
-    /// Takes mutability back; drops this reference and returns `None` when it is not the last one.
+    /// Makes the value mutable again. Drops the reference and returns `None` if it is not the last one.
     pub(crate) fn reclaim(shared: Arc<T>) -> Option<Self> {
         Arc::into_unique_or_drop(shared).map(|unique| Self(Pin::into_inner(unique)))
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernel home of the engine.
+//! The platform of the engine in the kernel.
 //!
-//! Everything here may be called from the path that writes a dirty page back in order to free
-//! memory. The callers (the device's workers and the threads of [`thread`]) have set
-//! `PF_MEMALLOC_NOIO` on themselves, which turns `GFP_KERNEL` into `GFP_NOIO` for every allocation
-//! they make, so the allocations in these files say `GFP_KERNEL`: while a device is being attached,
-//! nothing depends on it yet and waiting for reclaim is right.
+//! A thread may call these functions while it writes a dirty page back in order to free memory. An
+//! allocation must not wait for such a write, so it needs `GFP_NOIO`. The files here nevertheless say
+//! `GFP_KERNEL`: the workers of a device, the threads of [`thread`] and the thread that attaches a device
+//! set `PF_MEMALLOC_NOIO` ([`io_scope()`]), which turns `GFP_KERNEL` into `GFP_NOIO` for every allocation
+//! that they make. Only what is allocated before a device exists may wait for I/O.
 
 mod call;
 mod codec;
@@ -23,7 +23,7 @@ use crate::c;
 use crate::engine::Error;
 use crate::platform::Platform;
 
-/// The kernel, as the engine sees it.
+/// The kernel as a platform of the engine.
 pub(crate) struct Kernel;
 
 impl Platform for Kernel {
@@ -40,12 +40,12 @@ impl Platform for Kernel {
     }
 
     fn random_u64() -> u64 {
-        // SAFETY: It has no preconditions.
+        // SAFETY: The function has no preconditions.
         unsafe { c::get_random_u64() }
     }
 
     fn crc32c(crc: u32, data: &[u8]) -> u32 {
-        // The kernel's function leaves both inversions to the caller.
+        // The function of the kernel leaves the inversion before and after to the caller.
         // SAFETY: `data` is readable for its length.
         !unsafe { c::crc32c(!crc, data.as_ptr().cast(), data.len()) }
     }

@@ -12,8 +12,8 @@ use kernel::time::msecs_to_jiffies;
 
 /// A value that may move although its lock is pinned.
 ///
-/// The kernel's guard gives mutable access to values that are `Unpin` only, because the lock pins
-/// what it holds. Nothing in the engine relies on being pinned.
+/// The guard of the kernel crate gives mutable access to `Unpin` values only, because a lock pins its
+/// value. No value of the engine relies on being pinned.
 struct Movable<T>(T);
 
 impl<T> Unpin for Movable<T> {}
@@ -29,8 +29,8 @@ struct Inner<T> {
 /// A mutex and its condition variable, pinned together on the heap.
 pub(crate) struct KernelMonitor<T>(Pin<KBox<Inner<T>>>);
 
-/// The name of a rank's locks, and their classes in the eyes of lockdep: one for the mutexes and
-/// one for the wait queues.
+/// The name of the locks of a rank, and their lockdep classes: one for the mutexes and one for the wait
+/// queues.
 fn class(
     rank: Rank,
 ) -> (
@@ -38,7 +38,7 @@ fn class(
     Pin<&'static LockClassKey>,
     Pin<&'static LockClassKey>,
 ) {
-    // Each call of the macro is a class of its own.
+    // Each call of the macro makes another class.
     match rank {
         Rank::Checkpoint => (
             c"cloop_checkpoint",
@@ -80,7 +80,7 @@ impl<T: Send> Monitor<T> for KernelMonitor<T> {
     }
 }
 
-/// Proof of holding a [`KernelMonitor`].
+/// A held [`KernelMonitor`].
 pub(crate) struct KernelGuard<'a, T> {
     value: MutexGuard<'a, Movable<T>>,
     changed: &'a CondVar,
@@ -106,7 +106,7 @@ impl<T> MonitorGuard for KernelGuard<'_, T> {
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
         // A kernel thread ignores all signals, so an interruptible sleep lasts as long as an
-        // uninterruptible one, but is neither load nor a hung task.
+        // uninterruptible one. It counts neither as load nor as a hung task.
         if timeout_ms == 0 {
             let _ = self.changed.wait_interruptible(&mut self.value);
             return false;

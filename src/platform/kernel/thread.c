@@ -12,12 +12,12 @@
 #include "platform.h"
 
 /**
- * struct cloop_thread - a thread and the handle that may wait for its end
- * @refs: one of the thread, one of the handle
+ * struct cloop_thread - a thread, and the handle that can wait for its end
+ * @refs: one reference of the thread, one of the handle
  * @done: completed when @fn has returned
  * @task: the thread; the handle has a reference to it
- * @fn: what to run
- * @data: its argument
+ * @fn: the function of the thread
+ * @data: argument of @fn
  */
 struct cloop_thread {
 	refcount_t refs;
@@ -41,7 +41,7 @@ static int thread_main(void *data)
 	thread->fn(thread->data);
 	complete(&thread->done);
 	thread_unref(thread);
-	/* A thread that nobody waits for must not lose its code. */
+	/* Nobody may wait for the thread, so it keeps its own code loaded. */
 	module_put_and_kthread_exit(0);
 	return 0;
 }
@@ -72,9 +72,9 @@ struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
 }
 
 /*
- * The first wait is for the work. The second is for the exit of the thread, so
- * that its reference to the module is gone as well; at that point the thread
- * has long started, and kthread_stop() cannot keep it from running.
+ * The first wait is for @fn to return. The second is for the exit of the thread,
+ * so that its reference to the module is gone as well. The thread has started by
+ * then, so kthread_stop() does not keep it from running.
  */
 void cloop_thread_join(struct cloop_thread *thread)
 {
