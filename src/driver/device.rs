@@ -93,9 +93,9 @@ impl Device {
         let server = Arc::new(Server::new(index, volume, workers)?, GFP_KERNEL)?;
         let queue = Arc::new(Queue::new(server.clone(), workers)?, GFP_KERNEL)?;
         let shape = Shape {
-            size: server.size(),
-            optimal_io: server.layout().record_size,
-            read_only: server.read_only(),
+            size: server.volume().size().bytes(),
+            optimal_io: server.volume().layout().record_size,
+            read_only: server.volume().read_only(),
         };
         let device = KBox::new(
             Self {
@@ -112,15 +112,16 @@ impl Device {
 
     fn log_attached(&self) {
         let index = self.server.index();
-        let kib = self.server.size() >> 10;
-        let mode = if self.server.read_only() {
+        let volume = self.server.volume();
+        let kib = volume.size().bytes() >> 10;
+        let mode = if volume.read_only() {
             "read-only"
         } else {
             "read-write"
         };
         let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-        let path = self.server.file().path(&mut buf).unwrap_or(c"(long path)");
-        match self.server.state().clean_at_open {
+        let path = volume.file().path(&mut buf).unwrap_or(c"(long path)");
+        match volume.state().clean_at_open {
             true => pr_info!("cloop{index}: attached {path}, {kib} KiB, {mode}\n"),
             false => pr_info!("cloop{index}: attached {path}, {kib} KiB, {mode}, recovered\n"),
         }
@@ -156,8 +157,8 @@ impl Device {
             let mut ws = volume.workspace()?;
             volume.resize(&mut ws, size, force)
         };
-        let old = self.server.size();
-        if size >= old || self.server.read_only() {
+        let old = volume.size().bytes();
+        if size >= old || volume.read_only() {
             call(resize).map_err(errno)?;
         } else {
             self.disk.paused(|| call(resize).map_err(errno))?;

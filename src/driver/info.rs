@@ -3,6 +3,8 @@
 
 use crate::c;
 use crate::engine::Algorithm;
+use crate::error::errno;
+use crate::platform::kernel::KernelFile;
 use crate::server::Server;
 use kernel::prelude::*;
 
@@ -14,18 +16,19 @@ use kernel::prelude::*;
 ///
 /// Those of asking the backing file; `info` is unchanged then.
 pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
-    let file = server.file();
+    let volume = server.volume();
+    let file = volume.file();
     let stat = file.stat()?;
-    let layout = server.layout();
-    let state = server.state();
-    let stats = server.stats()?;
+    let layout = volume.layout();
+    let state = volume.state();
+    let stats = volume.stats().map_err(errno)?;
 
     // Field by field: a literal would be built on the stack and copied.
     *info = Default::default();
     info.index = server.index() as i32;
-    info.size = server.size();
+    info.size = volume.size().bytes();
     info.record_size = layout.record_size;
-    info.algorithm = match server.algorithm() {
+    info.algorithm = match volume.algorithm() {
         Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
         Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
     };
@@ -56,7 +59,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.freed_segments = stats.freed_segments;
     info.reserved_bytes = stats.reserved_bytes;
     for (flag, set) in [
-        (c::CLOOP_FLAG_READ_ONLY, server.read_only()),
+        (c::CLOOP_FLAG_READ_ONLY, volume.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),
         (c::CLOOP_FLAG_RECOVERED, !state.clean_at_open),
         (c::CLOOP_FLAG_FAILED, state.error.is_some()),
@@ -66,14 +69,14 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
             info.flags |= flag;
         }
     }
-    write_path(server, &mut info.backing_file);
+    write_path(file, &mut info.backing_file);
     Ok(())
 }
 
 /// Writes the path of the backing file into `buf`, which is zero, if the path fits.
-fn write_path(server: &Server, buf: &mut [u8; c::CLOOP_PATH_LEN as usize]) {
+fn write_path(file: &KernelFile, buf: &mut [u8; c::CLOOP_PATH_LEN as usize]) {
     let mut scratch = [0; c::CLOOP_PATH_LEN as usize];
-    let path = server.file().path(&mut scratch).unwrap_or(c"");
+    let path = file.path(&mut scratch).unwrap_or(c"");
     for (to, from) in buf.iter_mut().zip(path.to_bytes()) {
         *to = *from;
     }

@@ -3,9 +3,9 @@
 
 use crate::block::{Operation, Request};
 use crate::c;
-use crate::engine::{self, Algorithm, Layout, State, Stats, Volume, BLOCK_SIZE};
+use crate::engine::{self, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
-use crate::platform::kernel::{Kernel, KernelFile};
+use crate::platform::kernel::Kernel;
 use crate::pool::{Pool, Worker};
 use crate::ratelimit::RateLimit;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -44,61 +44,7 @@ impl Server {
         self.index
     }
 
-    /// The fixed properties of the image.
-    pub(crate) fn layout(&self) -> Layout {
-        self.volume.layout()
-    }
-
-    /// Compression of new records.
-    pub(crate) fn algorithm(&self) -> Algorithm {
-        self.volume.algorithm()
-    }
-
-    /// Size of the device in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.volume.size().bytes()
-    }
-
-    /// Returns true if the engine refuses writes.
-    pub(crate) fn read_only(&self) -> bool {
-        self.volume.read_only()
-    }
-
-    /// State of the volume.
-    pub(crate) fn state(&self) -> State {
-        self.volume.state()
-    }
-
-    /// Figures of the volume.
-    ///
-    /// # Errors
-    ///
-    /// Those of asking the backing file for its size.
-    pub(crate) fn stats(&self) -> Result<Stats> {
-        self.volume.stats().map_err(errno)
-    }
-
-    /// The backing file.
-    pub(crate) fn file(&self) -> &KernelFile {
-        self.volume.file()
-    }
-
-    /// Memory of the loaded part of the sector table, in bytes. Takes no lock.
-    pub(crate) fn table_memory(&self) -> u64 {
-        self.volume.table_memory()
-    }
-
-    /// Bounds the memory of the sector table to `bytes`.
-    pub(crate) fn set_table_limit(&self, bytes: u64) {
-        self.volume.set_table_limit(bytes);
-    }
-
-    /// Gives up to `bytes` of the memory of the sector table back.
-    pub(crate) fn shed_table(&self, bytes: u64) {
-        self.volume.shed_table(bytes);
-    }
-
-    /// Returns and logs if there is no space, or `None` if user space was told so already.
+    /// Returns whether there is no space, and logs that, or `None` if nothing has changed since the last call.
     pub(crate) fn space_changed(&self) -> Option<bool> {
         let full = self.volume.full();
         if self.full.swap(full, Ordering::Relaxed) == full {
@@ -107,7 +53,7 @@ impl Server {
         if self.messages.allows() {
             let index = self.index;
             let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-            let path = self.file().path(&mut buf).unwrap_or(c"(long path)");
+            let path = self.volume.file().path(&mut buf).unwrap_or(c"(long path)");
             match full {
                 true => pr_warn!("cloop{index}: no space left for {path}, writes fail\n"),
                 false => pr_info!("cloop{index}: there is space for {path} again\n"),
@@ -158,7 +104,7 @@ impl Server {
         (mut block, mut count): (u64, u64),
         mut f: impl FnMut(u64, usize) -> engine::Result,
     ) -> engine::Result {
-        let record = u64::from(self.layout().record_size) / BLOCK_SIZE as u64;
+        let record = u64::from(self.volume.layout().record_size) / BLOCK_SIZE as u64;
         while count > 0 {
             let n = count.min(record - block % record);
             f(block, n as usize * BLOCK_SIZE)?;

@@ -71,7 +71,7 @@ unsafe fn server_of<'a>(server: *const c::cloop_server) -> &'a Server {
 #[no_mangle]
 unsafe extern "C" fn cloop_server_table_pages(server: *const c::cloop_server) -> c_ulong {
     // SAFETY: By the safety requirement of this function.
-    (unsafe { server_of(server) }.table_memory() / PAGE_SIZE) as c_ulong
+    (unsafe { server_of(server) }.volume().table_memory() / PAGE_SIZE) as c_ulong
 }
 
 /// Gives `pages` pages of the sector table back.
@@ -82,5 +82,7 @@ unsafe extern "C" fn cloop_server_table_pages(server: *const c::cloop_server) ->
 #[no_mangle]
 unsafe extern "C" fn cloop_server_shed_table(server: *const c::cloop_server, pages: c_ulong) {
     // SAFETY: By the safety requirement of this function.
-    unsafe { server_of(server) }.shed_table((pages as u64).saturating_mul(PAGE_SIZE));
+    unsafe { server_of(server) }
+        .volume()
+        .shed_table((pages as u64).saturating_mul(PAGE_SIZE));
 }

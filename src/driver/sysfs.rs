@@ -52,7 +52,7 @@ unsafe extern "C" fn cloop_queue_info(
 #[no_mangle]
 unsafe extern "C" fn cloop_queue_file(queue: *const c::cloop_queue) -> *mut c::file {
     // SAFETY: By the safety requirement of this function.
-    unsafe { queue_of(queue) }.server().file().as_ptr()
+    unsafe { queue_of(queue) }.server().volume().file().as_ptr()
 }
 
 /// Bounds the memory of the sector table to `bytes`.
@@ -63,5 +63,8 @@ unsafe extern "C" fn cloop_queue_file(queue: *const c::cloop_queue) -> *mut c::f
 #[no_mangle]
 unsafe extern "C" fn cloop_queue_set_table_limit(queue: *const c::cloop_queue, bytes: u64) {
     // SAFETY: By the safety requirement of this function.
-    unsafe { queue_of(queue) }.server().set_table_limit(bytes);
+    unsafe { queue_of(queue) }
+        .server()
+        .volume()
+        .set_table_limit(bytes);
 }
