@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Entry`]: the 8 bytes of the sector table that say where one block is stored.
 
-use super::{Layout, BLOCK_SIZE, UNIT};
+use super::{
+    Layout, BLOCK_SIZE, MAX_IMAGE, MAX_RECORD_SIZE, MAX_SPAN, NODE_BYTES, RECORD_HEADER, UNIT,
+};
 
 /// Where a block (or a table node) is stored, packed into 64 bits; 0 means nowhere: the block reads
 /// as zeros.
@@ -22,6 +24,37 @@ use super::{Layout, BLOCK_SIZE, UNIT};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry(pub u64);
 
+/// Bits of the fields, lowest first.
+const CHARGE_BITS: u32 = 9;
+const INDEX_BITS: u32 = 5;
+const SECTORS_BITS: u32 = 6;
+const ADDRESS_BITS: u32 = 44;
+/// Places of the fields.
+const INDEX_SHIFT: u32 = CHARGE_BITS;
+const SECTORS_SHIFT: u32 = INDEX_SHIFT + INDEX_BITS;
+const ADDRESS_SHIFT: u32 = SECTORS_SHIFT + SECTORS_BITS;
+
+/// Bytes of the largest record: header, mask and payload.
+const MAX_RECORD: usize = RECORD_HEADER + 4 + MAX_RECORD_SIZE;
+
+// Each field has room for the largest value that the format allows.
+const _: () = {
+    assert!(ADDRESS_SHIFT + ADDRESS_BITS == u64::BITS);
+    assert!(MAX_IMAGE / UNIT as u64 <= 1 << ADDRESS_BITS);
+    // A record may begin in the last unit of a sector.
+    assert!((BLOCK_SIZE - UNIT + MAX_RECORD).div_ceil(BLOCK_SIZE) <= 1 << SECTORS_BITS);
+    assert!(MAX_SPAN <= 1 << INDEX_BITS);
+    // A record of one block, or a node, has all of its space in one charge. Header and mask of a larger record are
+    // divided among its blocks.
+    assert!((RECORD_HEADER + 4 + BLOCK_SIZE).div_ceil(UNIT) < 1 << CHARGE_BITS);
+    assert!((RECORD_HEADER + NODE_BYTES).div_ceil(UNIT) < 1 << CHARGE_BITS);
+};
+
+/// The field of `bits` bits at `shift`.
+const fn field(word: u64, shift: u32, bits: u32) -> u64 {
+    (word >> shift) & ((1 << bits) - 1)
+}
+
 impl Entry {
     /// The block is not stored.
     pub const HOLE: Self = Self(0);
@@ -34,19 +67,18 @@ impl Entry {
         let start = address % BLOCK_SIZE as u64;
         let sectors = (start + u64::from(units) * UNIT as u64).div_ceil(BLOCK_SIZE as u64);
         Self(
-            ((address / UNIT as u64) << 20)
-                | ((sectors - 1) << 14)
-                | (u64::from(index) << 9)
+            ((address / UNIT as u64) << ADDRESS_SHIFT)
+                | ((sectors - 1) << SECTORS_SHIFT)
+                | (u64::from(index) << INDEX_SHIFT)
                 | u64::from(charge),
         )
     }
 
     /// The index of the entry of a detached node.
-    const DETACHED: u64 = 1 << 9;
+    const DETACHED: u64 = 1 << INDEX_SHIFT;
 
-    /// The entry of a table node, for one that is no longer needed but still accounted for: the blocks below it
-    /// were discarded together, and read as zeros; what its stored copy refers to counts as live until it was
-    /// taken off the counts.
+    /// The entry of a table node after it was detached: the blocks below it were discarded together and read as
+    /// zeros, and the records that its stored copy refers to count as live until the node is reaped.
     pub fn detached(self) -> Self {
         Self(self.0 | Self::DETACHED)
     }
@@ -68,17 +100,17 @@ impl Entry {
 
     /// Byte offset of the record in the image.
     pub fn address(self) -> u64 {
-        (self.0 >> 20) * UNIT as u64
+        field(self.0, ADDRESS_SHIFT, ADDRESS_BITS) * UNIT as u64
     }
 
     /// Sectors of 4 KiB to read, from the one that holds [`address`](Self::address).
     pub fn sectors(self) -> usize {
-        ((self.0 >> 14) & 0x3f) as usize + 1
+        field(self.0, SECTORS_SHIFT, SECTORS_BITS) as usize + 1
     }
 
     /// Which of the record's stored blocks this is.
     pub fn index(self) -> usize {
-        ((self.0 >> 9) & 0x1f) as usize
+        field(self.0, INDEX_SHIFT, INDEX_BITS) as usize
     }
 
     /// Whether this is the block `n` places after `first` in the same record.
@@ -88,7 +120,7 @@ impl Entry {
 
     /// Units of 16 bytes that this entry keeps alive: they become garbage when it is overwritten.
     pub fn charge(self) -> u32 {
-        (self.0 & 0x1ff) as u32
+        field(self.0, 0, CHARGE_BITS) as u32
     }
 
     /// Whether an entry read from disk can be true in an image of `segments` segments: a hole, or a

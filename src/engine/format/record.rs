@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`RecordHeader`]: the 16 bytes in front of everything in a segment.
 
-use super::{le32, le64, put, Algorithm, BLOCK_SIZE, UNIT};
+use super::{le32, le64, put, Algorithm, BLOCK_SHIFT, BLOCK_SIZE, MAX_RECORD_SIZE, MAX_SIZE, UNIT};
 use crate::platform::{Platform, Sabotage};
 
 /// Bytes of a record header.
@@ -10,6 +10,16 @@ pub const RECORD_HEADER: usize = 16;
 pub const MAX_SPAN: u32 = 32;
 /// Bits of the last word that hold the number; the payload's length has the rest.
 const NUMBER_BITS: u32 = 44;
+/// Bits of the last word that hold the length of the payload.
+const PAYLOAD_BITS: u32 = u64::BITS - NUMBER_BITS;
+
+// Each field has room for the largest value that the format allows.
+const _: () = {
+    assert!(MAX_SIZE >> BLOCK_SHIFT <= 1 << NUMBER_BITS);
+    assert!(MAX_RECORD_SIZE + 4 < 1 << PAYLOAD_BITS);
+    assert!(MAX_RECORD_SIZE == MAX_SPAN as usize * BLOCK_SIZE);
+    assert!(MAX_SPAN <= u32::BITS && MAX_SPAN <= u8::MAX as u32);
+};
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,5 +258,3 @@ impl RecordHeader {
         }
     }
 }
-
-const _: () = assert!((1 << (u64::BITS - NUMBER_BITS)) > super::MAX_RECORD_SIZE + 4);

@@ -3,7 +3,7 @@
 
 use super::{
     corrupt, height_for, le32, le64, put, Algorithm, DeviceSize, Entry, Layout, BLOCK_SHIFT,
-    MAX_SIZE, RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
+    BLOCK_SIZE, MAX_SIZE, RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
@@ -12,6 +12,11 @@ use crate::platform::Platform;
 pub const FORMAT_VERSION: u32 = 1;
 /// Bytes of a superblock that are not zero by definition; what a checkpoint record in the log holds of it.
 pub const SUPERBLOCK_RECORD: usize = 512;
+
+/// Bytes of a superblock that have a meaning; the others are zero.
+const USED: usize = 176;
+
+const _: () = assert!(USED <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
 
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
