@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Writes hostile images into a directory, and beside each what the engine sees in it, for tests of whoever
-//! else opens them.
+//! Writes hostile images into a directory, and for each image the engine's view of it, so that other
+//! programs that open them can be tested.
 //!
-//! `NAME.img` is the image. `NAME.blocks` begins with the byte `r` (refused), `s` (sound) or `d` (damaged), and
-//! holds for each block that was looked at its number (u64, little-endian), a byte 1 if it can be read,
-//! and its contents if so.
+//! `NAME.img` is the image. `NAME.blocks` begins with the byte `r` (refused), `s` (sound) or `d`
+//! (damaged). For each block that was looked at it holds its number (u64, little-endian), a byte 1 if the
+//! block can be read, and in this case its contents.
 
 use cloop::hostile::{bases, named, random_forgery, survey, Forgery, Image};
 use cloop::platform::fuzz::{Fuzz, MemFile};

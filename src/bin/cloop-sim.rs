@@ -19,16 +19,16 @@ struct Args {
     /// Number of seeds, each a random history
     #[arg(long, default_value_t = 1000)]
     count: u64,
-    /// Stop after so many crash points
+    /// Stop after this number of crash points
     #[arg(long)]
     points: Option<u64>,
     /// Photograph one of so many operations of the disk: each photo is a crash point
     #[arg(long, default_value_t = 4)]
     photos: u64,
-    /// Histories at once; as many as there are CPUs by default
+    /// Number of histories run at once; by default the number of CPUs
     #[arg(long)]
     jobs: Option<usize>,
-    /// Crash short histories everywhere instead: those with this in their name
+    /// Instead run the scripts with this in their name: short histories that crash everywhere
     #[arg(long)]
     script: Option<String>,
     /// Let the engine commit this fault, which the judge must notice
@@ -39,7 +39,7 @@ struct Args {
     trace: bool,
 }
 
-/// Seconds between two lines about how far it is.
+/// Seconds between two progress lines.
 const PROGRESS: u64 = 10;
 
 fn sabotage(name: &str) -> Result<Sabotage, String> {

@@ -15,13 +15,13 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Make an image a block device and print the device's name.
+/// Make a block device of an image and print the name of the device.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Attach for reading only; the image is not changed, not even by recovery
     #[arg(short, long)]
     read_only: bool,
-    /// Device to use, such as cloop3 or /dev/cloop3; the first free one otherwise
+    /// Device to use, such as cloop3 or /dev/cloop3; by default the first free one
     #[arg(short, long, value_name = "DEVICE", value_parser = parse_device)]
     device: Option<u32>,
     /// Image to attach
@@ -30,7 +30,8 @@ pub(crate) struct Args {
 
 /// Detach devices.
 ///
-/// What was written to them is made durable first. A device that is mounted or open stays attached.
+/// Data that was written to the devices is made durable first. A device that is mounted or open stays
+/// attached.
 #[derive(clap::Args)]
 pub(crate) struct DetachArgs {
     /// Detach every cloop device
@@ -45,7 +46,7 @@ pub(crate) struct DetachArgs {
     devices: Vec<PathBuf>,
 }
 
-/// How long udev or devtmpfs may take to make the node.
+/// How long udev or devtmpfs may take to create the node.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
 fn parse_device(name: &str) -> Result<u32, String> {
@@ -69,14 +70,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         control
             .attach(&file, args.read_only, args.device)
             .map_err(|errno| match errno {
-                // The errno says that the image is at fault; the engine says where.
+                // The errno says that the image is damaged or unknown; the engine says where.
                 Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP => {
                     image::diagnose(path, &file).unwrap_or_else(|| refused(args, errno))
                 }
                 _ => refused(args, errno),
             })?;
     wait_for_node(index).inspect_err(|_| {
-        // The command fails, so it leaves nothing attached. The error to report is the first one.
+        // The command fails, so it leaves nothing attached. The first error is the one to report.
         let _ = control.detach(index);
     })?;
     output::print(&format!("{}\n", device::node(index).display()))?;
@@ -167,13 +168,13 @@ pub(crate) fn run_detach(args: &DetachArgs) -> Result<ExitCode> {
         for index in wanted {
             match control.detach(index) {
                 Ok(()) => {}
-                // Somebody else was faster.
+                // Another program has detached it first.
                 Err(Errno::NXIO | Errno::NODEV) if args.all => {}
                 Err(errno) => failures.push(detach_refused(index, errno)),
             }
         }
     }
-    // All but the last; main prints that one.
+    // Print all but the last failure; main prints that one.
     let last = failures.pop();
     for error in &failures {
         eprintln!("cloop: {error:#}");
@@ -192,7 +193,7 @@ fn detach_refused(index: u32, errno: Errno) -> anyhow::Error {
             fail(&node, "nothing is attached; see `cloop list`")
         }
         Errno::ACCESS | Errno::PERM => fail(&node, "permission denied; run as root"),
-        // The module's promise: any other error comes after the device is gone.
+        // The module promises that any other error means that the device is gone.
         errno => fail(
             &node,
             format_args!(

@@ -15,15 +15,15 @@ use std::process::ExitCode;
 
 /// Verify every structure and every record of an image, and repair it if asked to.
 ///
-/// Without --repair the image is read, never changed. One that was not detached in an orderly way is fine:
-/// what its log holds is verified as the next attach will see it.
+/// Without --repair the image is only read. An image that was not detached in an orderly way is fine: it
+/// is verified as the next attach will see it, with its log replayed.
 ///
 /// Exit status: 0 no errors, 1 errors corrected, 4 errors left (5: some corrected), 8 the check could not be
 /// done, 16 usage.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Put a damaged image in order: save what can be saved, and list what is lost. A whole image is
-    /// not touched
+    /// Repair a damaged image: save the blocks that can be saved, and list those that are lost. An image
+    /// without damage is not changed
     #[arg(long)]
     repair: bool,
     /// Print nothing; the exit status is the result
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     printed?;
     let summary = match result {
         Ok(summary) => summary,
-        // So damaged that there is nothing to go on with: a finding, too.
+        // The image is so damaged that the check cannot continue, which is a finding as well.
         Err(error @ Error::Corrupt { .. }) => {
             if !args.quiet {
                 let finding = Finding {
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Checks the image and repairs it if something but the data of single records is damaged.
+/// Checks the image, and repairs it if anything but the data of single records is damaged.
 fn repair(args: &Args) -> Result<ExitCode> {
     let path = &args.image;
     let file = image::open(path, true, Lock::Exclusive)?;

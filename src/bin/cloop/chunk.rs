@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What import and export do alike.
+//! The common part of import and export.
 
-/// Bytes a worker takes at a time; a multiple of every record size.
+/// Bytes that a worker takes at a time; a multiple of every record size.
 pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Whether all of `bytes` are zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // In words first: a loop over bytes that may end at each of them is not vectorised.
+    // Compare words first: a loop over bytes that may end at each byte is not vectorised.
     let mut words = bytes.chunks_exact(64);
     words.all(|w| w.iter().fold(0, |all, b| all | b) == 0)
         && words.remainder().iter().all(|&b| b == 0)

@@ -25,17 +25,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// Move what is stored together and give the rest of the space back.
+/// Relocate live data and give the rest of the space back.
 ///
-/// A device stays in use meanwhile. Interrupting loses nothing, and what is done stays done.
+/// A device can be used meanwhile. Interrupting loses nothing, and the work so far is kept.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Device such as /dev/cloop0, or image that is not attached, which becomes as small as it can be
+    /// Device such as /dev/cloop0, or an image that is not attached, which becomes as small as possible
     #[arg(value_name = "IMAGE|DEVICE")]
     image: PathBuf,
 }
 
-/// How often the figures of a device are looked at.
+/// Interval at which the figures of a device are read.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the image at `path` takes; of a block device, what the segments in use take.
+/// The space that the image at `path` takes; on a block device, the space of the segments in use.
 fn taken(path: &Path, stored: u64, allocated: u64) -> u64 {
     match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_block_device() => stored,
@@ -60,12 +60,12 @@ fn taken(path: &Path, stored: u64, allocated: u64) -> u64 {
     }
 }
 
-/// A bar over what can be gained.
+/// A progress bar over the space that can be gained.
 fn bar(garbage: u64) -> ProgressBar {
     progress::bar("compacting", garbage)
 }
 
-/// Shows how much of it is left to gain. Users may make more of it meanwhile.
+/// Shows how much is left to gain. Writers may add to it meanwhile.
 fn show(bar: &ProgressBar, garbage: u64) {
     let total = bar.length().unwrap_or(0).max(garbage);
     bar.set_length(total);
@@ -93,7 +93,7 @@ fn of_device(index: u32) -> Result<(u64, u64)> {
         });
         let result = loop {
             match control.compact(index) {
-                // A signal that does not end the program: it was stopped, and goes on.
+                // A signal that did not end the program: it was stopped, and continues.
                 Err(Errno::INTR) => {}
                 result => break result,
             }
@@ -131,7 +131,7 @@ fn of_image(path: &Path) -> Result<(u64, u64)> {
         signal.load(Ordering::Relaxed) == 0
     });
     let stored = volume.stats().map_err(error)?.stored_bytes;
-    // Also if that failed or was interrupted: the image is to be left as it should be.
+    // Close the image also after a failure or an interruption, so that it is left clean.
     let closed = volume.close();
     bar.finish_and_clear();
     if let number @ 1.. = signal.load(Ordering::Relaxed) {

@@ -175,7 +175,7 @@ impl Control {
                 (ErrorKind::NotFound, true) => bail!(
                     "{NODE}: missing though the cloop module is loaded; mount devtmpfs on /dev"
                 ),
-                // ENXIO, ENODEV: the node is there, its driver is not.
+                // ENXIO, ENODEV: the node exists, but its driver does not.
                 _ if error.kind() == ErrorKind::NotFound
                     || matches!(error.raw_os_error(), Some(6 | 19)) =>
                 {
@@ -202,7 +202,7 @@ impl Control {
         }
     }
 
-    /// Whether the module is loaded at all.
+    /// Whether the module is loaded.
     pub(crate) fn present() -> bool {
         Path::new(NODE).exists() || Path::new("/sys/module/cloop").exists()
     }
@@ -238,7 +238,7 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_DETACH, RawDetach>::new(arg)) }
     }
 
-    /// Has the module compact device `index`, until it is done or a signal arrives.
+    /// Lets the module compact device `index`, until it has finished or a signal arrives.
     pub(crate) fn compact(&self, index: u32) -> Result<(), Errno> {
         let index = i32::try_from(index).map_err(|_| Errno::INVAL)?;
         let arg = RawCompact { index, flags: 0 };
@@ -246,7 +246,7 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_COMPACT, RawCompact>::new(arg)) }
     }
 
-    /// Makes device `index` `size` bytes long; with `force` also if that discards data.
+    /// Changes the size of device `index` to `size` bytes; with `force` even if that discards data.
     pub(crate) fn resize(&self, index: u32, size: u64, force: bool) -> Result<(), Errno> {
         let arg = RawResize {
             index: i32::try_from(index).map_err(|_| Errno::INVAL)?,
@@ -257,8 +257,8 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_RESIZE, RawResize>::new(arg)) }
     }
 
-    /// What the module knows about device `index`; `None` when nothing is attached there, or not yet or
-    /// no more quite.
+    /// The module's information about device `index`; `None` if nothing is attached there, or if the
+    /// device is just being attached or detached.
     pub(crate) fn info(&self, index: u32) -> Result<Option<Info>> {
         let mut info = Info::asking_for(index);
         // SAFETY: CTL_INFO reads and writes one `Info`, and any bytes make a valid one.
@@ -272,7 +272,7 @@ impl Control {
 }
 
 impl Info {
-    /// The question about device `index`.
+    /// The argument that asks about device `index`.
     fn asking_for(index: u32) -> Self {
         Self {
             index: i32::try_from(index).unwrap_or(-1),
@@ -318,7 +318,7 @@ mod tests {
     use std::mem::{offset_of, size_of};
     use std::process::Command;
 
-    /// The C compiler, which is there because Rust links with it, says what the header says.
+    /// The C compiler, which exists because Rust links with it, computes the values of the header.
     #[test]
     fn structures_are_those_of_the_header() {
         let mut program = String::from(

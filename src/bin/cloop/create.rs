@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 /// Make an empty image.
 ///
-/// The image takes next to no space until something is written to its device.
+/// The image takes almost no space until data is written to its device.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Size of the device, a multiple of 4K, up to 1P
@@ -24,14 +24,14 @@ pub(crate) struct Args {
     size: u64,
     #[command(flatten)]
     format: Format,
-    /// Overwrite an image, or a block device with something on it
+    /// Overwrite an image, or a block device that is not empty
     #[arg(short, long)]
     force: bool,
     /// File or block device to put the image into
     image: PathBuf,
 }
 
-/// What is chosen when an image is made, by `create` and by `import`.
+/// Properties of a new image, chosen with `create` and `import`.
 #[derive(clap::Args)]
 pub(crate) struct Format {
     /// Bytes compressed together: 4K (fast random writes) to 128K (best ratio)

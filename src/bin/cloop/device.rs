@@ -29,15 +29,15 @@ pub(crate) fn index_of_name(name: &Path) -> Option<u32> {
     let digits = name.to_str()?.strip_prefix("cloop")?;
     let plain =
         digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
-    // The kernel counts devices with a signed number.
+    // The kernel uses a signed number for a device.
     digits
         .parse()
         .ok()
         .filter(|&n: &u32| plain && n <= i32::MAX as u32)
 }
 
-/// The number of the device that `path` names, by its name or (a symbolic link, another node) by
-/// its device number. `None` when it is something else, such as an image.
+/// The number of the device that `path` names, by its name or (a symbolic link, another node) by its
+/// device number. `None` if the path is something else, such as an image.
 pub(crate) fn index_of(path: &Path) -> Option<u32> {
     match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_block_device() => {
@@ -51,7 +51,7 @@ pub(crate) fn index_of(path: &Path) -> Option<u32> {
     }
 }
 
-/// The number that the user means by `path`, or the error that it is not a cloop device.
+/// The number of the device that the user names by `path`, or the error that it is no cloop device.
 pub(crate) fn require_index(path: &Path) -> Result<u32> {
     match index_of(path) {
         Some(index) => Ok(index),
@@ -74,7 +74,7 @@ pub(crate) fn indices() -> Vec<u32> {
     found
 }
 
-/// The attached devices, in order. One that goes away meanwhile is left out.
+/// The attached devices, in order. A device that is detached meanwhile is left out.
 pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
     let mut devices = Vec::new();
     for index in indices() {
@@ -85,14 +85,15 @@ pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
     Ok(devices)
 }
 
-/// The device whose image is at `path`; `None` also without the module or the right to ask it.
+/// The device whose image is at `path`; `None` also without the module, or without permission to ask it.
 pub(crate) fn backed_by(path: &Path) -> Option<Device> {
     let meta = fs::metadata(path).ok()?;
     let control = Control::open().ok()?;
     let real = fs::canonicalize(path).ok();
     all(&control).ok()?.into_iter().find(|device| {
         device.info.is_backed_by(&meta)
-            // On some file systems (btrfs) stat(2) and the kernel's inode differ in the device number.
+            // On some file systems (btrfs) stat(2) and the kernel's inode report different device
+            // numbers.
             || real.as_deref().is_some_and(|p| p == device.info.backing_file())
     })
 }

@@ -31,7 +31,7 @@ pub(crate) struct Args {
     image: PathBuf,
     /// File or block device to write, or - for standard output
     raw: PathBuf,
-    /// Overwrite a file, or a block device with something on it
+    /// Overwrite a file, or a block device that is not empty
     #[arg(short, long)]
     force: bool,
 }
@@ -62,13 +62,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the disk goes.
+/// The target of an export.
 enum Sink {
-    /// A regular file that reads as zeros where nothing is written.
+    /// A regular file, which reads as zeros where nothing is written.
     Sparse(File),
-    /// A block device, where zeros have to be written.
+    /// A block device, where zeros must be written.
     Device(File),
-    /// A pipe, a terminal's redirection, a character device: all bytes, in order.
+    /// A pipe, a redirected terminal or a character device: all bytes, in order.
     Stream(File),
 }
 
@@ -100,17 +100,17 @@ fn open_sink(path: &Path, force: bool, size: u64) -> Result<(Sink, Option<Target
     Ok((Sink::Device(file), Some(target)))
 }
 
-/// A piece of the disk, in blocks.
+/// A part of the device, in blocks, that one worker exports.
 struct Job {
-    /// Its place in the order.
+    /// Its place in the output order.
     number: u64,
     /// Blocks that are all zero.
     gap: Range<u64>,
-    /// Blocks after the gap to read, at most a chunk of them.
+    /// Number of blocks to read after the gap, at most a chunk.
     data: Range<u64>,
 }
 
-/// What was handed out.
+/// The progress of handing out jobs.
 #[derive(Default)]
 struct Cursor {
     jobs: u64,
@@ -123,7 +123,7 @@ struct Exporter<'a> {
     volume: &'a Volume<Std>,
     sink: Sink,
     cursor: Mutex<Cursor>,
-    /// Number of the job that may write to a stream.
+    /// Number of the job whose turn it is to write to a stream.
     turn: Mutex<u64>,
     next_turn: Condvar,
     bar: &'a ProgressBar,
@@ -148,7 +148,7 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    /// The next piece: up to the end of the chunk in which the next mapped block lies.
+    /// The next job: up to the end of the chunk that contains the next mapped block.
     fn next(&self, ws: &mut Workspace<Std>) -> Result<Option<Job>> {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let blocks = self.volume.size().blocks();
@@ -187,7 +187,7 @@ impl Exporter<'_> {
         }
     }
 
-    /// Waits until all earlier jobs are written; does nothing when the work has failed.
+    /// Waits until all earlier jobs are written; returns at once after a failure.
     fn write_in_turn(&self, mut file: &File, job: &Job, data: &[u8]) -> io::Result<()> {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         while *turn != job.number {
@@ -209,9 +209,9 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    /// Lets the workers that wait for their turn see that the work has failed.
+    /// Wakes the workers that wait for their turn, so that they notice a failure.
     fn wake(&self) {
-        // Taken, so that no worker is between its look at `stop` and its sleep.
+        // The lock is taken so that no worker is between its check of `stop` and its sleep.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.next_turn.notify_all();
     }
@@ -235,7 +235,7 @@ fn write_sparse(file: &File, data: &[u8], at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls `write` with zeros, and their offset, until `len` bytes are written.
+/// Calls `write` with zeros and their offset until `len` bytes are written.
 fn for_zeros(len: u64, mut write: impl FnMut(&[u8], u64) -> io::Result<()>) -> io::Result<()> {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut done = 0;
@@ -247,7 +247,7 @@ fn for_zeros(len: u64, mut write: impl FnMut(&[u8], u64) -> io::Result<()>) -> i
     Ok(())
 }
 
-/// Zeros a range of a block device, by the cheapest means that it has.
+/// Zeros a range of a block device by the cheapest means that the device has.
 fn zero_range(device: &File, range: Range<u64>) -> io::Result<()> {
     let len = range.end - range.start;
     if len == 0 {

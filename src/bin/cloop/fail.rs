@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
-/// Errors with `subject: sentence`.
+/// Returns an error `subject: sentence`.
 pub(crate) fn fail(subject: &Path, sentence: impl Display) -> Error {
     if subject.as_os_str() == "-" {
         return anyhow!("standard input or output: {sentence}");
@@ -15,7 +15,7 @@ pub(crate) fn fail(subject: &Path, sentence: impl Display) -> Error {
     anyhow!("{}: {sentence}", subject.display())
 }
 
-/// What the kernel said about `path`, in words.
+/// The sentence for an error of the kernel about `path`.
 pub(crate) fn io(path: &Path, error: &io::Error) -> Error {
     match error.raw_os_error() {
         Some(errno) => fail(path, os(errno)),
@@ -23,7 +23,7 @@ pub(crate) fn io(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// What the engine said about the image at `path`, in words.
+/// The sentence for an error of the engine about the image at `path`.
 pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
     use engine::Error as E;
     match error {

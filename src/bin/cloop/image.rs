@@ -17,12 +17,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Who may use the image at the same time.
+/// The lock on an image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// Other readers.
+    /// Other readers may use the image at the same time.
     Shared,
-    /// Nobody.
+    /// No other program may use the image at the same time.
     Exclusive,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn open(path: &Path, write: bool, lock: Lock) -> Result<File> {
     open_with(path, write, lock, OFlags::empty()).map_err(|e| fail::io(path, &e))?
 }
 
-/// As [`open`], with direct I/O where the file system takes it.
+/// As [`open`], with direct I/O if the file system supports it.
 pub(crate) fn open_direct(path: &Path, write: bool, lock: Lock) -> Result<File> {
     match open_with(path, write, lock, OFlags::DIRECT) {
         Ok(Ok(file)) if takes_direct(&file) => Ok(file),
@@ -47,7 +47,7 @@ fn open_with(
     lock: Lock,
     mut flags: OFlags,
 ) -> std::io::Result<Result<File>> {
-    // Asked before opening: an open(2) of a FIFO would wait for its other end.
+    // Checked before opening, because open(2) of a FIFO would wait for its other end.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_dir() {
         return Ok(Err(fail(path, "is a directory; give the path of an image")));
@@ -59,7 +59,7 @@ fn open_with(
         )));
     }
     if kind.is_block_device() && lock == Lock::Exclusive {
-        // The claim that mount and mkfs respect as well.
+        // O_EXCL on a block device is the claim that mount and mkfs respect as well.
         flags |= OFlags::EXCL;
     }
     let file = OpenOptions::new()
@@ -72,7 +72,7 @@ fn open_with(
         .map(|()| file))
 }
 
-/// Locks the open file `file`, or errors with who uses it.
+/// Locks the open file `file`; the error names the user of the image.
 pub(crate) fn lock(path: &Path, file: &File, lock: Lock) -> Result<()> {
     let operation = match lock {
         Lock::Shared => FlockOperation::NonBlockingLockShared,
@@ -92,14 +92,14 @@ pub(crate) fn lock(path: &Path, file: &File, lock: Lock) -> Result<()> {
             }
             Err(Errno::WOULDBLOCK) => return Err(in_use(path)),
             Err(Errno::INTR) => {}
-            // A file system without locks (some network ones) protects nothing, but works.
+            // A file system without locks (some network file systems) protects nothing, but works.
             Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
             Err(errno) => return Err(fail::io(path, &errno.into())),
         }
     }
 }
 
-/// The error for an image that somebody else has locked.
+/// The error for an image that another program has locked.
 fn in_use(path: &Path) -> anyhow::Error {
     match device::backed_by(path) {
         Some(Device { index, .. }) => fail(
@@ -127,7 +127,7 @@ fn refuse_empty(path: &Path, mut file: &File) -> Result<()> {
     }
 }
 
-/// Whether a file opened for direct I/O really takes it in pieces of 4 KiB.
+/// Whether a file that was opened for direct I/O accepts it in units of 4 KiB.
 fn takes_direct(file: &File) -> bool {
     Buf::zeroed(engine::BLOCK_SIZE)
         .is_ok_and(|mut page| !matches!(rustix::io::pread(file, &mut *page, 0), Err(Errno::INVAL)))
@@ -138,12 +138,12 @@ pub(crate) fn open_volume(path: &Path, file: File) -> Result<Volume<Std>> {
     Volume::open(backing(path, file)?, Access::Read).map_err(|e| fail::engine(path, e))
 }
 
-/// `file` as the engine takes it.
+/// `file` in the type that the engine uses.
 pub(crate) fn backing(path: &Path, file: File) -> Result<StdFile> {
     StdFile::from_file(file).map_err(|e| fail::io(path, &e))
 }
 
-/// What the engine finds wrong with the image in the open file `file`.
+/// The error that the engine reports for the image in the open file `file`.
 pub(crate) fn diagnose(path: &Path, file: &File) -> Option<anyhow::Error> {
     open_volume(path, file.try_clone().ok()?).err()
 }

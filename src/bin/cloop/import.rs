@@ -23,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Make an image from a raw disk.
 ///
-/// RAW is a disk image file, a block device, or - for standard input. Holes and zero blocks of it cost
+/// RAW is a disk image file, a block device, or - for standard input. Its holes and zero blocks cost
 /// nothing in the image.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -31,12 +31,12 @@ pub(crate) struct Args {
     raw: PathBuf,
     /// Image to make
     image: PathBuf,
-    /// Size of the device: at least that of RAW, which is the default; needed for a pipe
+    /// Size of the device, at least that of RAW, which is the default; required for a pipe
     #[arg(short, long, value_parser = size::parse_device)]
     size: Option<u64>,
     #[command(flatten)]
     format: Format,
-    /// Overwrite an image, or a block device with something on it
+    /// Overwrite an image, or a block device that is not empty
     #[arg(short, long)]
     force: bool,
 }
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The size of the device that holds what `source` has.
+/// The size of a device for the contents of `source`.
 fn device_size(path: &Path, source: &Source, wanted: Option<u64>) -> Result<u64> {
     let Some(len) = source.len else {
         return match wanted {
@@ -97,7 +97,7 @@ fn device_size(path: &Path, source: &Source, wanted: Option<u64>) -> Result<u64>
         ));
     }
     let size = len.next_multiple_of(BLOCK_SIZE as u64);
-    // The limits of a device are those of `create`.
+    // The limits of a device are the same as for `create`.
     size::parse_device(&size.to_string()).map_err(|e| fail(path, e))?;
     if size != len {
         eprintln!(
@@ -129,18 +129,18 @@ fn refuse_same(source: &Source, image: &Path) -> Result<()> {
 
 /// The raw disk.
 struct Source {
-    /// Also the place in a pipe.
+    /// The file; of a pipe or stream, its position is the place to read from.
     file: File,
     /// `None` for a pipe.
     len: Option<u64>,
     /// The file system tells holes from data.
     holes: bool,
-    /// Everything before was handed out.
+    /// Everything before this offset was handed out.
     next: u64,
 }
 
 impl Source {
-    /// Opens `path`; the second handle reads at any place while the first is locked.
+    /// Opens `path`. The second handle reads at any offset while the first one is locked.
     fn open(path: &Path) -> Result<(Self, File)> {
         let error = |e: io::Error| fail::io(path, &e);
         let mut file = if path.as_os_str() == "-" {
@@ -152,7 +152,8 @@ impl Source {
         if kind.is_dir() {
             return Err(fail(path, "is a directory; give the path of a raw disk"));
         }
-        // Standard input of which something has been read is a stream: its rest is meant.
+        // Standard input from which something has been read already is a stream: the rest of it is
+        // imported.
         let seekable = (kind.is_file() || kind.is_block_device())
             && file.stream_position().map_err(error)? == 0;
         let len = if seekable {
@@ -170,7 +171,7 @@ impl Source {
         Ok((source, raw))
     }
 
-    /// The first byte at or after `from` that may not be zero; `None` when only zeros follow.
+    /// The first byte at or after `from` that may not be zero; `None` if only zeros follow.
     fn data_from(&mut self, from: u64) -> io::Result<Option<u64>> {
         if !self.holes {
             return Ok(Some(from));
@@ -187,8 +188,8 @@ impl Source {
         }
     }
 
-    /// Hands out the next chunk: where it begins and how long it is. For a pipe it is read into `buf`,
-    /// a file is the worker's to read.
+    /// Hands out the next chunk: its offset and length. Of a pipe, the chunk is read into `buf`; in a
+    /// file, the worker reads it.
     fn next(&mut self, buf: &mut [u8]) -> io::Result<Option<(u64, usize)>> {
         let Some(len) = self.len else {
             let mut filled = 0;
@@ -232,7 +233,7 @@ struct Importer<'a> {
 }
 
 impl Importer<'_> {
-    /// Takes chunks of the disk and writes them to the volume until there are no more.
+    /// Takes chunks of the disk and writes them to the volume until none is left.
     fn work(&self) -> Result<()> {
         let image_error = |e| fail::engine(self.image, e);
         let mut ws = self.volume.workspace().map_err(image_error)?;

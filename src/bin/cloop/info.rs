@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `cloop info`: what an image holds and costs.
+//! `cloop info`: the content of an image, and the space it takes.
 
 use crate::control::{Control, Info};
 use crate::device::{self, Device};
@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
 
-/// Show what an image holds and what it costs.
+/// Show the content of an image and the space that it takes.
 ///
-/// Of an attached image the numbers come from the kernel. An image that needs recovery is shown as it
-/// will be after it; it is not changed.
+/// For an attached image the numbers come from the kernel. An image that needs recovery is shown as it
+/// will be after recovery; it is not changed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON, sizes in bytes
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     image: PathBuf,
 }
 
-/// `whole / part`, if that means something.
+/// `whole / part`; `None` if the quotient has no meaning.
 pub(crate) fn ratio(whole: u64, part: u64) -> Option<f64> {
     (whole > 0 && part > 0).then(|| whole as f64 / part as f64)
 }
@@ -38,11 +38,11 @@ pub(crate) fn ratio(whole: u64, part: u64) -> Option<f64> {
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    /// Closed in an orderly way.
+    /// The image was closed in an orderly way.
     Clean,
-    /// The log is longer than the checkpoint knows.
+    /// The log is longer than the checkpoint records.
     NeedsRecovery,
-    /// In use as a device.
+    /// The image is in use as a device.
     Attached,
 }
 
@@ -62,9 +62,9 @@ struct Report {
     live_bytes: u64,
     stored_bytes: u64,
     allocated_bytes: u64,
-    /// Bytes without use in the segments: what reclaim can gain.
+    /// Garbage in the segments, in bytes: the space that reclaim can gain.
     garbage_bytes: u64,
-    /// What the image can still grow by.
+    /// Bytes by which the image can still grow.
     free_bytes: Option<u64>,
     /// The last write that needed space found none.
     full: bool,
@@ -72,19 +72,19 @@ struct Report {
     ratio: Option<f64>,
     /// Data on the device per byte that the image occupies.
     allocated_ratio: Option<f64>,
-    /// Records of the log that were (attached) or have to be replayed after an unclean detach.
+    /// Records of the log that the last attach replayed (attached), or that the next one will replay.
     replayed_records: u64,
     /// Reads that found a damaged record since the image was attached.
     damaged_reads: u64,
     /// Errors of the backing file since then.
     errors: u64,
-    /// What made an attached device read-only.
+    /// The error that made an attached device read-only.
     failure: Option<String>,
     #[serde(flatten)]
     activity: Option<Activity>,
 }
 
-/// What has happened to an attached device, and what it needs.
+/// Figures of an attached device.
 #[derive(Serialize)]
 struct Activity {
     bytes_written: u64,
@@ -125,8 +125,9 @@ impl Activity {
     }
 }
 
-/// What the image at `path` can still grow by: the free space of its file system (the module is not kept
-/// from the part that is reserved for root), or what no segment of it uses.
+/// Bytes by which the image at `path` can still grow: the free space of its file system (including the
+/// part that is reserved for root, which the module may use), or the part of a block device that no
+/// segment uses.
 fn free_space(path: &Path, allocated: u64, stored: u64) -> Option<u64> {
     if fs::metadata(path).ok()?.file_type().is_block_device() {
         return Some(allocated.saturating_sub(stored));
@@ -162,7 +163,7 @@ fn of_image(path: &Path) -> Result<Report> {
     let file = match image::open(path, false, Lock::Shared) {
         Ok(file) => file,
         Err(error) => {
-            // In use: perhaps by a device, which can tell.
+            // The image is in use: perhaps by a device, which can answer.
             return match device::backed_by(path) {
                 Some(device) => Ok(Report::of_device(&device)),
                 None => Err(error),
@@ -226,7 +227,7 @@ impl Report {
             stored_bytes: info.stored_bytes,
             allocated_bytes: info.allocated_bytes,
             garbage_bytes: info.garbage_bytes,
-            // Another file may be at the path by now.
+            // The path may lead to another file by now.
             free_bytes: fs::metadata(info.backing_file())
                 .ok()
                 .filter(|meta| info.is_backed_by(meta))

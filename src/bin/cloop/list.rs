@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 /// List attached devices.
 ///
-/// USED is what the image occupies on its file system, RATIO how many times more data the device holds.
+/// USED is the space that the image takes on its file system, RATIO the data on the device per allocated
+/// space.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON, sizes in bytes
@@ -84,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Columns as wide as their widest cell; numbers to the right.
+/// Columns are as wide as their widest cell; numbers are aligned to the right.
 fn table(entries: &[Entry]) -> String {
     let head = ["NAME", "SIZE", "USED", "RATIO", "RO", "BACK-FILE"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `cloop`: makes, attaches, inspects and converts images of compressed block devices.
 //!
-//! Each command has its own file. What an image contains is the engine's business alone; this program
-//! opens files, locks them, talks to the user and to the control device of the kernel module.
+//! Each command has its own file. Only the engine interprets an image; this program opens files, locks
+//! them, and talks to the user and to the control device of the kernel module.
 
 #![deny(unsafe_code)]
 
@@ -55,7 +55,7 @@ enum Command {
     Export(export::Args),
 }
 
-/// Exit status for a command line that makes no sense, for all commands but `check`.
+/// Exit status for a wrong command line, for all commands but `check`.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are errors to clap, and go to standard output. A reader that has gone
+            // clap treats help and version as errors that go to standard output. A reader that has gone
             // away is no reason to fail.
             let _ = error.print();
             return match (error.use_stderr(), checking) {

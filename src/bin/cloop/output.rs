@@ -5,7 +5,7 @@ use anyhow::{anyhow, Result};
 use serde::Serialize;
 use std::io::{self, ErrorKind, Write};
 
-/// Writes `text` to standard output; a reader that has gone away has read enough.
+/// Writes `text` to standard output. A reader that has gone away is no error.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar over `bytes` bytes, labelled `what`.
 pub(crate) fn bar(what: &'static str, bytes: u64) -> ProgressBar {
-    // A target on something else than a terminal draws nothing.
+    // A target that is no terminal draws nothing.
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(
         "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `cloop resize`: another size for a device.
+//! `cloop resize`: change the size of a device.
 
 use crate::control::Control;
 use crate::device;
@@ -17,17 +17,18 @@ use std::process::ExitCode;
 
 /// Change the size of a device, attached or not.
 ///
-/// Grow first the device and then its file system (resize2fs, xfs_growfs); shrink first the file system
-/// and then the device. A device with data beyond the new end stays as it is unless --force is given.
+/// To grow, enlarge first the device and then its file system (resize2fs, xfs_growfs). To shrink, shrink
+/// first the file system and then the device. A device with data beyond the new end is not changed unless
+/// --force is given.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// New size, a multiple of 4K, up to 1P; +SIZE and -SIZE change it by that much
+    /// New size, a multiple of 4K, up to 1P; +SIZE and -SIZE change the size by this amount
     #[arg(short, long, value_parser = size::parse_change, allow_hyphen_values = true)]
     size: Change,
-    /// Discard what lies beyond the new end
+    /// Discard data beyond the new end
     #[arg(short, long)]
     force: bool,
-    /// Device such as /dev/cloop0, or image that is not attached
+    /// Device such as /dev/cloop0, or an image that is not attached
     #[arg(value_name = "IMAGE|DEVICE")]
     image: PathBuf,
 }
@@ -61,7 +62,7 @@ fn of_device(args: &Args, index: u32) -> Result<(u64, u64)> {
     Ok((old, new))
 }
 
-/// The sentence for what the module refused to do to an attached image: to resize or to compact it.
+/// The sentence for an attached image that the module refused to resize or compact.
 pub(crate) fn refused(node: &Path, errno: Errno) -> anyhow::Error {
     match errno {
         Errno::BUSY => fail(
@@ -99,7 +100,7 @@ fn of_image(args: &Args) -> Result<(u64, u64)> {
             .map_err(error)?;
         Ok(new)
     });
-    // Also if that failed: the image is to be left as it should be.
+    // Close the image also after a failure, so that it is left clean.
     let closed = volume.close().map_err(error);
     let new = resized?;
     closed?;

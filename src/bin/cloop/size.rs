@@ -53,19 +53,19 @@ pub(crate) fn parse_device(text: &str) -> Result<u64, String> {
     Ok(size)
 }
 
-/// Another size for a device.
+/// A new size for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// This one.
+    /// Exactly this size.
     To(u64),
-    /// So much more.
+    /// The old size plus this.
     Grow(u64),
-    /// So much less.
+    /// The old size less this.
     Shrink(u64),
 }
 
 impl Change {
-    /// The size that a device of `old` bytes is to have.
+    /// The new size of a device of `old` bytes.
     pub(crate) fn apply(self, old: u64) -> Result<u64, String> {
         match self {
             Self::To(size) => Ok(size),
@@ -81,7 +81,7 @@ impl Change {
     }
 }
 
-/// Parses another size for a device: `SIZE`, `+SIZE` or `-SIZE`.
+/// Parses a new size for a device: `SIZE`, `+SIZE` or `-SIZE`.
 pub(crate) fn parse_change(text: &str) -> Result<Change, String> {
     match (text.strip_prefix('+'), text.strip_prefix('-')) {
         (Some(more), _) => parse_device(more).map(Change::Grow),
@@ -107,7 +107,7 @@ pub(crate) fn human(bytes: u64) -> String {
     if unit == 0 {
         return format!("{bytes}B");
     }
-    // In tenths, rounded; 1023.95K and more belong to the next unit.
+    // In tenths, rounded; 1023.95K and more become the next unit.
     let tenths = |unit: usize| ((u128::from(bytes) * 10) + (1 << (10 * unit - 1))) >> (10 * unit);
     if tenths(unit) >= 10_240 && unit < UNITS.len() {
         unit += 1;

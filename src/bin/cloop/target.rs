@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! [`Target`]: a file or block device that a command fills, and that must not stay half made.
+//! [`Target`]: a file or block device that a command fills, and that must not be left unfinished.
 
 use crate::fail::{self, fail};
 use crate::image::{self, Lock};
@@ -16,17 +16,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 
-/// As much of the start of a device as decides whether it is empty.
+/// Bytes at the start of a device that decide whether it is empty.
 const START: u64 = 1 << 20;
 
-/// What undoes the work on a target.
+/// How to undo the work on a target.
 #[derive(Clone, Copy)]
 enum Undo {
-    /// We made the file.
+    /// The command created the file.
     Unlink,
-    /// The file was there; it was empty, or its owner gave it up with `--force`.
+    /// The file existed; it was empty, or its owner gave it up with `--force`.
     Truncate,
-    /// A device: whatever lies on it must not look like an image or a file system.
+    /// A device: its contents must not look like an image or a file system.
     Wipe,
 }
 
@@ -36,22 +36,22 @@ struct HalfMade {
     undo: Undo,
 }
 
-/// What a signal has to clean up. A command has one target at a time.
+/// The target that a signal must clean up. A command has one target at a time.
 static HALF_MADE: Mutex<Option<HalfMade>> = Mutex::new(None);
 
 fn half_made() -> MutexGuard<'static, Option<HalfMade>> {
     HALF_MADE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A locked file or block device that disappears again unless it is [kept](Self::keep).
+/// A locked file or block device that is removed again unless it is [kept](Self::keep).
 pub(crate) struct Target {
     path: PathBuf,
     file: File,
 }
 
 impl Target {
-    /// Opens `path` for filling with `size` bytes (0: nobody knows yet): a new or empty file, or an
-    /// empty device; with `force` also one with something in it, whose content is lost by this call.
+    /// Opens `path` to be filled with `size` bytes (0: not known yet). It must be a new or empty file, or
+    /// an empty device; with `force` it may have contents, which are lost by this call.
     pub(crate) fn claim(path: &Path, force: bool, size: u64) -> Result<Self> {
         let (file, undo) = match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => {
@@ -116,7 +116,8 @@ impl Target {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        // A directory that cannot be opened or synced (no permission to read it) is not worth failing for.
+        // Failing to open or sync the directory (for lack of permission to read it) is not worth an
+        // error.
         let _ = File::open(parent).and_then(|dir| dir.sync_all());
         *half_made() = None;
         Ok(())
@@ -141,7 +142,7 @@ impl HalfMade {
         };
     }
 
-    /// Removes the file, unless the path has come to mean another one.
+    /// Removes the file, unless the path leads to another file by now.
     fn unlink(&self) -> io::Result<()> {
         let (ours, now) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
         if (ours.dev(), ours.ino()) == (now.dev(), now.ino()) {
@@ -151,13 +152,13 @@ impl HalfMade {
     }
 }
 
-/// Dies of the signal as any program would, but without leaving half a file behind.
+/// Dies of the signal as any program would, but without leaving an unfinished file behind.
 fn clean_up_on_signals() -> io::Result<()> {
     static STARTED: Once = Once::new();
     let mut result = Ok(());
     STARTED.call_once(|| {
         result = Signals::new([SIGINT, SIGTERM, SIGHUP]).and_then(|mut signals| {
-            // Caught, a file size limit is an error of write(2) like any other.
+            // If SIGXFSZ is caught, a file size limit is an ordinary error of write(2).
             flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
             thread::Builder::new()
                 .name("cloop-signals".to_owned())
@@ -197,7 +198,8 @@ fn existing(path: &Path, force: bool) -> Result<File> {
             "exists and is not empty; choose another path, or overwrite it with --force",
         ));
     }
-    // Before the caller is made responsible for it: somebody else's image is not ours to truncate.
+    // Checked before the target is registered for cleanup: an image of another program must not be
+    // truncated.
     image::lock(path, &file, Lock::Exclusive)?;
     Ok(file)
 }

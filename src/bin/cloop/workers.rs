@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::thread;
 
-/// Most threads worth starting: beyond it the backing file is the limit.
+/// Most threads worth starting: beyond that number the backing file is the limit.
 const MOST: usize = 64;
 
-/// Tells the workers of one job that one of them has failed.
+/// Tells the workers of a job that one of them has failed.
 #[derive(Default)]
 pub(crate) struct Stop(AtomicBool);
 
@@ -28,8 +28,8 @@ impl Stop {
 
 /// Calls `work` once on each CPU's thread and returns the first error.
 ///
-/// `stop` is requested as soon as one call fails, and `wake` is called, so that workers which wait for
-/// each other can see it.
+/// `stop` is requested as soon as one call fails, and `wake` is called, so that workers that wait for
+/// each other notice it.
 pub(crate) fn run(
     stop: &Stop,
     wake: impl Fn() + Sync,
