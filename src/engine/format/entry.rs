@@ -34,15 +34,14 @@ const INDEX_SHIFT: u32 = CHARGE_BITS;
 const SECTORS_SHIFT: u32 = INDEX_SHIFT + INDEX_BITS;
 const ADDRESS_SHIFT: u32 = SECTORS_SHIFT + SECTORS_BITS;
 
-/// Bytes of the largest record: header, mask and payload.
-const MAX_RECORD: usize = RECORD_HEADER + 4 + MAX_RECORD_SIZE;
-
 // Each field has room for the largest value that the format allows.
 const _: () = {
+    // Header, mask and payload.
+    let largest = RECORD_HEADER + 4 + MAX_RECORD_SIZE;
     assert!(ADDRESS_SHIFT + ADDRESS_BITS == u64::BITS);
     assert!(MAX_IMAGE / UNIT as u64 <= 1 << ADDRESS_BITS);
     // A record may begin in the last unit of a sector.
-    assert!((BLOCK_SIZE - UNIT + MAX_RECORD).div_ceil(BLOCK_SIZE) <= 1 << SECTORS_BITS);
+    assert!((BLOCK_SIZE - UNIT + largest).div_ceil(BLOCK_SIZE) <= 1 << SECTORS_BITS);
     assert!(MAX_SPAN <= 1 << INDEX_BITS);
     // A record of one block, or a node, has all of its space in one charge. Header and mask of a larger record are
     // divided among its blocks.

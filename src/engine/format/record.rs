@@ -10,13 +10,11 @@ pub const RECORD_HEADER: usize = 16;
 pub const MAX_SPAN: u32 = 32;
 /// Bits of the last word that hold the number; the payload's length has the rest.
 const NUMBER_BITS: u32 = 44;
-/// Bits of the last word that hold the length of the payload.
-const PAYLOAD_BITS: u32 = u64::BITS - NUMBER_BITS;
 
 // Each field has room for the largest value that the format allows.
 const _: () = {
     assert!(MAX_SIZE >> BLOCK_SHIFT <= 1 << NUMBER_BITS);
-    assert!(MAX_RECORD_SIZE + 4 < 1 << PAYLOAD_BITS);
+    assert!(MAX_RECORD_SIZE + 4 < 1 << (u64::BITS - NUMBER_BITS));
     assert!(MAX_RECORD_SIZE == MAX_SPAN as usize * BLOCK_SIZE);
     assert!(MAX_SPAN <= u32::BITS && MAX_SPAN <= u8::MAX as u32);
 };

@@ -13,10 +13,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Bytes of a superblock that are not zero by definition; what a checkpoint record in the log holds of it.
 pub const SUPERBLOCK_RECORD: usize = 512;
 
-/// Bytes of a superblock that have a meaning; the others are zero.
-const USED: usize = 176;
-
-const _: () = assert!(USED <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
+// The fields end at byte 176.
+const _: () = assert!(176 <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
 
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
