@@ -27,35 +27,35 @@ pub struct Finding {
     pub error: Error,
     /// First block and number of blocks of the device that cannot be read because of it.
     pub blocks: Option<(u64, u64)>,
-    /// It is the data of those blocks itself that is damaged: nothing can bring it back.
+    /// The data of those blocks itself is damaged: a repair cannot bring it back.
     pub data: bool,
 }
 
-/// What a check saw.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Data records verified.
     pub records: u64,
     /// Nodes of the sector table verified.
     pub nodes: u64,
-    /// Blocks the table maps.
+    /// Blocks that the table maps.
     pub mapped_blocks: u64,
     /// Blocks that were discarded and are still counted as mapped.
     pub detached_blocks: u64,
-    /// Bytes of the records that blocks and table need.
+    /// Bytes of the records that the blocks and the table refer to.
     pub live_bytes: u64,
     /// Findings reported.
     pub findings: u64,
-    /// Log records that were replayed first.
+    /// Log records that were replayed before the check.
     pub replayed: u64,
     /// The image had been closed cleanly.
     pub clean: bool,
 }
 
-/// Bits for the units of the largest record.
+/// Bits that hold the number of units of the largest record.
 const UNITS_BITS: u32 = 14;
 
-/// What a record holds.
+/// The blocks that a record holds, and its space.
 #[derive(Clone, Copy)]
 struct Held {
     number: u64,
@@ -80,10 +80,10 @@ struct Check<'a, P: Platform> {
     ws: Workspace<P>,
     /// Live units of each segment, counted from the table.
     live: Vec<u64>,
-    /// The part of them that lies below detached nodes. It may be gone: once the log said that nothing needs it, its
-    /// segment was free.
+    /// The part of `live` that lies below detached nodes. Its records may be gone: after the log superseded them,
+    /// their segment was free.
     detached: Vec<u64>,
-    /// Where records are that are needed: address in units << [`UNITS_BITS`] | units.
+    /// Places of the live records: address in units << [`UNITS_BITS`] | units.
     extents: Vec<u64>,
     /// Parts of the table could not be read.
     incomplete: bool,
@@ -91,11 +91,12 @@ struct Check<'a, P: Platform> {
     report: &'a mut dyn FnMut(&Finding),
 }
 
-/// Checks the image in `file`. `report` hears of each finding; `progress` of blocks done and mapped.
+/// Checks the image in `file`. Calls `report` with each finding, and `progress` with the number of blocks that were
+/// checked and that are mapped.
 ///
 /// # Errors
 ///
-/// When the image cannot be opened at all: the error says why.
+/// Those of opening the image.
 pub fn check<P: Platform>(
     file: P::File,
     report: &mut dyn FnMut(&Finding),
@@ -109,7 +110,7 @@ pub fn check<P: Platform>(
         spare,
         length: _,
     } = open::<P>(file, Access::Read)?;
-    // What the table refers to is counted from its nodes, at the end.
+    // All nodes stay in memory: their entries are counted at the end.
     store.limit_table(u64::MAX);
     let segments = store.map.lock().usage.len() as usize;
     let mut check = Check {
@@ -137,7 +138,7 @@ pub fn check<P: Platform>(
         check.extent(Entry(word), Entry(word).charge())?;
     }
     check.overlaps();
-    // Last, because replay takes over what it finds in the log.
+    // The log comes last, because its replay changes the table.
     check.log(&checkpoint.superblock)?;
     Ok(check.summary)
 }
@@ -156,7 +157,7 @@ impl<P: Platform> Check<'_, P> {
         self.find(Error::Corrupt { what, offset }, blocks, false);
     }
 
-    /// Both copies must be whole; the older one is the spare.
+    /// Verifies both superblocks: the older one is the spare of the newer one.
     fn superblocks(&mut self, newest: u64) -> Result {
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         for (slot, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
@@ -175,7 +176,7 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// The log of a cleanly closed image was not needed to open it, but may be one day.
+    /// Verifies the log of a cleanly closed image. Opening did not need it, but a repair may.
     fn log(&mut self, superblock: &Superblock) -> Result {
         if !superblock.clean {
             return Ok(());
@@ -193,7 +194,7 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// Segments in use begin with the header of the incarnation their records belong to.
+    /// Verifies that each segment in use begins with the header of the incarnation that its records belong to.
     fn segments(&mut self) -> Result {
         let layout = self.store.layout;
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
@@ -217,10 +218,10 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// Walks the table and verifies what it points to.
+    /// Walks the table and verifies the records it points to.
     fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
         let total = self.store.map.lock().mapped;
-        // Behind the end of a device that became smaller there may be detached subtrees.
+        // Detached subtrees may lie behind the end of a device that was shrunk.
         let blocks = self.store.map.lock().table.leaves() << NODE_SHIFT;
         let mut at = 0;
         while at < blocks {
@@ -233,7 +234,7 @@ impl<P: Platform> Check<'_, P> {
                     progress(self.summary.mapped_blocks, total);
                 }
                 Err(error @ Error::Corrupt { .. }) => {
-                    // Everything below the node that cannot be loaded is lost.
+                    // All blocks below a node that cannot be loaded are lost.
                     let end = match self.store.map.lock().table.find(at) {
                         Found::Stored(id, _) => end_of(id).min(blocks),
                         _ => blocks,
@@ -256,7 +257,7 @@ impl<P: Platform> Check<'_, P> {
         result?;
         for &entry in stored.iter() {
             self.count(entry);
-            // Nodes that could be read are as long as their entries say.
+            // A node that could be read is as long as its entry says.
             if !self.incomplete {
                 self.extent(entry, entry.charge())?;
             }
@@ -264,7 +265,7 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// Counts what lies below detached nodes. All nodes above them are loaded.
+    /// Counts the records below detached nodes. All nodes above those are loaded.
     fn detached_subtrees(&mut self) -> Result {
         let mut at = 0;
         loop {
@@ -277,7 +278,7 @@ impl<P: Platform> Check<'_, P> {
         }
     }
 
-    // As deep as the tree: at most 5 levels.
+    // The recursion is as deep as the tree: at most 5 levels.
     fn detached_subtree(&mut self, id: NodeId, entry: Entry) -> Result {
         let (seed, segments) = {
             let map = self.store.map.lock();
@@ -327,9 +328,9 @@ impl<P: Platform> Check<'_, P> {
         }
         let first = NodeId::leaf(block).index * NODE_ENTRIES as u64;
         let blocks = self.store.blocks();
-        // The record last verified, and what it holds; `None` if it is damaged.
+        // Address and blocks of the record that was verified last; no blocks if it is damaged.
         let mut last: Option<(u64, Option<Held>)> = None;
-        // The end of the blocks that were reported with it.
+        // The block after the last one that was reported with that record.
         let mut reported = 0;
         for (block, &(entry, seed)) in (first..).zip(run.iter()) {
             if entry.is_hole() {
@@ -374,7 +375,8 @@ impl<P: Platform> Check<'_, P> {
         Ok(())
     }
 
-    /// Verifies one record down to its decompressed length. `lost` are the blocks that depend on it.
+    /// Verifies one record, its decompressed length included. `lost` names the blocks that depend on it: first and
+    /// number.
     fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<Held>> {
         self.summary.records += 1;
         let ws = &mut self.ws;
@@ -413,7 +415,7 @@ impl<P: Platform> Check<'_, P> {
         }
     }
 
-    /// Notes where a record lies.
+    /// Notes the place of a record.
     fn extent(&mut self, entry: Entry, units: u32) -> Result {
         if entry.is_hole() {
             return Ok(());
@@ -422,14 +424,14 @@ impl<P: Platform> Check<'_, P> {
         self.extents.push((unit << UNITS_BITS) | u64::from(units))
     }
 
-    /// Records lie side by side: whoever gives the space of one back must not hit another.
+    /// Verifies that records do not overlap: giving back the space of one must not destroy another.
     fn overlaps(&mut self) {
         self.extents.sort_unstable();
         let (mut end, mut before) = (0, 0);
         for at in 0..self.extents.len() {
             let word = self.extents[at];
             let unit = word >> UNITS_BITS;
-            // Several entries may lead to the same record.
+            // Several entries may refer to the same record.
             if word != before && unit < end {
                 let what = "record: it overlaps another one";
                 self.damaged(what, unit * UNIT as u64, None);
@@ -439,8 +441,7 @@ impl<P: Platform> Check<'_, P> {
         }
     }
 
-    /// The live counts that are stored must be those of the table. Says nothing of them when parts of the
-    /// table could not be read.
+    /// Compares the stored live counts with those of the table, unless a part of the table could not be read.
     fn counts(&mut self, superblock: u64) -> Result {
         if self.incomplete {
             return Ok(());

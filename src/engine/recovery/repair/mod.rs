@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Repair of a damaged image: everything that is whole is found again, and what is not is named.
+//! Repair of a damaged image: every whole record is found again, and every lost one is reported.
 //!
-//! The state of the device is put together in memory: from the newest superblock that is whole (or the copy of
-//! one in the log), its table as far as that can be read, and the log behind it. Blocks below a node of the
-//! table that cannot be read come from the records in all segments, in the order of the log. Only then
-//! is anything written, as an ordinary opening would: a new epoch in fresh segments at the end of the
-//! image, two checkpoints, and a clean close. Until the first of them is complete the image is as damaged
-//! as it was and no more, so a repair can be interrupted and repeated.
+//! The repair puts the state of the device together in memory: from the newest whole superblock (or a copy of one in
+//! the log), the readable part of its table, and the log behind it. Blocks below a node of the table that cannot be
+//! read come from the records in all segments, in the order of the log. Only then it writes, as an ordinary opening
+//! does: a new epoch in fresh segments at the end of the image, two checkpoints, and a clean close. Until the first
+//! checkpoint is complete the image is as damaged as before and no more, so a repair can be interrupted and repeated.
 
-mod lives;
+mod incarnations;
 mod replay;
 
-use self::lives::{identify, newest_copy, Epoch, Life};
+use self::incarnations::{identify, newest_copy, Epoch, Incarnation};
 use crate::engine::access::Access;
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{
@@ -31,47 +30,48 @@ use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform};
 
-/// Segments that are believed to have been cut off the end of a file.
+/// Largest number of segments that a repair takes for cut off the end of a file.
 const MOST_CUT: u64 = 1 << 20;
 
-/// Sequence numbers that are tried for all segments without a header: a second of computing. Honest images need a few
-/// times the number of their segments for each.
-const MOST_LIVES: u64 = 1 << 24;
+/// Largest number of sequence numbers that are tried for all segments without a header together: a second of
+/// computing. An honest image needs a few times the number of its segments for each.
+const MOST_TRIES: u64 = 1 << 24;
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repaired {
-    /// Something was written. A whole image, and one that lost nothing but data, is left as it is.
+    /// The repair wrote to the image. A whole image, and one in which only records of data are damaged, stays as it
+    /// is.
     pub written: bool,
-    /// Findings of the check before.
+    /// Findings of the check before the repair.
     pub before: u64,
-    /// Places of the log that held changes nobody can name any more.
+    /// Places of the log that are lost together with the numbers of the blocks they changed.
     pub unnamed: u64,
-    /// What a check of the image as it is now says.
+    /// The result of a check after the repair.
     pub summary: Summary,
 }
 
-/// What a repair tells while it works.
+/// A report of a repair under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// Damage, found before anything was written.
+    /// Damage, found before the first write.
     Damage(Finding),
-    /// These blocks were found again record by record. A block that was zeroed or discarded may hold
-    /// older data, because nothing says so any more.
+    /// First block and number of blocks that were found again record by record. A block that was zeroed or discarded
+    /// may hold older data: the evidence of that is lost.
     Rebuilt(u64, u64),
-    /// These bytes of the log are lost: which blocks they changed is not known, and those hold what they
-    /// held before.
+    /// Byte offset and length of a lost part of the log. The blocks that it changed are unknown, and hold the data
+    /// they held before.
     Unnamed(u64, u64),
-    /// What is still wrong afterwards.
+    /// Damage that is left after the repair.
     Left(Finding),
 }
 
-/// Repairs the image in the file that `open` opens (again and again), and checks it.
+/// Repairs the image in the file that `open` opens, once for each of up to three passes, and checks it.
 ///
 /// # Errors
 ///
-/// [`Error::NotAnImage`] when there is nothing to go on with, and the errors of the backing file. Before the
-/// first write: the image is unchanged.
+/// [`Error::NotAnImage`] without any superblock or copy of one, and the errors of the backing file. If an error comes
+/// before the first write, the image is unchanged.
 pub fn repair<P: Platform>(
     open: &mut dyn FnMut() -> Result<P::File>,
     report: &mut dyn FnMut(&Report),
@@ -118,7 +118,7 @@ pub fn repair<P: Platform>(
     })
 }
 
-/// Bytes that must be put in place again.
+/// Bytes to be written back in place.
 struct Patch {
     offset: u64,
     bytes: [u8; SEGMENT_HEADER],
@@ -130,29 +130,29 @@ struct Repair<'a, P: Platform> {
     ws: Workspace<P>,
     page: Buf,
     segment: Buf,
-    /// Segments the file has room for, and those that were cut off.
+    /// Segments that fit into the file, and those that were cut off.
     segments: u64,
-    /// Segments the file has.
+    /// Segments that fit into the file.
     present: u64,
-    /// Sequence numbers that may still be tried.
+    /// Sequence numbers that may still be tried, of [`MOST_TRIES`].
     tries: u64,
     /// The checkpoint to start from.
     base: Superblock,
-    /// Seed of the present life of each segment; `None`: nothing is known of it.
+    /// Seed of the present incarnation of each segment; `None` if it is unknown.
     seeds: Vec<Option<u32>>,
-    /// In the order of the log.
-    lives: Vec<Life>,
+    /// The incarnations in the order of the log.
+    incarnations: Vec<Incarnation>,
     epochs: Vec<Epoch>,
-    /// Segments whose life nobody can name, though its seed is known: what is live there must move.
+    /// Segments with a known seed and an unknown incarnation: their live records must move. Index and seed.
     nameless: Vec<(u64, u32)>,
-    /// Ranges of blocks below nodes that cannot be read: first and end.
+    /// Ranges of blocks below unreadable nodes: first block, and the block after the last.
     lost: Vec<(u64, u64)>,
     patches: Vec<Patch>,
     unnamed: u64,
     report: &'a mut dyn FnMut(&Report),
 }
 
-/// The first record at or after `at` that is whole.
+/// The first whole record at or after `at`.
 fn next_record<P: Platform>(bytes: &[u8], seed: u32, at: u32) -> Option<(u32, RecordHeader)> {
     (at as usize..bytes.len()).step_by(UNIT).find_map(|at| {
         let (header, _) = RecordHeader::decode::<P>(&bytes[at..], seed, at as u32)?;
@@ -160,18 +160,19 @@ fn next_record<P: Platform>(bytes: &[u8], seed: u32, at: u32) -> Option<(u32, Re
     })
 }
 
-/// Bytes of a record in its segment.
+/// Bytes that a record takes in its segment.
 fn space(header: &RecordHeader) -> u32 {
     header.units() * UNIT as u32
 }
 
-/// Puts the image together and writes it. Returns how many places of the log are lost without a name.
+/// Puts the image together and writes it. Returns the number of places of the log that are lost with the numbers of
+/// the blocks they changed.
 fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Result<u64> {
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     let identity = identify::<P>(&file, &mut page)?;
     let base = match identity.slots.first() {
         Some(superblock) => *superblock,
-        // Without any checkpoint there is no size of the device to go by.
+        // Without any checkpoint the size of the device is unknown.
         None => newest_copy::<P>(&file, &identity, &mut page)?.ok_or(Error::NotAnImage)?,
     };
     if base.read_only_compatible != 0 {
@@ -180,7 +181,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     let layout = base.layout;
     let bytes = file.len()?.saturating_sub(DATA_START);
     let fit = bytes.div_ceil(u64::from(layout.segment_size));
-    // Of a file that was cut short the table knows more segments; they must not become those of the new log.
+    // The table of a file that was cut short refers to segments behind its end, which the new log must not use.
     let segments = base
         .segments
         .min(fit + MOST_CUT)
@@ -190,14 +191,14 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     superblock.epoch += 1;
     superblock.salt = P::random_u64();
     superblock.clean = false;
-    // The table is put together without them.
+    // The rebuilt table has no detached subtrees.
     superblock.detached = false;
     let allocator = Allocator::new(segments, segments);
     let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
     for index in 0..segments.min(fit) {
         file.read_at(&mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
         let header = SegmentHeader::of_segment::<P>(&page, &layout, index).filter(|header| {
-            // What only a forger would write must not overflow anything.
+            // Values that only a forger writes must not overflow any sum.
             header.seq >> (60 - layout.segment_shift()) == 0
                 && header.first <= header.seq
                 && header.epoch < u64::MAX / 2
@@ -216,10 +217,10 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         store,
         segments,
         present: fit,
-        tries: MOST_LIVES,
+        tries: MOST_TRIES,
         base,
         seeds: Vec::new(),
-        lives: Vec::new(),
+        incarnations: Vec::new(),
         epochs: Vec::new(),
         nameless: Vec::new(),
         lost: Vec::new(),
@@ -228,7 +229,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         report,
     };
     repair.find_epochs(&identity, &headers)?;
-    repair.find_lives(&headers)?;
+    repair.find_incarnations(&headers)?;
     repair.find_durable(&identity)?;
     let root = NodeId {
         level: base.height - 1,
@@ -249,7 +250,7 @@ impl<P: Platform> Repair<'_, P> {
         self.lsn(self.base.log_start.seq, self.base.log_start.offset)
     }
 
-    /// Counts what is live in each segment, and what is mapped.
+    /// Counts the live units of each segment and the mapped blocks.
     fn recount(&mut self) -> Result {
         let (layout, blocks) = (self.store.layout, self.store.blocks());
         {
@@ -289,7 +290,7 @@ impl<P: Platform> Repair<'_, P> {
         }
     }
 
-    /// A segment in which more is live than it has room for.
+    /// The first segment with more live bytes than it has room for.
     fn overfull(&self) -> Option<u64> {
         let size = u64::from(self.store.layout.segment_size);
         let map = self.store.map.lock();
@@ -297,8 +298,8 @@ impl<P: Platform> Repair<'_, P> {
         found.map(|index| index as u64)
     }
 
-    /// Drops blocks whose records are not there. A segment that the log superseded is used again, and where the log
-    /// that did so is damaged, both what was there and what is there are counted.
+    /// Drops blocks whose records are gone. A segment whose records the log superseded is used again; if that part of
+    /// the log is damaged, the old and the new records of the segment are both counted.
     fn drop_missing(&mut self) -> Result {
         let (layout, blocks) = (self.store.layout, self.store.blocks());
         let size = u64::from(layout.segment_size);
@@ -351,26 +352,29 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
-    /// Writes it all.
+    /// Writes the image that was put together.
     fn commit(self, superblock: Superblock) -> Result<u64> {
         let Self {
             store,
             ws,
             mut page,
             seeds,
-            lives,
+            incarnations,
             nameless,
             patches,
             unnamed,
             segment,
             ..
         } = self;
-        let last = lives.iter().map(|life| life.header.seq).max();
+        let last = incarnations
+            .iter()
+            .map(|incarnation| incarnation.header.seq)
+            .max();
         let shift = store.layout.segment_shift();
         let known = (superblock.log_end >> shift).max(superblock.log_start.seq);
         let seq = known.max(last.unwrap_or(0)) + 1;
         start(&store, seq, &seeds)?;
-        // The bytes around a patch stay as they are, so a power failure tears nothing.
+        // The bytes around a patch stay the same, so a torn write damages nothing.
         let patch = |page: &mut Buf, offset: u64, bytes: &[u8]| {
             let skip = (offset % BLOCK_SIZE as u64) as usize;
             let sector = offset - skip as u64;
@@ -381,9 +385,12 @@ impl<P: Platform> Repair<'_, P> {
         for p in patches.iter() {
             patch(&mut page, p.offset, &p.bytes[..p.len])?;
         }
-        for life in lives.iter().filter(|life| !life.stored) {
-            let offset = store.layout.segment_offset(life.header.index);
-            patch(&mut page, offset, &life.header.encode::<P>())?;
+        for incarnation in incarnations
+            .iter()
+            .filter(|incarnation| !incarnation.stored)
+        {
+            let offset = store.layout.segment_offset(incarnation.header.index);
+            patch(&mut page, offset, &incarnation.header.encode::<P>())?;
         }
         store.file.sync()?;
         let mut checkpoint = Checkpoint::new(superblock, Vec::new(), ws, page);
@@ -402,8 +409,7 @@ impl<P: Platform> Repair<'_, P> {
     }
 }
 
-/// Begins the new log behind everything there is; where that is impossible, in segments without any trace of
-/// the image.
+/// Begins the new log behind all segments, or, if there is no room, in segments without any trace of the image.
 fn start<P: Platform>(store: &Store<P>, seq: u64, seeds: &[Option<u32>]) -> Result {
     match store.log.start(&store.file, seq) {
         Err(Error::NoSpace) => {

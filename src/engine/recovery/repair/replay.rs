@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The state of the device, put together in memory: the stored table as far as that can be read, and the log
-//! behind it.
+//! Putting the state of the device together in memory: the readable part of the stored table, and the log behind it.
 
-use super::lives::Epoch;
+use super::incarnations::Epoch;
 use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
     le64, Entry, Kind, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT, SEGMENT_HEADER, UNIT,
@@ -15,10 +14,10 @@ use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Monitor, Platform};
 
 impl<P: Platform> Repair<'_, P> {
-    /// Takes the stored table over, as far as it can be read.
-    // As deep as the tree: at most 5 levels.
+    /// Copies the readable part of the stored table below node `id`.
+    // The recursion is as deep as the tree: at most 5 levels.
     pub(super) fn load(&mut self, id: NodeId, entry: Entry) -> Result {
-        // What lies below a detached node is counted no more.
+        // The blocks below a detached node read as zeros.
         if entry.is_hole() || entry.is_detached() {
             return Ok(());
         }
@@ -81,14 +80,15 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
-    /// Applies the log to the table: from log start on all of it, before that what is about lost blocks.
+    /// Applies the log to the table: all records from the log start on, and of the records before it those of lost
+    /// blocks.
     pub(super) fn replay(&mut self) -> Result {
-        // Where the log of the epoch goes on: the sequence number expected.
+        // The epoch, the salt, and the sequence number that is expected next.
         let mut going: Option<(u64, u64, u64)> = None;
         let start = self.log_start();
         let shift = self.store.layout.segment_shift();
-        for at in 0..self.lives.len() {
-            let header = self.lives[at].header;
+        for at in 0..self.incarnations.len() {
+            let header = self.incarnations[at].header;
             let key = (header.epoch, header.salt);
             let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
             let Some(&epoch) = epoch.filter(|e| header.seq < e.end) else {
@@ -99,7 +99,7 @@ impl<P: Platform> Repair<'_, P> {
                 _ => epoch.first,
             };
             if expected == u64::MAX {
-                // The end of this epoch's log lies before.
+                // The log of this epoch has ended before this segment.
                 continue;
             }
             let current = key == (self.base.epoch, self.base.salt);
@@ -113,10 +113,10 @@ impl<P: Platform> Repair<'_, P> {
                 continue;
             }
             if replayed && header.seq > expected.max(self.base.log_start.seq) {
-                // A whole segment of the log is gone.
+                // A whole segment of the log is missing.
                 self.unnamed(self.store.layout.segment_offset(header.index), 0);
             }
-            let ended = self.replay_life(&header, &epoch, start, current)?;
+            let ended = self.replay_incarnation(&header, &epoch, start, current)?;
             let next = if ended { u64::MAX } else { header.seq + 1 };
             going = Some((key.0, key.1, next));
         }
@@ -132,8 +132,8 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
-    /// A part of the log is lost, and nothing says which blocks it was about. After a clean close nothing
-    /// was.
+    /// Reports a lost part of the log that changed unknown blocks. After a clean close the log behind the checkpoint
+    /// is empty, so nothing is lost.
     fn unnamed(&mut self, offset: u64, len: u64) {
         if !self.base.clean {
             self.unnamed += 1;
@@ -141,8 +141,8 @@ impl<P: Platform> Repair<'_, P> {
         }
     }
 
-    /// Applies one segment; true when the log ends in it.
-    fn replay_life(
+    /// Applies the records of one segment; true if the log ends in it.
+    fn replay_incarnation(
         &mut self,
         header: &SegmentHeader,
         epoch: &Epoch,
@@ -186,7 +186,8 @@ impl<P: Platform> Repair<'_, P> {
         }
     }
 
-    /// Puts a single flipped bit in the header of the record at `at` right, in memory and among the patches.
+    /// Corrects a single flipped bit in the header of the record at `at`, in memory and among the patches. False if
+    /// no single bit makes the record whole.
     fn heal(&mut self, base: u64, seed: u32, at: u32, to: u32) -> Result<bool> {
         let place = at as usize;
         for bit in 0..UNIT * 8 {
@@ -208,9 +209,9 @@ impl<P: Platform> Repair<'_, P> {
         Ok(false)
     }
 
-    /// Deals with the bytes from `at` to `to` of a segment, in which no record is whole. Where their headers
-    /// lead from one end to the other, they are believed: the blocks they name point to them, and so
-    /// cannot be read.
+    /// Handles the bytes from `at` to `to` of a segment, among which no record is whole. If their headers lead from
+    /// one end to the other, the headers are trusted: their blocks point to the damaged records, so reading them is
+    /// an error.
     fn gap(&mut self, base: u64, at: u32, to: u32, late: bool) -> Result {
         let mut named: Vec<(u32, RecordHeader, Option<u32>)> = Vec::new();
         let mut place = at;
@@ -220,7 +221,8 @@ impl<P: Platform> Repair<'_, P> {
             else {
                 break;
             };
-            // A whole record of another life lies here by mistake, and says nothing of what was here.
+            // A whole record of another incarnation was written here by mistake, and is no evidence of the record
+            // that belongs here.
             let stray = self.seeds.iter().any(|&known| known == Some(seed));
             if stray || header.kind == Kind::Zero || header.kind == Kind::Link {
                 break;
@@ -247,18 +249,18 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
-    /// Whether a data record keeps to its bounds.
+    /// Whether the blocks of a data record exist and lie in one natural unit.
     fn inside(&self, header: &RecordHeader) -> bool {
         let (block, span) = (header.number, u64::from(header.span));
         block + span <= self.store.blocks() && self.store.layout.in_natural_unit(block, span)
     }
 
-    /// Whether what the log says of a block counts.
+    /// Whether a record of this block is applied.
     fn wanted(&self, block: u64, late: bool) -> bool {
         late || self.lost.iter().any(|r| (r.0..r.1).contains(&block))
     }
 
-    /// Makes the change of one whole record again.
+    /// Applies one whole record.
     fn apply(&mut self, header: &RecordHeader, place: u32, base: u64, late: bool) -> Result {
         let payload = &self.segment[place as usize + UNIT..][..header.payload];
         let mask = header.mask(payload);
@@ -299,7 +301,7 @@ impl<P: Platform> Repair<'_, P> {
         }
     }
 
-    /// Points the blocks of a data record to it.
+    /// Points the blocks of a data record to the record.
     fn map_record(&mut self, header: &RecordHeader, mask: u32, address: u64, late: bool) -> Result {
         let mut index = 0;
         for i in 0..u64::from(header.span) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a damaged image still says of itself: whose it is, how often it was opened, and which life each of
-//! its segments has.
+//! The evidence in a damaged image: its identity, the epochs in which it was written, and the incarnation of each
+//! segment.
 
 use super::{next_record, space, Repair};
 use crate::engine::format::{
@@ -14,30 +14,29 @@ use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::{BackingFile, Monitor, Platform};
 
-/// One life of a segment that belongs to the image.
+/// One incarnation of a segment that belongs to the image.
 #[derive(Clone, Copy)]
-pub(super) struct Life {
+pub(super) struct Incarnation {
     pub(super) header: SegmentHeader,
-    /// The header on the medium says so.
+    /// The header is whole on the medium; otherwise the repair writes it again.
     pub(super) stored: bool,
 }
 
-/// The lives of one opening of the image.
+/// The log of one opening of the image.
 #[derive(Clone, Copy)]
 pub(super) struct Epoch {
     pub(super) epoch: u64,
     pub(super) salt: u64,
-    /// Its first sequence number.
+    /// First sequence number of the epoch.
     pub(super) first: u64,
-    /// The first sequence number of the one after it.
+    /// First sequence number of the next epoch.
     pub(super) end: u64,
-    /// The log was durable at least up to here: what is missing before is damage (or was given back),
-    /// what is missing after is the end.
+    /// The log was durable at least up to this position. A record that is missing before it is damaged (or its space
+    /// was given back); the first one that is missing after it is the end of the log.
     pub(super) durable: u64,
 }
 
-/// What the file says of itself: the superblocks that are whole and of one image, newest first, and the uuid
-/// and log2 of the segment size of that image.
+/// The identity of an image: its whole superblocks, newest first, its uuid, and log2 of its segment size.
 pub(super) struct Identity {
     pub(super) slots: Vec<Superblock>,
     pub(super) uuid: [u8; 16],
@@ -61,7 +60,7 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
         let (uuid, shift) = (newest.layout.uuid, newest.layout.segment_shift());
         return Ok(Identity { slots, uuid, shift });
     }
-    // Whose segments are these?
+    // The superblocks name no image, or two: the image that most segments belong to is meant.
     let mut votes: Vec<([u8; 16], u32, u64)> = Vec::new();
     let length = file.len()?;
     let mut offset = DATA_START;
@@ -97,7 +96,7 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
     })
 }
 
-/// The newest copy of a superblock in the log of this image, for when no slot has one.
+/// The newest copy of a superblock in the log of this image. A repair needs it if both slots are damaged.
 pub(super) fn newest_copy<P: Platform>(
     file: &P::File,
     identity: &Identity,
@@ -134,7 +133,7 @@ pub(super) fn newest_copy<P: Platform>(
 }
 
 impl<P: Platform> Repair<'_, P> {
-    /// The openings of the image, oldest first, from superblocks and headers.
+    /// Collects the epochs of the image, oldest first, from superblocks and segment headers.
     pub(super) fn find_epochs(
         &mut self,
         identity: &Identity,
@@ -145,7 +144,7 @@ impl<P: Platform> Repair<'_, P> {
         let slots = slots.map(|s| (s.epoch, s.salt, s.log_start.seq));
         let base = (self.base.epoch, self.base.salt, self.base.log_start.seq);
         for (epoch, salt, first) in known.chain(slots).chain([base]) {
-            // A later epoch than the newest superblock's never got as far as a change by a user.
+            // An epoch later than that of the newest superblock ended before any user could write.
             if epoch > self.base.epoch {
                 continue;
             }
@@ -179,14 +178,14 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
-    /// Which life each segment has, where its header is damaged too.
-    pub(super) fn find_lives(&mut self, headers: &[Option<SegmentHeader>]) -> Result {
+    /// Finds the incarnation of each segment, also of one with a damaged header.
+    pub(super) fn find_incarnations(&mut self, headers: &[Option<SegmentHeader>]) -> Result {
         let stored = self.stored_seeds()?;
         for index in 0..self.segments {
             let header = headers.get(index as usize).copied().flatten();
             let word = stored.get(index as usize).copied().flatten();
-            // A segment with something live in it was not used again since the checkpoint, unless the log has
-            // superseded all of it.
+            // A segment with a live record was not used again since the checkpoint, unless the log superseded all of
+            // its records.
             let base = &self.base;
             let later = |h: &SegmentHeader| {
                 (h.epoch, h.salt) == (base.epoch, base.salt) && h.seq > base.log_start.seq
@@ -196,29 +195,34 @@ impl<P: Platform> Repair<'_, P> {
             let (seed, found) = match trusted {
                 Some(header) => {
                     let stored = true;
-                    (Some(header.seed::<P>()), Some(Life { header, stored }))
+                    (
+                        Some(header.seed::<P>()),
+                        Some(Incarnation { header, stored }),
+                    )
                 }
                 None => {
                     let (seed, header) = self.recognise(index, word)?;
                     let stored = false;
-                    (seed, header.map(|header| Life { header, stored }))
+                    (seed, header.map(|header| Incarnation { header, stored }))
                 }
             };
             self.seeds.push(seed)?;
             if let (Some(seed), None) = (seed, found) {
                 self.nameless.push((index, seed))?;
             }
-            if let Some(life) = found {
-                let key = |l: &Life| (l.header.epoch, l.header.seq);
-                let at = self.lives.partition_point(|other| key(other) < key(&life));
-                self.lives.insert(at, life)?;
+            if let Some(incarnation) = found {
+                let key = |l: &Incarnation| (l.header.epoch, l.header.seq);
+                let at = self
+                    .incarnations
+                    .partition_point(|other| key(other) < key(&incarnation));
+                self.incarnations.insert(at, incarnation)?;
             }
         }
         Ok(())
     }
 
-    /// The seeds of segments with something live in them, as the checkpoint's segment usage has them; none if
-    /// that cannot be read.
+    /// The seeds of segments with live records, from the segment usage of the checkpoint; empty if the usage cannot
+    /// be read.
     fn stored_seeds(&mut self) -> Result<Vec<Option<u32>>> {
         let mut seeds = Vec::new();
         if self.base.segments > self.segments {
@@ -239,8 +243,8 @@ impl<P: Platform> Repair<'_, P> {
         Ok(seeds)
     }
 
-    /// Finds out by its records which seed and life a segment without a header has. `known`: its seed, if that
-    /// is stored elsewhere.
+    /// Finds the seed and the incarnation of a segment without a header by its records. `known` is its seed, if the
+    /// segment usage has it.
     fn recognise(
         &mut self,
         index: u64,
@@ -254,7 +258,7 @@ impl<P: Platform> Repair<'_, P> {
             .file
             .read_at(&mut self.segment, layout.segment_offset(index))?;
         let bytes = &*self.segment;
-        // Two neighbours that agree on a seed.
+        // Two neighbouring records whose checksums hold with the same seed.
         let agree = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
             let (header, seed) = RecordHeader::measure::<P>(&bytes[at..], at as u32)?;
             let next = at + space(&header) as usize;
@@ -269,13 +273,13 @@ impl<P: Platform> Repair<'_, P> {
             (ending.0.kind == Kind::Link).then(|| le64(ending.1, 0))
         });
         for epoch in self.epochs.iter() {
-            // The log may have gone on since the checkpoint, but not for longer than there are segments.
+            // The log may have gone on since the checkpoint, but each segment follows at most once.
             let last = self.base.log_end >> layout.segment_shift();
             let last = last.max(self.base.log_start.seq) + self.segments;
             let last = last.min(epoch.end);
             let first = epoch.first.max(last.saturating_sub(self.tries));
             self.tries -= last.saturating_sub(first);
-            // Newest first: that is what is live.
+            // Newest first: live records are most likely there.
             for seq in (first..last).rev() {
                 if seed::<P>(&layout.uuid, epoch.salt, seq, index) == wanted {
                     let header = SegmentHeader {
@@ -296,7 +300,7 @@ impl<P: Platform> Repair<'_, P> {
         Ok((Some(wanted), None))
     }
 
-    /// How far the log of each epoch was certainly durable.
+    /// Finds the position up to which the log of each epoch was durable for certain.
     pub(super) fn find_durable(&mut self, identity: &Identity) -> Result {
         let layout = self.store.layout;
         for at in 0..self.epochs.len() {
@@ -308,13 +312,13 @@ impl<P: Platform> Repair<'_, P> {
                 }
             }
             if epoch.end != u64::MAX {
-                // All but its last segment was there when the epoch after it began.
+                // All segments of the epoch but its last one were durable when the next epoch began.
                 durable = durable.max(self.lsn(epoch.end.saturating_sub(1), 0));
             }
             self.epochs[at].durable = durable;
         }
-        for life in self.lives.iter() {
-            let header = life.header;
+        for incarnation in self.incarnations.iter() {
+            let header = incarnation.header;
             let key = (header.epoch, header.salt);
             let Some(epoch) = self.epochs.iter_mut().find(|e| (e.epoch, e.salt) == key) else {
                 continue;
