@@ -46,10 +46,10 @@ fn long() -> bool {
 
 #[test]
 fn random_histories() {
-    let (count, photos) = if long() { (25_000, 1) } else { (2000, 16) };
+    let (count, snapshots) = if long() { (25_000, 1) } else { (2000, 16) };
     let (report, objections) = run_all(count, 3, |seed| {
         let plan = Plan {
-            photos,
+            snapshots,
             ..Plan::random(seed)
         };
         run(plan, None)
@@ -68,7 +68,11 @@ fn every_crash_point_of_short_histories() {
         let script = &SCRIPTS[n as usize];
         let report = script.exhaust(depth, None)?;
         println!("{}: {} crash points", script.name, report.points());
-        assert!(report.photos > 20, "{} shows hardly anything", script.name);
+        assert!(
+            report.snapshots > 20,
+            "{} shows hardly anything",
+            script.name
+        );
         Ok(report)
     });
     for (_, objection) in &objections {

@@ -22,9 +22,9 @@ struct Args {
     /// Stop after this number of crash points
     #[arg(long)]
     points: Option<u64>,
-    /// Photograph one of so many operations of the disk: each photo is a crash point
+    /// Take a snapshot at one of this many operations of the disk: each snapshot is a crash point
     #[arg(long, default_value_t = 4)]
-    photos: u64,
+    snapshots: u64,
     /// Number of histories run at once; by default the number of CPUs
     #[arg(long)]
     jobs: Option<usize>,
@@ -52,7 +52,7 @@ fn sabotage(name: &str) -> Result<Sabotage, String> {
 impl Args {
     fn plan(&self, seed: u64) -> Plan {
         Plan {
-            photos: self.photos,
+            snapshots: self.snapshots,
             ..match self.sabotage {
                 Some(sabotage) => Plan::hunt(seed, sabotage),
                 None => Plan::random(seed),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! [`exercise`]: everything users do to an image, with what must hold whatever the image is.
+//! [`exercise`]: everything that users do to an image, and what must hold for every image.
 
 use super::{contents, tag_of};
 use crate::engine::check::{check, Finding};
@@ -16,14 +16,14 @@ use std::vec::Vec;
 const RUNS: usize = 64;
 const RUN_BLOCKS: u64 = 64;
 
-/// What was found in an image without changing it.
+/// The contents of an image, found without changing it.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Why it cannot be opened.
     pub refused: Option<Error>,
-    /// What `check` says.
+    /// The findings of `check`.
     pub findings: Vec<Finding>,
-    /// The mapped blocks that were looked at, and what each holds; `None` for one that cannot be read.
+    /// The mapped blocks that were looked at, with their contents; `None` for a block that cannot be read.
     pub blocks: BTreeMap<u64, Option<[u8; BLOCK_SIZE]>>,
     /// A part of the table could not be read.
     pub blind: bool,
@@ -39,8 +39,8 @@ impl Survey {
 /// Checks an image and reads it, without changing it.
 ///
 /// # Panics
-///
-/// When `check` and an opening disagree, the file was changed, or `check` finds nothing and a block cannot be read.
+/// If `check` and an opening disagree, the file was changed, or `check` finds nothing and a block cannot be
+/// read.
 pub fn survey<P: Platform<File = MemFile>>(file: &MemFile) -> Survey {
     let writes = file.writes();
     let mut survey = Survey::default();
@@ -89,7 +89,7 @@ fn read_some<P: Platform<File = MemFile>>(volume: &Volume<P>, survey: &mut Surve
             }
             Ok(None) => return,
             Err(_) => {
-                // Look for what is behind the damage.
+                // Look for mapped blocks behind the damage.
                 survey.blind = true;
                 at = (at / 512 + 1) * 512;
             }
@@ -113,9 +113,8 @@ fn read_block<P: Platform<File = MemFile>>(
 /// Repairs a copy of an image.
 ///
 /// # Panics
-///
-/// When a sound image was written to, when the repair and a check of what it made disagree, or when that cannot be
-/// opened and changed although nothing is left to be said against it.
+/// If a sound image was written to, if the repair and a check of its result disagree, or if the result
+/// cannot be opened and changed although nothing was found wrong with it.
 pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     let file = file.copy();
     let writes = file.writes();
@@ -150,7 +149,7 @@ pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     let after = super::survey::<P>(&file);
     assert_eq!(after.refused, None, "refused after a repair");
     assert_eq!(after.findings, left, "a check after the repair disagrees");
-    // A repair may leave what a forger made; it says so. Nothing may fail but for that.
+    // A repair may leave forged structures, and lists them. Nothing else may fail.
     let Ok(volume) = Volume::<P>::open(file.clone(), Access::Write) else {
         assert!(!left.is_empty(), "it cannot be opened after a repair");
         return;
@@ -165,7 +164,7 @@ pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     );
 }
 
-/// What a user did to the volume: tags of blocks (0: zeros), `None` where an operation failed.
+/// The changes that a user made: tags of blocks (0: zeros), `None` where an operation failed.
 struct Written {
     tags: BTreeMap<u64, Option<u32>>,
     next: u32,
@@ -190,7 +189,7 @@ impl Written {
         }
     }
 
-    /// What was written is there, or an error is.
+    /// Every block holds what was written to it, or gives an error.
     fn compare<P: Platform<File = MemFile>>(&self, volume: &Volume<P>, ws: &mut Workspace<P>) {
         for (&block, &tag) in &self.tags {
             let held = self.done(read_block(volume, ws, block), "a read");
@@ -207,12 +206,11 @@ impl Written {
 /// Checks, reads, opens, changes, closes and opens again.
 ///
 /// # Panics
-///
-/// When anything is wrong that a hostile image may not bring about, or that must not happen to an image in which
+/// If something happens that a hostile image must not cause, or that must not happen to an image in which
 /// `check` finds nothing.
 pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
     let survey = survey::<P>(file);
-    // One in four, because it costs as much as all the rest.
+    // One image in four, because a repair costs as much as everything else.
     if script.last().is_some_and(|last| last % 4 == 3) {
         mend::<P>(file, &survey);
     }
@@ -224,7 +222,7 @@ pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
     let open = || Volume::<P>::open(file.clone(), Access::Write);
     let mut volume = match open() {
         Ok(volume) => volume,
-        // Read-only by a feature bit, or too near to the end of its counters.
+        // The image is read-only because of a feature bit, or because its counters are near their end.
         Err(Error::Feature(_) | Error::ReadOnly) => return,
         Err(error) => {
             assert!(!written.sound, "opening a sound image: {error}");

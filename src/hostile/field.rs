@@ -10,7 +10,7 @@ use crate::platform::Platform;
 use core::marker::PhantomData;
 use std::vec::Vec;
 
-/// Where an integer lies.
+/// The place of an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// Little-endian bytes.
@@ -29,7 +29,7 @@ enum Place {
 /// One integer of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// What it says.
+    /// Its name.
     pub name: &'static str,
     /// Byte offset of the structure it is in.
     pub structure: u64,
@@ -173,7 +173,7 @@ const RECORD: [(&str, usize, usize); 4] = [
     ("record: count", 7, 1),
 ];
 
-/// A whole image, with the places of its structures as they were found.
+/// A complete image, with the places of its structures as they were found.
 pub struct Image<P> {
     /// The bytes of the file.
     pub bytes: Vec<u8>,
@@ -294,7 +294,7 @@ impl<P: Platform> Image<P> {
         }
     }
 
-    /// The words of a raw node that say something, and the one after them.
+    /// The words of a raw node that are in use, and the one after them.
     fn add_words(&mut self, structure: usize, at: usize, parts: &[(&'static str, u32, u32)]) {
         let mut before = 1;
         for word in 0..NODE_ENTRIES {
@@ -326,12 +326,12 @@ impl<P: Platform> Image<P> {
             .find(|f| f.name == name && f.structure == structure)
     }
 
-    /// Fields of one superblock: the other one's are as many places further on.
+    /// Number of fields of one superblock: those of the other one follow after as many places.
     pub fn superblock_fields() -> usize {
         SUPERBLOCK.len() + ROOTS.len() * ENTRY.len()
     }
 
-    /// The file became shorter: what lay behind the end is no longer there to be changed or sealed.
+    /// Notes that the file became shorter: structures behind the end can no longer be changed or sealed.
     pub fn forget_beyond_end(&mut self) {
         let end = self.bytes.len();
         let size = self.layout.segment_size as usize;

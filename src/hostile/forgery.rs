@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! [`Forgery`]: changes of a good image, written in a few bytes. And the compact form of a whole image, for
-//! a fuzzer that knows nothing of its structures.
+//! [`Forgery`]: changes of a good image, written in a few bytes; and the compact form of a complete image,
+//! for a fuzzer that does not know its structures.
 
 use super::{exercise, Image, Maker};
 use crate::engine::format::{Superblock, DATA_START, SUPERBLOCK_OFFSETS};
@@ -10,7 +10,7 @@ use crate::platform::Platform;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
-/// Values at which off-by-one errors live.
+/// Values at which off-by-one errors are likely.
 const EDGES: [u64; 20] = [
     0,
     1,
@@ -59,7 +59,7 @@ impl Base {
     }
 }
 
-/// Small good images of different kinds to begin with. They follow from this code alone.
+/// Small good images of different kinds to begin with. They depend only on this code.
 pub fn bases<P: Platform>(pack_nodes: bool) -> Vec<Base> {
     std::vec![
         clean::<P>(pack_nodes),
@@ -68,11 +68,10 @@ pub fn bases<P: Platform>(pack_nodes: bool) -> Vec<Base> {
     ]
 }
 
-/// What forgeries begin with: images made here, and those that the engine of format 1 wrote.
+/// The images that forgeries change: some made here, and some that the engine of format 1 wrote.
 ///
 /// # Panics
-///
-/// When one of them is not an image.
+/// If one of them is not an image.
 pub fn forgery_bases() -> Vec<Image<Fuzz<true>>> {
     let written: [&[u8]; 2] = [
         include_bytes!("../../tests/fixtures/v1-clean.cloop"),
@@ -137,7 +136,7 @@ fn clean<P: Platform>(pack_nodes: bool) -> Base {
     Base::new(m, &superblock)
 }
 
-/// In use when the power went: a log of three segments to replay.
+/// In use when the power failed: a log of three segments to replay.
 fn crashed<P: Platform>(pack_nodes: bool) -> Base {
     let mut m = Maker::<P>::new(1100);
     m.pack_nodes = pack_nodes;
@@ -184,12 +183,12 @@ fn deep<P: Platform>(pack_nodes: bool) -> Base {
 pub struct Forgery<'a> {
     base: u8,
     edits: &'a [u8],
-    /// What to do with the image afterwards, for [`exercise`](super::exercise()).
+    /// The operations on the image afterwards, for [`exercise`](super::exercise()).
     pub script: &'a [u8],
 }
 
 impl<'a> Forgery<'a> {
-    /// Any bytes mean something.
+    /// Any bytes stand for some forgery.
     pub fn new(bytes: &'a [u8]) -> Self {
         let (head, rest) = bytes.split_at(bytes.len().min(2));
         let count = usize::from(head.get(1).map_or(0, |n| n % (EDITS + 1)));
@@ -246,7 +245,7 @@ fn change<P: Platform>(image: &mut Image<P>, at: usize, what: u8, arg: u8, value
             let sectors = (value % (len / 4096 + 8)) as usize;
             if arg < 16 && sectors * 4096 > DATA_START as usize {
                 image.bytes.truncate(sectors * 4096);
-                // Structures behind the end are gone.
+                // Structures behind the end no longer exist.
                 image.forget_beyond_end();
             }
             return;
@@ -262,7 +261,7 @@ fn change<P: Platform>(image: &mut Image<P>, at: usize, what: u8, arg: u8, value
     }
 }
 
-/// Bytes of a superblock that say something, a little more, and of a segment, as a compact image holds them.
+/// Bytes of a superblock (a little more than are in use) and of a segment that a compact image holds.
 const SLOT: usize = 192;
 const SEGMENT: usize = 8192;
 const SCRIPT: usize = 16;

@@ -12,7 +12,7 @@ use core::marker::PhantomData;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-/// What a block with this tag holds; tag 0 is zeros. Odd ones compress.
+/// The contents of a block with this tag; tag 0 is zeros. Contents of odd tags compress.
 pub fn contents(tag: u32) -> [u8; BLOCK_SIZE] {
     // Runs of one byte: a fuzzer counts every byte of any other pattern when it is decompressed.
     let mut block = [tag as u8; BLOCK_SIZE];
@@ -47,7 +47,7 @@ struct Draft {
     bytes: Vec<u8>,
 }
 
-/// An image in the making. Nothing it is told is checked.
+/// An image that is being made. Its inputs are not checked.
 pub struct Maker<P> {
     /// The fixed part.
     pub layout: Layout,
@@ -70,7 +70,7 @@ pub struct Maker<P> {
 }
 
 impl<P: Platform> Maker<P> {
-    /// An image for a device of so many blocks, without segments.
+    /// An image for a device of this many blocks, without segments.
     pub fn new(blocks: u64) -> Self {
         Self {
             layout: Layout {
@@ -125,12 +125,12 @@ impl<P: Platform> Maker<P> {
         }
     }
 
-    /// What is in a segment so far.
+    /// The contents of a segment so far.
     pub fn bytes(&self, segment: usize) -> &[u8] {
         &self.segments[segment].bytes
     }
 
-    /// Appends any record. Gives its byte address.
+    /// Appends any record. Returns its byte address.
     pub fn record(&mut self, segment: usize, mut header: RecordHeader, payload: &[u8]) -> u64 {
         header.payload = payload.len();
         let seed = self.seed(segment);
@@ -209,7 +209,7 @@ impl<P: Platform> Maker<P> {
         }
     }
 
-    /// Appends a node of a table. Gives its entry.
+    /// Appends a node of a table. Returns its entry.
     pub fn node(
         &mut self,
         segment: usize,
@@ -236,7 +236,7 @@ impl<P: Platform> Maker<P> {
         Entry::new(address, header.units(), 0, 1)
     }
 
-    /// Appends a whole tree of nodes over `items`, and tells `note` of each. Gives the root's entry.
+    /// Appends a tree of nodes over `items`, and calls `note` for each. Returns the entry of the root.
     pub fn tree(
         &mut self,
         segment: usize,
@@ -262,8 +262,8 @@ impl<P: Platform> Maker<P> {
         below.get(&0).map_or(Entry::HOLE, |&word| Entry(word))
     }
 
-    /// Appends a checkpoint of the present state. Gives the superblock for it, of generation 2, as of a
-    /// clean close.
+    /// Appends a checkpoint of the present state. Returns its superblock, of generation 2, as of a clean
+    /// close.
     pub fn checkpoint(&mut self, segment: usize) -> Superblock {
         let log_start = self.end(segment);
         let layout = self.layout;

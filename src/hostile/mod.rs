@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Hostile images: whole and well-sealed, and wrong on purpose.
-//!
-//! [`Maker`] writes an image record by record, the way the engine would or any other way. [`Image`] knows the
-//! place of every integer in an image ([`Field`]), changes them and makes all checksums right
-//! again. [`Forgery`] is a list of such changes in few bytes, for a fuzzer to play with. [`exercise`] does to
-//! an image what users do, and panics when the engine breaks a promise.
+//! Hostile images: complete, with right checksums, and wrong on purpose.
+//! [`Maker`] writes an image record by record, as the engine would or in any other way. [`Image`] knows the
+//! place of every integer in an image ([`Field`]), changes them and makes all checksums right again.
+//! [`Forgery`] is a list of such changes in few bytes, for a fuzzer. [`exercise`] does to an image what
+//! users do, and panics if the engine breaks a promise.
 
 mod exercise;
 mod field;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Attacks by name: each an image, and what must become of it.
+//! Attacks by name: each is an image and its expected outcome.
 
 use super::{contents, Maker};
 use crate::engine::format::{
@@ -10,12 +10,12 @@ use crate::engine::Algorithm::{Lz4, Raw};
 use crate::platform::Platform;
 use std::vec::Vec;
 
-/// What must become of a hostile image.
+/// The expected outcome of a hostile image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// It cannot be opened.
     Refused,
-    /// So many blocks from the first one on cannot be read, all others can, and `check` says why.
+    /// This many blocks from the first one on cannot be read, all others can, and `check` says why.
     Damaged(u64, u64),
     /// All blocks can be read, but `check` finds something.
     Found,
@@ -29,7 +29,7 @@ pub struct Named {
     pub name: &'static str,
     /// The file.
     pub bytes: Vec<u8>,
-    /// What must become of it.
+    /// The expected outcome.
     pub expect: Expect,
 }
 
@@ -178,7 +178,7 @@ fn records<P: Platform>(add: &mut Add<'_>) {
         Expect::Damaged(21, 1),
         table::<P>(|m| {
             m.data(0, 20, &[1, 0, 5, 0], Lz4);
-            // What the record holds of block 22 is given out as block 21.
+            // The contents of block 22 in the record would be returned as block 21.
             if let Some(entry) = m.table.remove(&22) {
                 m.table.insert(21, entry);
             }
@@ -193,7 +193,7 @@ fn records<P: Platform>(add: &mut Add<'_>) {
             let start = m.end(0).offset as usize;
             let at = (inner - m.layout.segment_offset(0)) as usize;
             let mut record = m.bytes(0)[at..start].to_vec();
-            // Off its old place, and on the new one: behind a header and 16 bytes.
+            // Away from its old place, and to the new one, behind a header and 16 bytes.
             RecordHeader::stamp(&mut record, 0, at as u32);
             RecordHeader::stamp(&mut record, 0, start as u32 + 32);
             let mut block = contents(5);
@@ -362,7 +362,7 @@ fn nodes<P: Platform>(add: &mut Add<'_>) {
         "a node that is its own child",
         Expect::Damaged(0, 512),
         root(&|m| {
-            // Where the next node will be: all of them are of the same size.
+            // The place of the next node: all nodes have the same size.
             let end = m.end(0);
             let address = m.layout.segment_offset(0) + u64::from(end.offset);
             inner(m, Entry::new(address, 257, 0, 1).0)
@@ -550,7 +550,7 @@ fn chains<P: Platform>(add: &mut Add<'_>) {
                 RecordHeader::plain(Kind::Pad, 0),
                 &std::vec![0; rest - 4096 - 48],
             );
-            // It takes as many units as it has blocks, whatever its payload is.
+            // The record takes at least as many units as it has blocks, whatever its payload is.
             let header = RecordHeader {
                 algorithm: 1,
                 span: 4,
@@ -562,7 +562,7 @@ fn chains<P: Platform>(add: &mut Add<'_>) {
     );
 }
 
-/// Logs of a large device that would cost much time if each record could.
+/// Logs of a large device that would take much time if a single record could.
 fn discards<P: Platform>(add: &mut Add<'_>) {
     let log = |leaves: u64, apart: u64, zeros: u64, count: u64| {
         let mut m = Maker::<P>::new(1 << 38);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The home for hostile images: one thread, a file in memory, and nothing that is not the same every time.
-//!
-//! The engine gets along without its background threads (writers and flushes then do their work), so
-//! there are none. With one thread nobody can wake a sleeper or give a lock back: both are
-//! panics, and so a hang is found at once.
+//! The home for hostile images: one thread, a file in memory, and the same behaviour every time.
+//! The engine works without its background threads (writers and flushes then do their work), so there are
+//! none. With one thread, a sleeper is never woken and a lock that is waited for never released: both are
+//! panics, so a hang is found at once.
 
 use super::std::StdLz4;
 use super::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Thread};
@@ -35,7 +34,7 @@ impl MemFile {
     pub fn new(bytes: &[u8]) -> Self {
         let mut pages = BTreeMap::new();
         for (at, chunk) in (0..).zip(bytes.chunks(PAGE)) {
-            // As a whole: a fuzzer counts every comparison that it sees.
+            // Compare the page as a whole, because a fuzzer counts every comparison that it sees.
             if *chunk != ZEROS[..chunk.len()] {
                 let mut page = Box::new([0; PAGE]);
                 page[..chunk.len()].copy_from_slice(chunk);
@@ -53,7 +52,7 @@ impl MemFile {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file of its own with the same contents.
+    /// An independent file with the same contents.
     pub fn copy(&self) -> Self {
         let contents = self.contents().clone();
         Self(Arc::new(Mutex::new(contents)))
@@ -83,7 +82,7 @@ impl MemFile {
         bytes
     }
 
-    /// Claims another length; what lies behind the old one reads as zeros.
+    /// Sets another length; bytes behind the old end read as zeros.
     pub fn set_len(&self, len: u64) {
         let mut contents = self.contents();
         contents.pages.split_off(&len.div_ceil(PAGE as u64));
@@ -162,13 +161,13 @@ std::thread_local! {
     static RANDOM: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The home. Without `CHECKSUMS` every CRC is 0, on disk as well: what a fuzzer changes is then never
-/// refused for its checksum.
+/// The home. Without `CHECKSUMS` every CRC is 0, on disk as well, so a fuzzer's change is never refused
+/// because of its checksum.
 #[derive(Debug)]
 pub struct Fuzz<const CHECKSUMS: bool>;
 
 impl<const CHECKSUMS: bool> Fuzz<CHECKSUMS> {
-    /// From here on everything random on this thread follows from `seed`.
+    /// From here on all random choices on this thread follow from `seed`.
     pub fn begin(seed: u64) {
         RANDOM.set(seed);
     }
@@ -210,7 +209,7 @@ impl Thread for NoThread {
     fn join(&mut self) {}
 }
 
-/// A lock that only one thread ever asks for.
+/// A lock that only one thread ever takes.
 #[derive(Debug)]
 pub struct LoneMonitor<T>(Mutex<T>);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The judge: what may be found on a disk after a crash.
+//! The judge: it decides whether the contents of a disk after a crash are allowed.
 
 use super::submit::apply;
 use super::{site, sites, tag_of, Report, BLOCKS, SITES};
@@ -17,27 +17,27 @@ use std::vec::Vec;
 /// Blocks read at once.
 const CHUNK: u64 = 32;
 
-/// What is found on a disk.
+/// The contents of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     /// Size of the device in blocks.
     pub(super) blocks: u64,
-    /// The tags of its sites; zeros where it does not reach.
+    /// The tags of its sites; zeros beyond its end.
     pub(super) tags: Vec<u32>,
-    /// What the older superblock alone needs may be gone.
-    pub(super) fragile: bool,
+    /// Segments that only the older superblock needs may have been used again.
+    pub(super) may_lose_older_superblock: bool,
 }
 
-/// What the judge knows: the state of the device when the round began, and its changes in order.
+/// The knowledge of the judge: the state of the device when the round began, and its changes in order.
 pub(super) struct History<'a> {
     pub(super) start: &'a [u32],
     pub(super) order: &'a [Placed],
 }
 
 impl History<'_> {
-    /// Judges the disk `found` after a crash at `mark`. Returns the recovered disk and its state, unless
-    /// a fault had put wrong bytes on it. `thorough` says whether to check everything and to interrupt
-    /// the recovery, too.
+    /// Judges the disk `found` after a crash at `mark`. Returns the recovered disk and its state, unless a
+    /// fault had put wrong bytes on the disk. If `thorough`, everything is checked, and the recovery is
+    /// interrupted as well.
     pub(super) fn judge(
         &self,
         found: SimFile,
@@ -46,9 +46,9 @@ impl History<'_> {
         rng: &mut Rng,
         report: &mut Report,
     ) -> Result<Option<(SimFile, Found)>, String> {
-        if found.harmed() {
-            report.harmed += 1;
-            self.judge_harmed(&found, mark, report)?;
+        if found.corrupted() {
+            report.corrupted += 1;
+            self.judge_corrupted(&found, mark, report)?;
             return Ok(None);
         }
         let state = self.prefix(&found, mark)?;
@@ -64,8 +64,8 @@ impl History<'_> {
         Ok(Some((file, state)))
     }
 
-    /// The state found must be a prefix of the order, at least as long as promised, and of nothing that
-    /// came later. Returns it.
+    /// The state found must follow from a prefix of the order that is at least as long as promised. Returns
+    /// the state.
     pub(super) fn prefix(&self, found: &SimFile, mark: Mark) -> Result<Found, String> {
         let found = read_all(found)?;
         found.fits(mark)?;
@@ -101,18 +101,23 @@ impl History<'_> {
         state
     }
 
-    /// With wrong bytes on the disk: refused as a whole, or every block is right or refused, and `check` knows.
-    ///
-    /// The log behind the last checkpoint may end at the damage as it ends at a crash, so what is found may be
-    /// as old as the last checkpoint that is sure to be there.
-    fn judge_harmed(&self, found: &SimFile, mark: Mark, report: &mut Report) -> Result<(), String> {
-        let volume = match Volume::<Sim>::open(found.snapshot(), Access::Read) {
+    /// With wrong bytes on the disk: the image is refused as a whole; or every block is right or refused,
+    /// and `check` finds something.
+    /// The log behind the last checkpoint may end at the damage as at a crash. So the state may be as old
+    /// as the last checkpoint that is certainly there.
+    fn judge_corrupted(
+        &self,
+        found: &SimFile,
+        mark: Mark,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        let volume = match Volume::<Sim>::open(found.copy(), Access::Read) {
             Ok(volume) => volume,
             Err(Error::Corrupt { .. } | Error::NotAnImage) => {
                 report.refused += 1;
                 return Ok(());
             }
-            Err(error) => return Err(format!("opening a harmed disk: {error}")),
+            Err(error) => return Err(format!("opening a corrupted disk: {error}")),
         };
         let mut ws = volume.workspace().map_err(|e| e.to_string())?;
         let mut now = Vec::new();
@@ -126,13 +131,15 @@ impl History<'_> {
             now.push(match volume.read(&mut ws, b, &mut bytes) {
                 Ok(()) => Some(tag_of(&bytes).ok_or_else(|| format!("block {b} is a mixture"))?),
                 Err(Error::Corrupt { .. }) => None,
-                Err(error) => return Err(format!("reading block {b} of a harmed disk: {error}")),
+                Err(error) => {
+                    return Err(format!("reading block {b} of a corrupted disk: {error}"))
+                }
             });
         }
         if now.contains(&None) {
             let mut findings = 0;
             let checked = check::<Sim>(
-                found.snapshot(),
+                found.copy(),
                 &mut |_: &Finding| findings += 1,
                 &mut |_, _| {},
             );
@@ -152,7 +159,7 @@ impl History<'_> {
         while !fits(&state) {
             let Some(change) = changes.next() else {
                 return Err(format!(
-                    "wrong data from a harmed disk: no prefix from {sure} to {} has what is served",
+                    "wrong data from a corrupted disk: no prefix from {sure} to {} has what is served",
                     mark.placed
                 ));
             };
@@ -163,7 +170,7 @@ impl History<'_> {
 }
 
 impl Found {
-    /// The size is one that the device may have.
+    /// The size must be one that the device may have.
     fn fits(&self, mark: Mark) -> Result<(), String> {
         match mark.sizes.contains(&self.blocks) {
             true => Ok(()),
@@ -177,7 +184,7 @@ impl Found {
 
 /// The tags of the whole device.
 pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
-    let volume = Volume::<Sim>::open(file.snapshot(), Access::Read).map_err(|e| e.to_string())?;
+    let volume = Volume::<Sim>::open(file.copy(), Access::Read).map_err(|e| e.to_string())?;
     let mut ws = volume.workspace().map_err(|e| e.to_string())?;
     let blocks = volume.size().blocks();
     let mut tags = std::vec![0; SITES];
@@ -188,7 +195,7 @@ pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
         let Some((first, count)) = run.map_err(|e| format!("looking at the device: {e}"))? else {
             break;
         };
-        // What follows a run may as well be read with it.
+        // Read the blocks behind a run together with it.
         let count = match first < BLOCKS {
             true => CHUNK.min(BLOCKS - first),
             false => CHUNK.min(count),
@@ -207,17 +214,17 @@ pub(super) fn read_all(file: &SimFile) -> Result<Found, String> {
     Ok(Found {
         blocks,
         tags,
-        fragile: false,
+        may_lose_older_superblock: false,
     })
 }
 
-/// The image is whole: nothing for `cloop check` to find.
+/// The image must be intact: `cloop check` finds nothing.
 pub(super) fn whole(file: &SimFile, report: &mut Report) -> Result<(), String> {
     let mut first = None;
     let mut hear = |finding: &Finding| {
         first.get_or_insert(*finding);
     };
-    check::<Sim>(file.snapshot(), &mut hear, &mut |_, _| {}).map_err(|e| e.to_string())?;
+    check::<Sim>(file.copy(), &mut hear, &mut |_, _| {}).map_err(|e| e.to_string())?;
     report.checks += 1;
     match first {
         None => Ok(()),
@@ -225,7 +232,7 @@ pub(super) fn whole(file: &SimFile, report: &mut Report) -> Result<(), String> {
     }
 }
 
-/// If both superblocks are whole, each of them alone leads to the same state.
+/// If both superblocks are valid, each of them alone must lead to the same state. I11.
 pub(super) fn either_superblock(
     found: &SimFile,
     state: &Found,
@@ -237,11 +244,11 @@ pub(super) fn either_superblock(
         found.read_at(&mut page, offset).is_ok()
             && Superblock::decode::<Sim>(&mut page, offset).is_ok()
     };
-    if mark.fragile || !SUPERBLOCK_OFFSETS.into_iter().all(valid) {
+    if mark.may_lose_older_superblock || !SUPERBLOCK_OFFSETS.into_iter().all(valid) {
         return Ok(());
     }
     for offset in SUPERBLOCK_OFFSETS {
-        let hurt = found.snapshot();
+        let hurt = found.copy();
         hurt.damage(offset + 100, 1);
         let now =
             read_all(&hurt).map_err(|e| format!("without the superblock at {offset}: {e}"))?;
@@ -255,7 +262,7 @@ pub(super) fn either_superblock(
     Ok(())
 }
 
-/// Recovers, with crashes and errors while doing so: none of them changes the state that was found.
+/// Recovers, with crashes and errors meanwhile: none of them may change the state that was found.
 fn interrupt_recovery(
     mut found: SimFile,
     mut state: Found,
@@ -265,7 +272,7 @@ fn interrupt_recovery(
 ) -> Result<(SimFile, Found), String> {
     for _ in 0..rng.below(4) {
         let when = rng.below(12);
-        // What a failed fsync lost shows only when the memory of it is gone.
+        // The loss of a failed fsync shows only after the memory is gone.
         let mut cut = rng.below(2) == 0;
         let how = rng.below(12);
         let limited = how == 5;
@@ -299,9 +306,12 @@ fn interrupt_recovery(
                 "an interrupted recovery ({what}) changed the state"
             ));
         }
-        // Without any other space an opening uses what only the older superblock needs.
-        let fragile = state.fragile || limited;
-        state = Found { fragile, ..now };
+        // If there is no other space, an opening uses segments that only the older superblock needs.
+        let may_lose_older_superblock = state.may_lose_older_superblock || limited;
+        state = Found {
+            may_lose_older_superblock,
+            ..now
+        };
     }
     Ok((found, state))
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Histories of a simulated volume with crashes and faults, and the judge of promise P1.
-//!
-//! Several submitters operate on the volume at once ([`submit`]). The engine tells in which order its log took
-//! the changes. After a crash the device must be what the first `n` changes of that order made of it, and `n`
-//! must reach everything that had completed before the last completed flush was issued, and every completed
-//! FUA write ([`judge`]). Then it goes on from there, and crashes again. On the way the disk is photographed:
-//! each photo is a crash at that moment, judged in the same way. [`script`] does it exhaustively for
-//! short histories. Everything follows from the plan.
+//! Several submitters operate on the volume at once ([`submit`]). The engine reports in which order its log
+//! took the changes. After a crash the device must have the state after the first `n` changes of that
+//! order, and `n` must include everything that had completed before the last completed flush was issued,
+//! and every completed FUA write ([`judge`]). Then the history goes on from there, and crashes again. On
+//! the way snapshots of the disk are taken: each of them is a crash at that moment, and is judged in the
+//! same way. [`script`] does this exhaustively for short histories. Everything follows from the plan.
 
 mod judge;
 pub mod script;
@@ -26,7 +25,8 @@ use std::string::{String, ToString};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
-/// Blocks of the smallest device: two leaves of the sector table, and a bit. Any of them is written.
+/// Blocks of the smallest device: a little more than two leaves of the sector table. Any of them may be
+/// written.
 const BLOCKS: u64 = 1100;
 
 /// Sizes of a device in blocks, the smallest first. They end within a leaf and at the end of a node, and
@@ -57,18 +57,18 @@ const fn far() -> [u64; 90] {
 /// Bytes of a segment.
 const SEGMENT: u32 = 256 << 10;
 
-/// Bytes of memory for the sector table, when there are few of them.
+/// Bytes of memory for the sector table in histories with little memory.
 const TABLE: u64 = 64 << 10;
 
 /// Number of blocks whose contents are known: the *sites*.
 const SITES: usize = BLOCKS as usize + FAR.len();
 
-/// The sites in order.
+/// The block numbers of the sites, in order.
 fn sites() -> impl Iterator<Item = u64> {
     (0..BLOCKS).chain(FAR)
 }
 
-/// Which site a block is.
+/// The number of the site that a block is, if any.
 fn site(block: u64) -> Option<usize> {
     match FAR.binary_search(&block) {
         _ if block < BLOCKS => Some(block as usize),
@@ -77,22 +77,22 @@ fn site(block: u64) -> Option<usize> {
     }
 }
 
-/// What the submitters do.
+/// The operations of the submitters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// All operations, mostly on the same few blocks, so that submitters meet.
     Mixed,
-    /// Incompressible data over and over the same blocks, and no more space than that needs.
+    /// Incompressible data again and again on the same blocks, with hardly more space than they need.
     Pressure,
-    /// Many leaves of the sector table, mostly out of memory: discards over many of them, and writes where
-    /// something was discarded.
+    /// Many leaves of the sector table, most of them not in memory: discards over many of them, and writes
+    /// where something was discarded.
     Leaves,
     /// A full disk of incompressible data: whole leaves of the sector table are discarded, and their space is
     /// used again before a checkpoint.
     Refill,
 }
 
-/// What goes wrong besides the power.
+/// The kinds of faults besides power cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// Nothing.
@@ -103,39 +103,40 @@ pub enum Trouble {
     Damage,
 }
 
-/// Who runs next.
+/// How the next thread to run is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
-    /// Anybody, at each step.
+    /// Uniformly at random, at each step.
     Random,
-    /// Whoever has the highest priority, with a few changes of priority in a history (probabilistic
-    /// concurrency testing): finds what needs one thread to sleep for long. It runs the history twice, first
-    /// to learn how long it is.
+    /// The thread with the highest priority, with a few changes of priority in a history (probabilistic
+    /// concurrency testing). It finds failures that need one thread to sleep for long. It runs the history
+    /// twice, the first time to learn its length.
     Pct,
 }
 
-/// What happens in a simulation.
+/// The parameters of a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Everything random follows from it.
+    /// All random choices follow from it.
     pub seed: u64,
     /// What the submitters do.
     pub profile: Profile,
-    /// Submitters at once.
+    /// Number of concurrent submitters.
     pub threads: u64,
-    /// Operations of each in each round.
+    /// Operations of each submitter in each round.
     pub operations: u64,
-    /// Rounds of operating, crashing and recovering.
+    /// Number of rounds; each operates, crashes and recovers.
     pub rounds: u64,
-    /// One of so many operations of the disk is photographed.
-    pub photos: u64,
-    /// One of so many photos is not only read, but checked, recovered with interruptions, and checked again.
+    /// A snapshot is taken at one of this many operations of the disk.
+    pub snapshots: u64,
+    /// One of this many snapshots is not only read, but also checked, recovered with interruptions, and
+    /// checked again.
     pub thorough: u64,
     /// What goes wrong besides the power.
     pub trouble: Trouble,
     /// Who runs next.
     pub schedule: Schedule,
-    /// What the engine does wrong on purpose.
+    /// The fault that the engine commits on purpose.
     pub sabotage: Option<Sabotage>,
 }
 
@@ -164,7 +165,7 @@ impl Plan {
             threads: 1 + rng.below(3),
             operations: 10 + rng.below(40),
             rounds: 1 + rng.below(4),
-            photos: 4,
+            snapshots: 4,
             thorough: 16,
             trouble,
             schedule,
@@ -186,7 +187,7 @@ impl Plan {
                 0 => Trouble::None,
                 _ => Trouble::Errors,
             },
-            // Long ones: a segment must have had an earlier incarnation to be mistaken for it.
+            // Long histories: a segment must have had an earlier incarnation to be mistaken for it.
             operations: 60,
             rounds: 4,
             ..Self::random(seed)
@@ -194,31 +195,31 @@ impl Plan {
     }
 }
 
-/// What a simulation that passed did.
+/// The figures of a simulation that passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Power cuts that were recovered from and judged, after which the history went on.
+    /// Power cuts that were recovered from and judged, and after which the history went on.
     pub crashes: u64,
     /// Photos that were recovered from, read completely and judged.
-    pub photos: u64,
-    /// Recoveries that a crash or an error interrupted, and whose remains were judged.
+    pub snapshots: u64,
+    /// Recoveries that a crash or an error interrupted, and whose result was judged.
     pub interrupted: u64,
-    /// Of the above, states that were recovered from one superblock alone as well: twice each.
+    /// Recoveries from one superblock alone: two for each of the above states that was chosen for it.
     pub alone: u64,
     /// Images checked completely.
     pub checks: u64,
-    /// Of the above, disks with wrong bytes: how many, and how many of them were refused.
-    pub harmed: u64,
+    /// Of the above, the number of disks with wrong bytes.
+    pub corrupted: u64,
     /// Of those, the images that were refused as a whole.
     pub refused: u64,
-    /// Changes that took a place in the log.
+    /// Changes that got a place in the log.
     pub changes: u64,
 }
 
 impl Report {
     /// States of the disk that were recovered from, read completely and judged.
     pub fn points(&self) -> u64 {
-        self.crashes + self.photos + self.interrupted + self.alone
+        self.crashes + self.snapshots + self.interrupted + self.alone
     }
 }
 
@@ -226,16 +227,16 @@ impl core::fmt::Display for Report {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(
             f,
-            "{} crash points: {} power cuts gone on from, {} photos, {} interrupted recoveries, \
-             {} recoveries from one superblock; {} complete checks; {} of {} harmed disks refused; {} changes",
+            "{} crash points: {} power cuts gone on from, {} snapshots, {} interrupted recoveries, \
+             {} recoveries from one superblock; {} complete checks; {} of {} corrupted disks refused; {} changes",
             self.points(),
             self.crashes,
-            self.photos,
+            self.snapshots,
             self.interrupted,
             self.alone,
             self.checks,
             self.refused,
-            self.harmed,
+            self.corrupted,
             self.changes
         )
     }
@@ -244,17 +245,17 @@ impl core::fmt::Display for Report {
 impl AddAssign for Report {
     fn add_assign(&mut self, other: Self) {
         self.crashes += other.crashes;
-        self.photos += other.photos;
+        self.snapshots += other.snapshots;
         self.interrupted += other.interrupted;
         self.alone += other.alone;
         self.checks += other.checks;
-        self.harmed += other.harmed;
+        self.corrupted += other.corrupted;
         self.refused += other.refused;
         self.changes += other.changes;
     }
 }
 
-/// What happened, a line each, when a trace is asked for.
+/// The events, one line each, if a trace was requested.
 #[derive(Clone, Debug, Default)]
 struct Trace(Option<Arc<Mutex<String>>>);
 
@@ -270,8 +271,7 @@ impl Trace {
 /// Runs a simulation; with `trace` it tells what happened.
 ///
 /// # Errors
-///
-/// What the judge (or an assertion of the engine) has against it.
+/// The objection of the judge, or a failed assertion of the engine.
 pub fn run(plan: Plan, trace: Option<Arc<Mutex<String>>>) -> Result<Report, String> {
     let trace = Trace(trace);
     execute(plan.seed, plan.schedule, plan.sabotage, move || {
@@ -291,7 +291,8 @@ fn execute(
     let mut config = Config::new();
     config.stack_size = 256 * 1024;
     config.failure_persistence = FailurePersistence::None;
-    // Of one round, or of judging one state: who takes longer is stuck, as with a sabotage the engine may be.
+    // The bound for one round, or for judging one state: a simulation that takes longer is stuck, as a
+    // sabotaged engine may be.
     config.max_steps = MaxSteps::FailAfter(2_000_000);
     config.silence_warnings = true;
     let verdict = Arc::new(Mutex::new(Ok(Report::default())));
@@ -315,7 +316,7 @@ fn execute(
             Runner::new(RandomScheduler::new_from_seed(seed, 1), config).run(body);
         }
         Schedule::Pct => {
-            // It insists on threads, but the power may fail before the volume starts any.
+            // PCT requires threads, but the power may fail before the volume starts any.
             let body = move || {
                 let _ = shuttle::thread::spawn(|| {}).join();
                 body();
@@ -339,7 +340,7 @@ fn message(panic: &(dyn core::any::Any + Send)) -> String {
         .unwrap_or_else(|| "something".to_string())
 }
 
-/// What the submitters of a round know together.
+/// The state that the submitters of a round share.
 struct Round {
     /// Tags of the sites before the round.
     start: Vec<u32>,
@@ -348,7 +349,7 @@ struct Round {
     blocks: u64,
     /// Operations under way that reach beyond the smallest size: the size does not change meanwhile.
     far: u64,
-    /// The size changes: what is beyond the smallest is left alone.
+    /// The size is being changed: no operation goes beyond the smallest size.
     resizing: bool,
     /// The size could not be changed, and is not changed again.
     stuck: bool,
@@ -390,8 +391,8 @@ impl Round {
 
 const ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
-/// The contents of a block with this tag: zeros for 0, else the tag and bytes that compress well, badly,
-/// or not at all.
+/// The contents of a block with this tag: zeros for 0, otherwise the tag and bytes that compress well,
+/// badly or not at all.
 pub fn fill(tag: u32, block: &mut [u8]) {
     block.fill(0);
     if tag == 0 {
@@ -409,7 +410,7 @@ pub fn fill(tag: u32, block: &mut [u8]) {
     block[..4].copy_from_slice(&tag.to_le_bytes());
 }
 
-/// The tag of a block, or `None` if the block is not what its tag says.
+/// The tag of a block, or `None` if the contents of the block do not follow from the tag.
 pub fn tag_of(block: &[u8]) -> Option<u32> {
     let mut first = [0; 4];
     first.copy_from_slice(&block[..4]);
@@ -438,7 +439,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
     if rng.below(2) == 0 {
         file.keep_punched();
     }
-    // Memory for large records is what opening an image costs most.
+    // Opening an image spends most of its time on the memory for large records.
     let record_size = match rng.below(8) {
         0..=2 => 4096,
         3..=5 => 16384,
@@ -454,19 +455,19 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
     let mut state = judge::Found {
         blocks: options.size / BLOCK_SIZE as u64,
         tags: std::vec![0; SITES],
-        fragile: false,
+        may_lose_older_superblock: false,
     };
     let mut next_tag = 0;
-    let (mut sizes, mut fragile) = ([state.blocks; 2], false);
+    let (mut sizes, mut may_lose_older_superblock) = ([state.blocks; 2], false);
     for number in 0..plan.rounds {
         trace.say(format_args!("round {number}"));
         if rng.below(2) == 0 {
             file.crash_after(rng.below(10 + 4 * plan.threads * plan.operations));
         }
-        file.photograph(plan.photos, Rng(rng.next_u64()));
-        // Until it was opened the other superblock may have the other size.
+        file.snapshot_every(plan.snapshots, Rng(rng.next_u64()));
+        // Until the image is opened the other superblock may have the other size.
         sim::sized(sizes[0], sizes[1]);
-        sim::fragile(fragile);
+        sim::may_lose_older_superblock(may_lose_older_superblock);
         let shared = Arc::new(Mutex::new(Round {
             next_tag,
             trace: trace.clone(),
@@ -485,16 +486,16 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
             start: &state.tags,
             order: &order,
         };
-        for photo in file.take_photos() {
-            let found = photo.develop(sim::Survival::Random(rng.next_u64()));
+        for snapshot in file.take_snapshots() {
+            let found = snapshot.crashed_disk(sim::Survival::Random(rng.next_u64()));
             let thorough = rng.below(plan.thorough) == 0;
             history
-                .judge(found, photo.mark, thorough, &mut rng, report)
+                .judge(found, snapshot.mark, thorough, &mut rng, report)
                 .map_err(|e| {
-                    let (n, what) = (photo.operation, photo.what);
+                    let (n, what) = (snapshot.operation, snapshot.what);
                     format!("round {number}, crash at operation {n} of the disk ({what}): {e}")
                 })?;
-            report.photos += 1;
+            report.snapshots += 1;
             reset_step_count();
         }
         let found = file.after_crash(&mut rng);
@@ -502,11 +503,12 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         let recovered = history
             .judge(found, mark, true, &mut rng, report)
             .map_err(|e| format!("round {number}, after the crash: {e}"))?;
-        // Whose bytes are wrong does not go on.
+        // A history does not go on from a disk with wrong bytes.
         let Some(recovered) = recovered else { break };
         (file, state) = recovered;
         sizes = mark.sizes;
-        fragile = mark.fragile || state.fragile;
+        may_lose_older_superblock =
+            mark.may_lose_older_superblock || state.may_lose_older_superblock;
     }
     Ok(())
 }
@@ -514,9 +516,9 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
 /// One round: opens the volume, lets the submitters work, and closes it, until something stops that.
 fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut Rng) {
     if plan.profile == Profile::Pressure {
-        // From hardly enough to open it up to some space to spare.
+        // From hardly enough space to open the image up to some space to spare.
         file.limit((14 + rng.below(28)) * u64::from(SEGMENT));
-        sim::fragile(true);
+        sim::may_lose_older_superblock(true);
     }
     let mut opened = Volume::<Sim>::open(file.clone(), Access::Write);
     if let Err(crate::engine::Error::NoSpace) = opened {
@@ -534,7 +536,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     };
     let blocks = volume.size().blocks();
     sim::sized(blocks, blocks);
-    sim::fragile(false);
+    sim::may_lose_older_superblock(false);
     round(shared).blocks = blocks;
     if plan.profile == Profile::Leaves || rng.below(8) == 0 {
         volume.store.limit_table(TABLE + (rng.below(128) << 10));
@@ -552,7 +554,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     }
     sim::fail_allocation(None);
     if plan.profile == Profile::Pressure && plan.trouble == Trouble::None && rng.below(2) == 0 {
-        file.photograph(plan.photos * 16, Rng(rng.next_u64()));
+        file.snapshot_every(plan.snapshots * 16, Rng(rng.next_u64()));
         submit::make_room(&volume, shared, Rng(rng.next_u64()));
     }
     if rng.below(2) == 0 {
@@ -569,7 +571,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     }
 }
 
-/// Lets things go wrong in this round.
+/// Arms the faults of this round.
 fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) {
     let reach = 5 + plan.threads * plan.operations;
     for _ in 0..rng.below(4) {

@@ -8,7 +8,7 @@ use super::{execute, options, round, Report, Round, Schedule, Shared, BLOCKS, SE
 use crate::engine::format::{LogStart, Superblock, SUPERBLOCK_OFFSETS};
 use crate::engine::Access;
 use crate::engine::{Error, Volume, BLOCK_SIZE};
-use crate::platform::sim::{self, Mark, Photo, Placed, Rng, Sim, SimFile, Survival};
+use crate::platform::sim::{self, Mark, Placed, Rng, Sim, SimFile, Snapshot, Survival};
 use crate::platform::{BackingFile, Sabotage};
 use std::format;
 use std::string::{String, ToString};
@@ -20,7 +20,7 @@ use std::vec::Vec;
 pub enum Action {
     /// Writes blocks of all kinds, zeros among them.
     Write(u64, u64),
-    /// Writes blocks that cannot be compressed.
+    /// Writes incompressible blocks.
     Raw(u64, u64),
     /// Writes blocks of zeros.
     Zeros(u64, u64),
@@ -36,26 +36,26 @@ pub enum Action {
     Reopen,
     /// Closes the volume; nothing follows.
     Close,
-    /// Limits the space to so many segments more than are taken now.
+    /// Limits the space to this many segments more than are used now.
     Limit(u64),
-    /// Does the steps before this one again, so many times.
+    /// Repeats the steps before this one, so that they run this many times.
     Repeat(u32),
 }
 
 /// A short history.
 #[derive(Clone, Copy, Debug)]
 pub struct Script {
-    /// What it is about.
+    /// The subject of the script.
     pub name: &'static str,
-    /// What happens.
+    /// The steps.
     pub actions: &'static [Action],
-    /// What the image's counters (generation, epoch, sequence number) start from.
+    /// The start of the counters of the image (generation, epoch, sequence number).
     pub counters: u64,
 }
 
 use Action::{Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros};
 
-/// A segment holds 63 blocks that cannot be compressed, in records of one block.
+/// A segment holds 63 incompressible blocks, in records of one block.
 pub const SCRIPTS: &[Script] = &[
     Script {
         name: "checkpoint",
@@ -176,26 +176,26 @@ pub const SCRIPTS: &[Script] = &[
     },
 ];
 
-/// What running a script gave.
+/// The result of running a script.
 #[derive(Default)]
-struct Album {
-    photos: Vec<Photo>,
+struct Recording {
+    snapshots: Vec<Snapshot>,
     order: Vec<Placed>,
 }
 
-/// How much of it is done.
+/// How exhaustively a script is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
     /// Runs of each script, each with another scheduler.
     pub seeds: u64,
-    /// The recovery is crashed everywhere for one of so many crashes.
+    /// For one of this many crashes, the recovery is crashed everywhere as well.
     pub recovery: u64,
-    /// The last write is torn at so many places at most.
+    /// The last write is torn at this many places at most.
     pub tears: usize,
 }
 
 impl Depth {
-    /// Half a minute or so for all scripts.
+    /// Takes about half a minute for all scripts.
     pub const SHORT: Self = Self {
         seeds: 2,
         recovery: 8,
@@ -210,11 +210,10 @@ impl Depth {
 }
 
 impl Script {
-    /// Runs it and judges every crash.
+    /// Runs the script and judges every crash.
     ///
     /// # Errors
-    ///
-    /// What the judge has against it.
+    /// The objection of the judge.
     pub fn exhaust(
         &'static self,
         depth: Depth,
@@ -223,20 +222,21 @@ impl Script {
         let mut report = Report::default();
         for seed in 0..depth.seeds {
             let name = self.name;
-            let album = Arc::new(Mutex::new(Album::default()));
-            let inside = album.clone();
+            let recording = Arc::new(Mutex::new(Recording::default()));
+            let inside = recording.clone();
             report += execute(seed, Schedule::Random, sabotage, move || {
                 let taken = self.play(seed)?;
                 *inside.lock().unwrap_or_else(PoisonError::into_inner) = taken;
                 Ok(Report::default())
             })
             .map_err(|e| format!("{name}, scheduler {seed}: {e}"))?;
-            let album = core::mem::take(&mut *album.lock().unwrap_or_else(PoisonError::into_inner));
-            let order = Arc::new(album.order);
-            for photo in album.photos {
-                let (n, what, order) = (photo.operation, photo.what, order.clone());
+            let recording =
+                core::mem::take(&mut *recording.lock().unwrap_or_else(PoisonError::into_inner));
+            let order = Arc::new(recording.order);
+            for snapshot in recording.snapshots {
+                let (n, what, order) = (snapshot.operation, snapshot.what, order.clone());
                 let judged = execute(n, Schedule::Random, sabotage, move || {
-                    judge_all(&photo, &order, seed, depth)
+                    judge_all(&snapshot, &order, seed, depth)
                 });
                 report += judged.map_err(|e| {
                     format!(
@@ -248,13 +248,13 @@ impl Script {
         Ok(report)
     }
 
-    /// Does what the script says, and photographs every operation of the disk.
-    fn play(&self, seed: u64) -> Result<Album, String> {
+    /// Performs the steps, and takes a snapshot at every operation of the disk.
+    fn play(&self, seed: u64) -> Result<Recording, String> {
         let file = SimFile::new();
         let record_size = [4096, 16384, 65536][seed as usize % 3];
         Volume::<Sim>::create(&file, &options(BLOCKS, record_size)).map_err(|e| e.to_string())?;
         start_from(&file, self.counters)?;
-        file.photograph(1, Rng(0));
+        file.snapshot_every(1, Rng(0));
         sim::sized(BLOCKS, BLOCKS);
         let shared = Arc::new(Mutex::new(Round::new(std::vec![0; SITES], BLOCKS)));
         let open = || Volume::<Sim>::open(file.clone(), Access::Write).map_err(|e| e.to_string());
@@ -287,8 +287,8 @@ impl Script {
         }
         drop(volume);
         let (order, _) = sim::take_history();
-        Ok(Album {
-            photos: file.take_photos(),
+        Ok(Recording {
+            snapshots: file.take_snapshots(),
             order,
         })
     }
@@ -323,7 +323,7 @@ impl Script {
     }
 }
 
-/// Lets the counters of an empty image start from `counters`.
+/// Makes the counters of an empty image start from `counters`.
 fn start_from(file: &SimFile, counters: u64) -> Result<(), String> {
     if counters == 0 {
         return Ok(());
@@ -345,8 +345,13 @@ fn start_from(file: &SimFile, counters: u64) -> Result<(), String> {
     file.sync().map_err(|e| e.to_string())
 }
 
-/// Every outcome of interest of a crash at the moment of `photo`.
-fn judge_all(photo: &Photo, order: &[Placed], seed: u64, depth: Depth) -> Result<Report, String> {
+/// Every outcome of interest of a crash at the moment of `snapshot`.
+fn judge_all(
+    snapshot: &Snapshot,
+    order: &[Placed],
+    seed: u64,
+    depth: Depth,
+) -> Result<Report, String> {
     let start = std::vec![0; SITES];
     let history = History {
         start: &start,
@@ -354,28 +359,28 @@ fn judge_all(photo: &Photo, order: &[Placed], seed: u64, depth: Depth) -> Result
     };
     let mut report = Report::default();
     let mut outcomes = std::vec![Survival::Nothing, Survival::Everything];
-    outcomes.extend((0..4).map(|n| Survival::Random((photo.operation << 8) | (seed << 4) | n)));
+    outcomes.extend((0..4).map(|n| Survival::Random((snapshot.operation << 8) | (seed << 4) | n)));
     // An odd step: the tears lie at all places of a page.
-    let step = (photo.sectors() / depth.tears) | 1;
-    for sectors in (1..photo.sectors()).step_by(step) {
+    let step = (snapshot.sectors() / depth.tears) | 1;
+    for sectors in (1..snapshot.sectors()).step_by(step) {
         outcomes.extend([false, true].map(|others| Survival::Torn { sectors, others }));
     }
     for (n, &outcome) in (0..).zip(&outcomes) {
-        let found = photo.develop(outcome);
+        let found = snapshot.crashed_disk(outcome);
         let state = history
-            .prefix(&found, photo.mark)
+            .prefix(&found, snapshot.mark)
             .map_err(|e| format!("{outcome:?}: {e}"))?;
-        report.photos += 1;
-        if n < 6 && (photo.operation + n) % depth.recovery == 0 {
-            exhaust_recovery(&found, &state, photo.mark, &mut report)
+        report.snapshots += 1;
+        if n < 6 && (snapshot.operation + n) % depth.recovery == 0 {
+            exhaust_recovery(&found, &state, snapshot.mark, &mut report)
                 .map_err(|e| format!("{outcome:?}: {e}"))?;
         }
     }
     Ok(report)
 }
 
-/// Crashes at every operation of the recovery. None of that changes the state; when it is through, the
-/// image is whole.
+/// Crashes at every operation of the recovery. No crash changes the state, and after the complete recovery
+/// the image is intact.
 fn exhaust_recovery(
     found: &SimFile,
     state: &Found,
@@ -385,7 +390,7 @@ fn exhaust_recovery(
     whole(found, report)?;
     either_superblock(found, state, mark, report)?;
     for crash in 0.. {
-        let file = found.snapshot();
+        let file = found.copy();
         file.crash_after(crash);
         let opened = Volume::<Sim>::open(file.clone(), Access::Write).map(|_| ());
         let what = format!("recovery, crash at operation {crash}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The submitters: what they do to the volume, and what they expect of it while it runs.
+//! The submitters: their operations on the volume, and what they expect of it while it runs.
 
 use super::{fill, round, site, tag_of, Plan, Profile, Shared, BLOCKS, FAR, SEGMENT, SIZES};
 use crate::engine::format::NODE_ENTRIES;
@@ -26,7 +26,7 @@ pub(super) fn apply(state: &mut [u32], change: &Placed) {
     }
 }
 
-/// One submitter. It stops at the first error that is not about space or memory.
+/// Runs one submitter. It stops at the first error other than lack of space or memory.
 pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u64, rng: Rng) {
     let Ok(mut site) = Submitter::new(volume, shared, name, rng) else {
         return;
@@ -46,7 +46,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
         };
         match result {
             Ok(()) | Err(Error::NoSpace | Error::NoMemory) => {}
-            Err(Error::Corrupt { .. }) if volume.file().harmed() => {}
+            Err(Error::Corrupt { .. }) if volume.file().corrupted() => {}
             Err(Error::Corrupt { what, offset }) => {
                 let text = format!("damaged {what} at {offset}, without any damage done");
                 return round(shared).object(text);
@@ -58,7 +58,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
     }
 }
 
-/// Promise P2: on a full disk what gives space back finds some, and then writes do again.
+/// Promise P2: on a full disk, operations that give space back succeed, and after them writes do as well.
 pub(super) fn make_room(volume: &Volume<Sim>, shared: &Shared, rng: Rng) {
     if let Ok(mut site) = Submitter::new(volume, shared, 0, rng) {
         let result = site.make_room();
@@ -72,7 +72,7 @@ pub(super) struct Submitter<'a> {
     name: u64,
     rng: Rng,
     ws: Workspace<Sim>,
-    /// Nearly nothing it writes can be compressed.
+    /// Almost all data that it writes is incompressible.
     incompressible: bool,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Submitter<'a> {
         })
     }
 
-    /// Any operation.
+    /// Performs any operation.
     fn mixed(&mut self) -> Result<(), Error> {
         let block = match self.rng.below(4) {
             0 => self.rng.below(BLOCKS),
@@ -128,7 +128,7 @@ impl<'a> Submitter<'a> {
         }
     }
 
-    /// What wears a small image out.
+    /// Performs operations that use up the space of a small image.
     fn press(&mut self) -> Result<(), Error> {
         const WORKING_SET: u64 = 400;
         let block = 300 + self.rng.below(WORKING_SET);
@@ -149,7 +149,8 @@ impl<'a> Submitter<'a> {
         }
     }
 
-    /// Fills the disk; one of the submitters discards what whole leaves of the sector table hold, to fill it again.
+    /// Fills the disk; one of the submitters discards whole leaves of the sector table, and fills them
+    /// again.
     fn refill(&mut self) -> Result<(), Error> {
         let block = self.rng.below(BLOCKS - 48);
         let size = 1 + self.rng.below(48);
@@ -180,9 +181,10 @@ impl<'a> Submitter<'a> {
         for _ in 0..1 + self.rng.below(3) {
             self.checkpoint()?;
         }
-        // Others take what is left of the disk.
+        // Other programs take the rest of the disk.
         file.limit(file.allocated()? + self.rng.below(2) * u64::from(SEGMENT));
-        // A replay meets this one first: it has the nodes above the leaves in memory then, but not the leaves.
+        // A replay applies this one first, and then has the nodes above the leaves in memory, but not the
+        // leaves.
         let at = self.rng.below(LEAF);
         self.write_raw(spared * LEAF + at, 1)?;
         for (block, count) in others {
@@ -193,7 +195,7 @@ impl<'a> Submitter<'a> {
         self.write_long(spared * LEAF, count)
     }
 
-    /// Writes many blocks that cannot be compressed, as far as there is space, with flushes in between.
+    /// Writes many incompressible blocks, as long as there is space, with flushes in between.
     fn write_long(&mut self, block: u64, count: u64) -> Result<(), Error> {
         for at in (0..count).step_by(32) {
             match self.write_raw(block + at, 32.min(count - at)) {
@@ -217,10 +219,10 @@ impl<'a> Submitter<'a> {
             if !full {
                 return Ok(());
             }
-            // What is pending costs memory in every photo.
+            // Pending changes take memory in every snapshot.
             self.flush()?;
         }
-        // A part of each leaf stays, so that all leaves have to be stored.
+        // A part of each leaf stays, so that all leaves must be stored.
         for block in (0..BLOCKS).step_by(100) {
             self.zero(block, 90.min(BLOCKS - block))?;
         }
@@ -248,7 +250,7 @@ impl<'a> Submitter<'a> {
         result
     }
 
-    /// Another size, with everything there or, by force, what is beyond it lost.
+    /// Changes the size; all data must stay, except, by force, the data beyond the new end.
     fn resize(&mut self) -> Result<(), Error> {
         let new = SIZES[self.rng.below(SIZES.len() as u64) as usize];
         let force = self.rng.below(2) == 0;
@@ -277,7 +279,7 @@ impl<'a> Submitter<'a> {
                 sim::sized(old, old);
                 round.resizing = false;
             }
-            // Until the next opening a superblock may have the new size, but nobody goes by it.
+            // Until the next opening a superblock may have the new size, but it is not used.
             Err(_) => (round.resizing, round.stuck) = (false, true),
         }
         round.say(format_args!("{}: resize to {new}: {result:?}", self.name));
@@ -287,8 +289,8 @@ impl<'a> Submitter<'a> {
         }
     }
 
-    /// Does something that reaches beyond the smallest size, given the size; nothing when that is about
-    /// to change, or not larger.
+    /// Calls `f` with the size, for an operation that reaches beyond the smallest size. Does nothing if the
+    /// size is about to change, or is not larger.
     fn far(&mut self, act: impl FnOnce(&mut Self, u64) -> Result<(), Error>) -> Result<(), Error> {
         let blocks = {
             let mut round = round(self.shared);
@@ -303,7 +305,7 @@ impl<'a> Submitter<'a> {
         result
     }
 
-    /// A place beyond the smallest size, and how many blocks from there on are ever written.
+    /// A block beyond the smallest size, and the number of blocks from there on that are ever written.
     fn place(&mut self, blocks: u64) -> (u64, u64) {
         let reached = FAR.partition_point(|&block| block < blocks) as u64;
         let at = self.rng.below(reached);
@@ -312,7 +314,7 @@ impl<'a> Submitter<'a> {
         (run[0], near.count() as u64)
     }
 
-    /// All over the device: few blocks in many leaves.
+    /// Performs operations all over the device: few blocks in many leaves.
     fn roam(&mut self) -> Result<(), Error> {
         let what = self.rng.below(24);
         let size = self.rng.next_u64();
@@ -329,7 +331,7 @@ impl<'a> Submitter<'a> {
                 let block = self.rng.below(BLOCKS - 8);
                 self.write(block, 1 + size % 8).map(|_| ())
             }
-            // From anywhere to anywhere: to the end, mostly.
+            // From any block to any block, mostly to the end.
             9..=11 => self.far(|site, blocks| {
                 let from = match size % 4 {
                     0 => site.rng.below(blocks),
@@ -348,7 +350,7 @@ impl<'a> Submitter<'a> {
                 site.read(from, 1 + size % most)
             }),
             16 | 17 => self.far(|site, blocks| {
-                // Some neighbours: as many leaves, mostly.
+                // Some neighbouring sites, mostly as many leaves.
                 let at = site.rng.below(FAR.len() as u64) as usize;
                 let reached = FAR.iter().skip(at).take_while(|&&block| block < blocks);
                 for &block in reached.take(1 + size as usize % 24) {
@@ -367,7 +369,7 @@ impl<'a> Submitter<'a> {
         }
     }
 
-    /// Notes the end of an operation that changed something: how far the order reaches with it.
+    /// Notes the end of an operation that changed something, and how far the order reaches with it.
     fn done(&self, what: &str, range: (u64, u64), reached: usize, result: Result<(), Error>) {
         if result.is_ok() {
             sim::completed(reached);
@@ -392,13 +394,13 @@ impl<'a> Submitter<'a> {
         round.next_tag * 3 + class as u32
     }
 
-    /// Writes new tags, some of them zero; answers with how far the order reaches with them.
+    /// Writes new tags, some of them zero. Returns how far the order reaches with them.
     pub(super) fn write(&mut self, block: u64, count: u64) -> Result<usize, Error> {
         let tags: Vec<u32> = (0..count).map(|_| self.next_tag()).collect();
         self.write_tags(block, tags)
     }
 
-    /// Writes blocks that cannot be compressed, none of them zero.
+    /// Writes incompressible blocks, none of them zero.
     pub(super) fn write_raw(&mut self, block: u64, count: u64) -> Result<usize, Error> {
         let mut tags = Vec::new();
         {
@@ -443,7 +445,7 @@ impl<'a> Submitter<'a> {
         let reached = end();
         self.done("zero", (block, count), reached, result);
         if result == Err(Error::NoSpace) && round(self.shared).wrote {
-            // Promise P2: what gives space back finds some.
+            // Promise P2: operations that give space back find some.
             round(self.shared).object(format!("a discard of {count} at {block} finds no space"));
         }
         result
@@ -475,7 +477,7 @@ impl<'a> Submitter<'a> {
         match result {
             Ok(()) => sim::promised(target),
             Err(Error::NoSpace) => {
-                // Promise P2: what was acknowledged has its space.
+                // Promise P2: acknowledged data has its space.
                 round.object(format!("a {what} of {target} changes finds no space"));
             }
             Err(_) => {}
@@ -487,7 +489,8 @@ impl<'a> Submitter<'a> {
         result
     }
 
-    /// Every block read is what it was when the read began, or what it became meanwhile.
+    /// Every block that is read has the contents from when the read began, or contents that were written
+    /// since.
     pub(super) fn read(&mut self, block: u64, count: u64) -> Result<(), Error> {
         let mut before = round(self.shared).start.clone();
         let length = sim::since(0, |order| {

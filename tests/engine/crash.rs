@@ -8,8 +8,7 @@ use cloop::platform::sim::{Rng, SimFile};
 
 /// Opens the image that a crash left and judges it. Returns the state found.
 fn judge(tested: &Tested, found: &SimFile, what: &str) -> Vec<u32> {
-    let volume =
-        Vol::open(found.snapshot(), Access::Read).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let volume = Vol::open(found.copy(), Access::Read).unwrap_or_else(|e| panic!("{what}: {e}"));
     let tags = read_all(&volume);
     let mut state = tested.state_after(tested.durable);
     if state == tags {
@@ -65,12 +64,11 @@ fn chain(seed: u64, crash: u64, operations: usize, crashes: u64) -> bool {
         drop(tested);
         // Recovery itself is interrupted too.
         for attempt in 0..3 {
-            let again = found.snapshot();
+            let again = found.copy();
             again.crash_after(attempt * 3);
             if Vol::open(again.clone(), Access::Write).is_err() {
                 found = again.after_crash(&mut Rng(seed ^ attempt));
-                let volume =
-                    Vol::open(found.snapshot(), Access::Read).expect("after a second crash");
+                let volume = Vol::open(found.copy(), Access::Read).expect("after a second crash");
                 assert_eq!(
                     read_all(&volume),
                     state,

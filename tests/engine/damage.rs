@@ -22,7 +22,7 @@ fn image() -> (SimFile, Vec<u32>) {
 
 fn findings(file: &SimFile) -> (Result<Summary, Error>, Vec<Finding>) {
     let mut found = Vec::new();
-    let summary = check::<Home>(file.snapshot(), &mut |f| found.push(*f), &mut |_, _| {});
+    let summary = check::<Home>(file.copy(), &mut |f| found.push(*f), &mut |_, _| {});
     (summary, found)
 }
 
@@ -35,7 +35,7 @@ fn no_flipped_byte_is_served() {
     let (mut refused, mut eio, mut spared) = (0, 0, 0);
     for _ in 0..400 {
         let at = used[rng.below(used.len() as u64) as usize];
-        let hurt = file.snapshot();
+        let hurt = file.copy();
         hurt.damage(at as u64, 1 << rng.below(8));
         let volume = match Vol::open(hurt.clone(), Access::Read) {
             Ok(volume) => volume,
@@ -105,7 +105,7 @@ fn one_damaged_record_costs_its_blocks_alone() {
 fn either_superblock_may_be_lost() {
     let (file, state) = image();
     for offset in [0, 64 * 1024] {
-        let hurt = file.snapshot();
+        let hurt = file.copy();
         hurt.damage(offset + 100, 1);
         let (summary, found) = findings(&hurt);
         assert!(summary.is_ok(), "slot at {offset}");
@@ -113,7 +113,7 @@ fn either_superblock_may_be_lost() {
         let volume = Vol::open(hurt, Access::Write).unwrap();
         assert_eq!(crate::model::read_all(&volume), state, "slot at {offset}");
     }
-    let hurt = file.snapshot();
+    let hurt = file.copy();
     hurt.damage(100, 1);
     hurt.damage(64 * 1024 + 100, 1);
     assert!(matches!(
@@ -130,7 +130,7 @@ fn what_is_not_an_image_is_refused() {
         Err(Error::NotAnImage)
     ));
     let (file, _) = image();
-    let other = file.snapshot();
+    let other = file.copy();
     other.damage(0, 1);
     other.damage(64 * 1024, 1);
     assert!(matches!(
@@ -143,7 +143,7 @@ fn what_is_not_an_image_is_refused() {
 fn a_cut_image_is_refused() {
     use cloop::platform::BackingFile;
     let (file, _) = image();
-    let cut = file.snapshot();
+    let cut = file.copy();
     cut.truncate(file.len().unwrap() - 4096).unwrap();
     assert!(matches!(
         Vol::open(cut, Access::Read),

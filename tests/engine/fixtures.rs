@@ -56,7 +56,7 @@ fn images_of_format_1_are_read() {
     let tested = history(volume);
     if std::env::var_os("CLOOP_WRITE_FIXTURES").is_some() {
         fs::create_dir_all(path("")).unwrap();
-        fs::write(path("v1-crashed.cloop"), file.snapshot().bytes()).unwrap();
+        fs::write(path("v1-crashed.cloop"), file.copy().bytes()).unwrap();
         tested.volume.close().unwrap();
         fs::write(path("v1-clean.cloop"), file.bytes()).unwrap();
     }

@@ -194,7 +194,7 @@ pub(crate) fn read_all(volume: &Vol) -> Vec<u32> {
 pub(crate) fn assert_checked(file: &SimFile, what: &str) {
     let mut findings = Vec::new();
     let summary = cloop::engine::check::check::<Home>(
-        file.snapshot(),
+        file.copy(),
         &mut |f| findings.push(*f),
         &mut |_, _| {},
     );

@@ -238,7 +238,7 @@ fn a_read_only_volume_changes_nothing() {
     assert!(tested.flush());
     let state = tested.state();
     // The image is as after a crash: the log must be replayed, in memory only.
-    let crashed = file.snapshot();
+    let crashed = file.copy();
     drop(tested);
     let before = crashed.operations();
     let volume = Vol::open(crashed.clone(), Access::Read).unwrap();

@@ -49,7 +49,7 @@ fn image(seed: u64, clean: bool) -> (SimFile, Vec<u32>) {
         .write(&mut tested.ws, block as u64, &data)
         .unwrap();
     assert!(tested.flush());
-    (file.snapshot(), state)
+    (file.copy(), state)
 }
 
 fn run(file: &SimFile) -> (Result<Repaired, Error>, Vec<Report>) {
@@ -64,7 +64,7 @@ fn run(file: &SimFile) -> (Result<Repaired, Error>, Vec<Report>) {
 
 fn findings(file: &SimFile) -> Vec<Finding> {
     let mut found = Vec::new();
-    check::<Home>(file.snapshot(), &mut |f| found.push(*f), &mut |_, _| {}).unwrap();
+    check::<Home>(file.copy(), &mut |f| found.push(*f), &mut |_, _| {}).unwrap();
     found
 }
 
@@ -132,8 +132,7 @@ fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report],
             Report::Unnamed(..) => true,
         })
     };
-    let volume =
-        Vol::open(file.snapshot(), Access::Write).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let volume = Vol::open(file.copy(), Access::Write).unwrap_or_else(|e| panic!("{what}: {e}"));
     let mut ws = volume.workspace().unwrap();
     for block in 0..BLOCKS {
         let tags = read_tags(&volume, &mut ws, block, 1);
@@ -191,7 +190,7 @@ fn superblocks_come_back() {
             let (file, state) = image(seed, clean);
             for lost in [&[0][..], &[65_536], &[0, 65_536]] {
                 for how in 0..3 {
-                    let hurt = file.snapshot();
+                    let hurt = file.copy();
                     for &at in lost {
                         match how {
                             0 => hurt.damage(at + 90, 4),
@@ -222,7 +221,7 @@ fn a_superblock_of_another_image_is_told_from_ours() {
     options.uuid = *b"another one here";
     Vol::create(&other, &options).unwrap();
     for slot in [0, 65_536] {
-        let hurt = file.snapshot();
+        let hurt = file.copy();
         overwrite(&hurt, slot, &other.bytes()[slot..slot + BLOCK_SIZE]);
         assert!(matches!(
             Vol::open(hurt.clone(), Access::Read),
@@ -238,7 +237,7 @@ fn segment_headers_are_written_again() {
         for clean in [true, false] {
             let (file, state) = image(seed, clean);
             for base in (DATA..file.bytes().len()).step_by(SEGMENT) {
-                let hurt = file.snapshot();
+                let hurt = file.copy();
                 hurt.damage(base as u64 + 30, 0x11);
                 if findings_or_refused(&hurt) {
                     mends(
@@ -255,7 +254,7 @@ fn segment_headers_are_written_again() {
 /// Whether a check finds anything wrong with the image.
 fn findings_or_refused(file: &SimFile) -> bool {
     let mut n = 0;
-    let summary = check::<Home>(file.snapshot(), &mut |_| n += 1, &mut |_, _| {});
+    let summary = check::<Home>(file.copy(), &mut |_| n += 1, &mut |_, _| {});
     n > 0 || summary.is_err()
 }
 
@@ -266,7 +265,7 @@ fn every_record_in_turn() {
         let (file, state) = image(if clean { 7 } else { 8 }, clean);
         for (i, (at, record)) in records(&file).into_iter().enumerate() {
             // Damage the payload, the header, or both.
-            let hurt = file.snapshot();
+            let hurt = file.copy();
             let space = record.units() as usize * 16;
             match i % 3 {
                 0 => hurt.damage(at as u64 + 16 + record.payload as u64 / 2, 2),
@@ -308,7 +307,7 @@ fn a_repair_may_be_interrupted() {
     file.damage(node.0 as u64 + 20, 1);
     let mut crash = 0;
     loop {
-        let again = file.snapshot();
+        let again = file.copy();
         again.crash_after(crash);
         let done = run(&again).0.is_ok();
         let found = again.after_crash(&mut Rng(crash));
@@ -385,7 +384,7 @@ fn a_damaged_log_is_not_taken_for_its_end() {
     assert!(data.len() >= 6, "{} records", data.len());
     // All records except those of the last flush, which no later structure proves durable.
     for (at, _) in &data[..data.len() - 1] {
-        let hurt = file.snapshot();
+        let hurt = file.copy();
         hurt.damage(*at as u64 + 20, 1);
         let error = Vol::open(hurt.clone(), Access::Write).err();
         assert!(

@@ -412,19 +412,18 @@ fn records_of_a_detached_subtree_may_be_gone() {
         volume.flush().unwrap();
         let crashed = file.after_crash(&mut rng);
         assert_checked(&crashed, &format!("seed {seed}"));
-        let summary =
-            check::check::<Home>(crashed.snapshot(), &mut |_| {}, &mut |_, _| {}).unwrap();
+        let summary = check::check::<Home>(crashed.copy(), &mut |_| {}, &mut |_, _| {}).unwrap();
         detached += summary.detached_blocks;
         let mut expected = vec![0; BLOCK_SIZE];
         let mut found = vec![0; BLOCK_SIZE];
         // A repair must not take the present incarnation of such a segment for damage either.
-        let repaired = crashed.snapshot();
+        let repaired = crashed.copy();
         repaired.damage([90, 65_536 + 90][seed as usize % 2], 4);
         repair::<Home>(&mut || Ok(repaired.clone()), &mut |_| {}, &mut |_, _| {}).unwrap();
         assert_checked(&repaired, &format!("seed {seed}, repaired"));
         let repaired = Vol::open(repaired, Access::Read).unwrap();
         // Without the discard, the old contents and the new ones do not fit into one segment.
-        let forgetful = crashed.snapshot();
+        let forgetful = crashed.copy();
         for (at, _) in records(&crashed).iter().filter(|r| r.1.kind == Kind::Zero) {
             overwrite(&forgetful, *at, &[0xa5; 32]);
         }
@@ -446,7 +445,7 @@ fn records_of_a_detached_subtree_may_be_gone() {
             })
         };
         let forgetful = Vol::open(forgetful, Access::Write).unwrap();
-        let read_only = Vol::open(crashed.snapshot(), Access::Read).unwrap();
+        let read_only = Vol::open(crashed.copy(), Access::Read).unwrap();
         let opened = Vol::open(crashed.clone(), Access::Write).unwrap();
         // Crash again, before the background has reaped much.
         let again = crashed.after_crash(&mut rng);
@@ -637,7 +636,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
     // Discard everything; everything except a part of the first and the last leaf; and some leaves in the
     // middle.
     for (from, to) in [(0, blocks), (8, blocks - 504), (512 * 100, 512 * 3000)] {
-        let file = file.snapshot();
+        let file = file.copy();
         let volume = Vol::open(file.clone(), Access::Write).unwrap();
         let reads = SimFile::reads_here();
         volume.zero(&mut ws, from, to - from).unwrap();
@@ -660,8 +659,7 @@ fn a_large_discard_leaves_its_counting_to_the_background() {
         volume.flush().unwrap();
         let crashed = file.after_crash(&mut Rng(from));
         let summary =
-            check::check::<Home>(crashed.snapshot(), &mut |f| panic!("{f:?}"), &mut |_, _| {})
-                .unwrap();
+            check::check::<Home>(crashed.copy(), &mut |f| panic!("{f:?}"), &mut |_, _| {}).unwrap();
         detached += summary.detached_blocks;
         expect(&volume);
         for (volume, file) in [

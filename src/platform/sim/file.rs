@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! [`SimFile`]: a simulated backing file that loses power and makes mistakes.
-//!
-//! What was written since the last completed fsync has, sector of 512 bytes by sector, the freedom it
-//! has on a real disk: after a crash each holds its last synced contents or any of the
-//! contents written to it since. The file's size lags behind in the same way.
-//!
-//! Pages are shared between copies, so that a copy of the whole disk ([`Photo`]) costs next to nothing.
+//! Data that was written since the last completed fsync has the same freedom as on a real disk: after a
+//! crash each sector of 512 bytes holds its last synced contents, or any contents that were written to it
+//! since. The size of the file lags behind in the same way.
+//! Pages are shared between copies, so a copy of the whole disk ([`Snapshot`]) costs almost nothing.
 
 use super::{history, scheduling_point, Mark, Rng};
 use crate::engine::Error;
@@ -96,7 +94,7 @@ struct Change {
     operation: u64,
 }
 
-/// What is on the disk, and what is on the way to it.
+/// The durable contents of the disk, and the changes that are not durable yet.
 #[derive(Clone, Debug, Default)]
 struct Media {
     /// What the last fsync made durable.
@@ -108,21 +106,21 @@ struct Media {
     lens: Vec<u64>,
 }
 
-/// What of the changes that were not yet durable is found after a crash.
+/// The part of the changes that were not durable yet that is found after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survival {
     /// None of them.
     Nothing,
     /// All of them.
     Everything,
-    /// Of the operation under way the first sectors, so many; of the others all of them or none.
+    /// Of the operation under way this many first sectors; of the others all or none.
     Torn {
         /// Sectors that arrived.
         sectors: usize,
-        /// What becomes of the earlier operations.
+        /// Whether the earlier operations survive.
         others: bool,
     },
-    /// Any of them, as follows from this seed.
+    /// Any of them, chosen by this seed.
     Random(u64),
 }
 
@@ -157,8 +155,8 @@ impl Media {
             }
             Survival::Random(seed) => {
                 let mut rng = Rng(seed);
-                // How much survives differs from crash to crash: nothing, all, and all between;
-                // and whether it is whole operations or single sectors.
+                // Crashes differ in how much survives (nothing, everything, anything between), and in
+                // whether whole operations or single sectors do.
                 let kept = rng.below(9);
                 let whole = rng.below(2) == 0;
                 let (mut operation, mut mask) = (0, 0);
@@ -185,25 +183,25 @@ impl Media {
     }
 }
 
-/// The disk at one moment: with the power off there, this is what there is to recover from.
+/// The disk at one moment: what a power cut at this moment leaves to recover from.
 #[derive(Clone, Debug)]
-pub struct Photo {
+pub struct Snapshot {
     media: Media,
     keeps_punched: bool,
-    harmed: bool,
+    corrupted: bool,
     /// The operation under way, counted from 1.
     pub operation: u64,
     /// What kind of operation that is.
     pub what: &'static str,
-    /// How far the history was.
+    /// How far the history had come.
     pub mark: Mark,
 }
 
-impl Photo {
-    /// The file as it may be found after a crash at this moment.
-    pub fn develop(&self, survival: Survival) -> SimFile {
+impl Snapshot {
+    /// The file as a crash at this moment may leave it.
+    pub fn crashed_disk(&self, survival: Survival) -> SimFile {
         let found = self.media.survive(survival);
-        SimFile::durable(found, self.keeps_punched, self.harmed)
+        SimFile::durable(found, self.keeps_punched, self.corrupted)
     }
 
     /// Sectors of the operation under way.
@@ -215,7 +213,7 @@ impl Photo {
 
 #[derive(Debug, Default)]
 struct Disk {
-    /// What reads see.
+    /// The contents that reads return.
     now: Pages,
     len: u64,
     media: Media,
@@ -227,23 +225,23 @@ struct Disk {
     /// Operations of each kind, for counting.
     syncs: u64,
     writes: u64,
-    /// Bytes the file may occupy; what is beyond fails for lack of space.
+    /// Bytes that the file may occupy; operations that need more fail for lack of space.
     capacity: Option<u64>,
     /// Faults to come, by the number of the operation.
     faults: Vec<(u64, Fault)>,
     /// Every change fails from now on.
     broken: bool,
-    /// Every read as well.
+    /// Every read fails as well.
     dead: bool,
     /// A fault has put wrong bytes on the disk.
-    harmed: bool,
+    corrupted: bool,
     /// Punching holes does nothing, as on many file systems and disks.
     keeps_punched: bool,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
-    /// Takes a photo at one of so many operations.
-    camera: Option<(u64, Rng)>,
-    photos: Vec<Photo>,
+    /// A snapshot is taken at one of this many operations.
+    schedule: Option<(u64, Rng)>,
+    snapshots: Vec<Snapshot>,
 }
 
 /// A fault of the disk. The errno is always EIO.
@@ -255,16 +253,16 @@ pub enum Fault {
     Broken,
     /// As [`Broken`](Self::Broken), and reads fail as well.
     Dead,
-    /// A write fails when a part of it has been done.
+    /// A write fails after a part of it has been done.
     Short,
-    /// An fsync fails and drops what it failed on, as Linux does: some of the pending sectors are never
-    /// written, though reads still see them. Any other operation just fails.
+    /// An fsync fails and drops the data it failed on, as in Linux: some of the pending sectors are never
+    /// written, although reads still return them. Any other operation just fails.
     LostSync,
-    /// The operation takes so long that much else passes it.
+    /// The operation takes so long that many others overtake it.
     Slow,
-    /// A write succeeds, but at another place. Any other operation is as it should be.
+    /// A write succeeds, but at another place. Any other operation works as usual.
     Misdirected,
-    /// A bit of what is durable turns over, unnoticed.
+    /// A durable bit flips unnoticed.
     Rot,
 }
 
@@ -276,7 +274,7 @@ std::thread_local! {
     static READS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What every operation says once the power is gone.
+/// The error of every operation once the power has failed.
 const GONE: Error = Error::Io(5);
 
 impl SimFile {
@@ -285,7 +283,7 @@ impl SimFile {
         Self::default()
     }
 
-    fn durable((pages, len): (Pages, u64), keeps_punched: bool, harmed: bool) -> Self {
+    fn durable((pages, len): (Pages, u64), keeps_punched: bool, corrupted: bool) -> Self {
         Self(Arc::new(Mutex::new(Disk {
             now: pages.clone(),
             len,
@@ -295,7 +293,7 @@ impl SimFile {
                 ..Media::default()
             },
             keeps_punched,
-            harmed,
+            corrupted,
             ..Disk::default()
         })))
     }
@@ -316,8 +314,8 @@ impl SimFile {
     }
 
     /// Whether a fault has put wrong bytes on the disk.
-    pub fn harmed(&self) -> bool {
-        self.disk().harmed
+    pub fn corrupted(&self) -> bool {
+        self.disk().corrupted
     }
 
     /// Changing operations (write, fsync, allocate, punch, truncate) so far.
@@ -340,31 +338,31 @@ impl SimFile {
         READS.get()
     }
 
-    /// The file as it is found after the power comes back: one of the possible outcomes, chosen by `rng`.
+    /// The file as it is found when the power is back: one of the possible outcomes, chosen by `rng`.
     pub fn after_crash(&self, rng: &mut Rng) -> Self {
         self.after(Survival::Random(rng.next_u64()))
     }
 
-    /// The file as it is found after the power comes back.
+    /// The file as it is found when the power is back.
     pub fn after(&self, survival: Survival) -> Self {
-        self.disk().look("the end").develop(survival)
+        self.disk().look("the end").crashed_disk(survival)
     }
 
     /// A copy of the file as it is now, everything durable.
-    pub fn snapshot(&self) -> Self {
+    pub fn copy(&self) -> Self {
         let disk = self.disk();
         let found = (disk.now.clone(), disk.len);
-        Self::durable(found, disk.keeps_punched, disk.harmed)
+        Self::durable(found, disk.keeps_punched, disk.corrupted)
     }
 
-    /// From now on takes a photo at one of `n` changing operations (1: at each), chosen by `rng`.
-    pub fn photograph(&self, n: u64, rng: Rng) {
-        self.disk().camera = Some((n, rng));
+    /// From now on takes a snapshot at one of `n` changing operations (1: at each), chosen by `rng`.
+    pub fn snapshot_every(&self, n: u64, rng: Rng) {
+        self.disk().schedule = Some((n, rng));
     }
 
-    /// The photos taken since the last call.
-    pub fn take_photos(&self) -> Vec<Photo> {
-        core::mem::take(&mut self.disk().photos)
+    /// The snapshots taken since the last call.
+    pub fn take_snapshots(&self) -> Vec<Snapshot> {
+        core::mem::take(&mut self.disk().snapshots)
     }
 
     /// Inverts the bits of `mask` in the byte at `offset`.
@@ -394,7 +392,7 @@ impl SimFile {
         self.disk().failing_read = Some(n);
     }
 
-    /// Takes back every fault that is still to come or that lasts.
+    /// Removes every fault that is still to come or that lasts.
     pub fn repair(&self) {
         let mut disk = self.disk();
         disk.faults.clear();
@@ -412,8 +410,8 @@ impl SimFile {
         self.disk().capacity = Some(capacity);
     }
 
-    /// An operation of the disk has begun, or is about to be answered: others may run meanwhile, and many of
-    /// them while it is slow.
+    /// Called when an operation of the disk has begun or is about to return: other threads may run
+    /// meanwhile, and do much while the operation is slow.
     fn pass(&self) {
         scheduling_point();
         let slow = {
@@ -429,12 +427,12 @@ impl SimFile {
     }
 }
 
-/// What becomes of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Go,
     Fail,
-    /// The power fails while it is under way.
+    /// The power fails during the operation.
     Crash,
     Short,
     Lose,
@@ -442,7 +440,7 @@ enum Step {
 }
 
 impl Disk {
-    /// Counts a changing operation and says what becomes of it.
+    /// Counts a changing operation and returns its outcome.
     fn step(&mut self) -> Step {
         if self.crashed {
             return Step::Fail;
@@ -474,7 +472,7 @@ impl Disk {
         }
     }
 
-    /// As [`step`](Self::step), for operations that happen or do not.
+    /// As [`step`](Self::step), for operations that happen as a whole or not at all.
     fn whole_step(&mut self) -> Result<(), Error> {
         match self.step() {
             Step::Go | Step::Misdirect => Ok(()),
@@ -482,7 +480,7 @@ impl Disk {
         }
     }
 
-    /// Turns a bit over somewhere in what is durable.
+    /// Flips a bit somewhere in the durable contents.
     fn rot(&mut self) {
         let mut rng = Rng(self.operations ^ self.len);
         let pages = &self.media.durable;
@@ -496,11 +494,11 @@ impl Disk {
         let offset = (page * PAGE) as u64 + rng.below(PAGE as u64);
         let mask = 1 << rng.below(8);
         self.media.durable.flip(offset, mask);
-        // What is newer is still in memory.
+        // A newer version of the page is still in memory.
         if self.media.pending.iter().all(|change| change.page != page) {
             self.now.flip(offset, mask);
         }
-        self.harmed = true;
+        self.corrupted = true;
     }
 
     fn put(&mut self, page: usize, bytes: Option<Arc<Page>>, mask: u8) {
@@ -535,23 +533,23 @@ impl Disk {
             .count()
     }
 
-    /// Takes a photo, if it is time for one: the operation under way may have arrived in any part.
-    fn photo(&mut self, what: &'static str) {
-        let Some((n, rng)) = &mut self.camera else {
+    /// Takes a snapshot if it is time for one. Any part of the operation under way may have arrived.
+    fn maybe_snapshot(&mut self, what: &'static str) {
+        let Some((n, rng)) = &mut self.schedule else {
             return;
         };
         if self.crashed || rng.below(*n) > 0 {
             return;
         }
-        let photo = self.look(what);
-        self.photos.push(photo);
+        let snapshot = self.look(what);
+        self.snapshots.push(snapshot);
     }
 
-    fn look(&self, what: &'static str) -> Photo {
-        Photo {
+    fn look(&self, what: &'static str) -> Snapshot {
+        Snapshot {
             media: self.media.clone(),
             keeps_punched: self.keeps_punched,
-            harmed: self.harmed,
+            corrupted: self.corrupted,
             operation: self.operations,
             what,
             mark: history::mark(),
@@ -616,7 +614,7 @@ impl BackingFile for SimFile {
             let places = (disk.len / PAGE as u64).max(2);
             let by = 1 + Rng(disk.operations ^ offset).below(places - 1);
             first = (first + by as usize) % places as usize;
-            disk.harmed = true;
+            disk.corrupted = true;
         }
         let mut left = sectors;
         for (at, bytes) in (first..).zip(buf.chunks_exact(PAGE)) {
@@ -635,7 +633,7 @@ impl BackingFile for SimFile {
             disk.set_len(len);
         }
         disk.writes += 1;
-        disk.photo("write");
+        disk.maybe_snapshot("write");
         drop(disk);
         scheduling_point();
         match step {
@@ -646,14 +644,14 @@ impl BackingFile for SimFile {
 
     fn sync(&self) -> Result<(), Error> {
         scheduling_point();
-        // What is being written while the fsync runs may or may not be part of it; here it is not.
+        // Data that is written while the fsync runs may or may not be part of it; here it is not.
         let (covered, lens) = {
             let media = &self.disk().media;
             (media.pending.len(), media.lens.len())
         };
         self.pass();
         let mut disk = self.disk();
-        disk.photo("fsync");
+        disk.maybe_snapshot("fsync");
         let disk = &mut *disk;
         let step = disk.step();
         let media = &mut disk.media;
@@ -676,7 +674,7 @@ impl BackingFile for SimFile {
                 Err(GONE)
             }
             _ => {
-                // Nothing happened: all of it is still to come.
+                // Nothing happened yet: the whole operation is still to come.
                 let covered: Vec<Change> = covered.collect();
                 media.pending.splice(..0, covered);
                 Err(GONE)
@@ -698,7 +696,7 @@ impl BackingFile for SimFile {
         }
         let len = disk.len.max(offset + len);
         disk.set_len(len);
-        disk.photo("allocate");
+        disk.maybe_snapshot("allocate");
         drop(disk);
         scheduling_point();
         Ok(())
@@ -715,7 +713,7 @@ impl BackingFile for SimFile {
                 }
             }
         }
-        disk.photo("punch");
+        disk.maybe_snapshot("punch");
         drop(disk);
         scheduling_point();
         Ok(())
@@ -733,7 +731,7 @@ impl BackingFile for SimFile {
         }
         disk.now.cut(len);
         disk.set_len(len);
-        disk.photo("truncate");
+        disk.maybe_snapshot("truncate");
         drop(disk);
         scheduling_point();
         Ok(())

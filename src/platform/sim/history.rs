@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The order in which the engine's log took the changes, with their contents, and what was promised of it.
-//!
-//! Each thread says what it is [`working_on`]; the engine says, under the log's lock, which blocks have
-//! just taken their place.
+//! The order in which the engine's log took the changes, with their contents, and the part of it that was
+//! promised.
+//! Each thread declares what it is [`working_on`]. The engine reports, under the log's lock, which blocks
+//! have just got their place.
 
 use core::cell::RefCell;
 use shuttle::thread::ThreadId;
@@ -36,7 +36,7 @@ impl Placed {
         Self { block, count, tags }
     }
 
-    /// What it makes of a block, if it changes that.
+    /// The new tag of a block, if this change covers it.
     pub fn tag(&self, block: u64) -> Option<u32> {
         let at = block
             .checked_sub(self.block)
@@ -45,21 +45,22 @@ impl Placed {
     }
 }
 
-/// How far a history is. All are lengths of the order.
+/// How far a history has come. Lengths of the order, except for the last two fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// Changes that took their place.
+    /// Changes that got their place.
     pub placed: usize,
-    /// What completed operations reach.
+    /// Changes of completed operations.
     pub completed: usize,
-    /// What is there after a crash, whatever else is lost.
+    /// Changes that must survive a crash.
     pub promised: usize,
-    /// What the last completed checkpoint holds, and the one before it.
+    /// Changes that the last completed checkpoint holds, and the one before it.
     pub checkpoints: [usize; 2],
-    /// Sizes the device may have after a crash, in blocks: that before a change, and that after it.
+    /// Sizes that the device may have after a crash, in blocks: before a change of the size, and after it.
     pub sizes: [u64; 2],
-    /// The image was opened on a disk so full that what the older superblock alone needs may be gone.
-    pub fragile: bool,
+    /// The image was opened on so full a disk that segments which only the older superblock needs may have
+    /// been used again.
+    pub may_lose_older_superblock: bool,
 }
 
 #[derive(Default)]
@@ -75,8 +76,8 @@ std::thread_local! {
     static HISTORY: RefCell<History> = RefCell::default();
 }
 
-/// The calling thread begins to make this change. Returns a function for the end of the
-/// operation: how long the order was just behind its last change, 0 if it made none.
+/// Declares that the calling thread begins to make this change. Returns a function to call at the end of
+/// the operation, which returns the length of the order just behind its last change, 0 if it made none.
 pub fn working_on(change: Placed) -> impl FnOnce() -> usize {
     let id = shuttle::thread::current().id();
     HISTORY.with_borrow_mut(|h| {
@@ -106,7 +107,7 @@ pub(super) fn placed(block: u64, count: u64) {
     });
 }
 
-/// How far the history is.
+/// How far the history has come.
 pub fn mark() -> Mark {
     HISTORY.with_borrow(|h| Mark {
         placed: h.order.len(),
@@ -119,7 +120,7 @@ pub fn completed(reached: usize) {
     HISTORY.with_borrow_mut(|h| h.mark.completed = h.mark.completed.max(reached));
 }
 
-/// The first `reached` changes are safe from now on.
+/// The first `reached` changes must survive a crash from now on.
 pub fn promised(reached: usize) {
     HISTORY.with_borrow_mut(|h| h.mark.promised = h.mark.promised.max(reached));
 }
@@ -132,24 +133,24 @@ pub fn checkpointed(reached: usize) {
     });
 }
 
-/// The device has `before` blocks or, if it was enough for that, `after`.
+/// After a crash the device may have `before` or `after` blocks.
 pub fn sized(before: u64, after: u64) {
     HISTORY.with_borrow_mut(|h| h.mark.sizes = [before, after]);
 }
 
-/// Whether what the older superblock alone needs may be gone.
-pub fn fragile(fragile: bool) {
-    HISTORY.with_borrow_mut(|h| h.mark.fragile = fragile);
+/// Sets whether segments that only the older superblock needs may have been used again.
+pub fn may_lose_older_superblock(may_lose_older_superblock: bool) {
+    HISTORY.with_borrow_mut(|h| h.mark.may_lose_older_superblock = may_lose_older_superblock);
 }
 
-/// The changes so far, from the last call on, and how far they came. Forgets them.
+/// Takes the changes since the last call, and how far they have come.
 pub fn take_history() -> (Vec<Placed>, Mark) {
     let mark = mark();
     let history = HISTORY.take();
     (history.order, mark)
 }
 
-/// Looks at the changes since `from`.
+/// Calls `look` with the changes since `from`.
 pub(crate) fn since<R>(from: usize, look: impl FnOnce(&[Placed]) -> R) -> R {
     HISTORY.with_borrow(|h| look(&h.order[from.min(h.order.len())..]))
 }

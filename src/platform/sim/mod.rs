@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The simulated home of the engine: a deterministic, seeded scheduler (shuttle) and a backing file with the
 //! freedom and the faults of a real disk.
-//!
-//! A simulation runs on one thread of the operating system, with the engine's threads as coroutines, so what
-//! belongs to it is kept in thread-locals.
+//! A simulation runs on one thread of the operating system, with the engine's threads as coroutines. So its
+//! state is in thread-locals.
 
 mod file;
 mod history;
 
-pub use self::file::{Fault, Photo, SimFile, Survival};
+pub use self::file::{Fault, SimFile, Snapshot, Survival};
 pub(crate) use self::history::since;
 pub use self::history::{
-    checkpointed, completed, fragile, mark, promised, sized, take_history, working_on, Mark, Placed,
+    checkpointed, completed, mark, may_lose_older_superblock, promised, sized, take_history,
+    working_on, Mark, Placed,
 };
 
 use super::std::mem::set_failing_allocation;
@@ -47,7 +47,7 @@ std::thread_local! {
     static SIMULATING: Cell<bool> = const { Cell::new(false) };
     static SABOTAGE: Cell<Option<Sabotage>> = const { Cell::new(None) };
     static RANDOM: RefCell<Rng> = const { RefCell::new(Rng(0)) };
-    /// A wait with a timeout is over at one of so many looks at it.
+    /// A wait with a timeout ends at one of this many checks of it.
     static PATIENCE: Cell<u64> = const { Cell::new(1) };
 }
 
@@ -56,7 +56,7 @@ pub fn begin(seed: u64, sabotage: Option<Sabotage>) {
     SIMULATING.set(true);
     SABOTAGE.set(sabotage);
     let mut random = Rng(seed);
-    // Who is always found idle never has a long log; who never is, never puts anything in order.
+    // A device that always appears idle never has a long log; one that never does never reclaims when idle.
     PATIENCE.set([4, 4, 100, 2000][random.below(4) as usize]);
     RANDOM.set(random);
     set_failing_allocation(None);
@@ -75,7 +75,7 @@ pub fn fail_allocation(n: Option<u64>) {
     set_failing_allocation(n);
 }
 
-/// Inside of a simulation: lets others run.
+/// In a simulation: lets other threads run.
 fn scheduling_point() {
     if SIMULATING.get() {
         shuttle::thread::yield_now();
@@ -148,7 +148,7 @@ impl<T: Send> Monitor<T> for SimMonitor<T> {
 /// The guard of a [`SimMonitor`].
 #[derive(Debug)]
 pub struct SimGuard<'a, T> {
-    /// Absent only inside of the waiting functions.
+    /// `None` only during the waiting functions.
     guard: Option<MutexGuard<'a, T>>,
     monitor: &'a SimMonitor<T>,
 }
@@ -165,7 +165,7 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
         let (again, passed) = if timeout_ms == 0 {
             (self.monitor.changed.wait(guard), false)
         } else {
-            // Simulated time does not pass: the timeout is over as soon as the scheduler says so.
+            // Simulated time does not pass: the scheduler decides when the timeout is over.
             drop(guard);
             shuttle::thread::yield_now();
             let passed = RANDOM.with_borrow_mut(|random| random.below(PATIENCE.get()) == 0);
