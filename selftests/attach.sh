@@ -229,7 +229,7 @@ wrong_input() {
 	attach "$image"
 	same "$tmp/noise" "$device"
 }
-check "what is not an image is refused with one clear sentence" wrong_input
+check "a file that is no image is refused with one clear sentence" wrong_input
 
 nested() {
 	local inner outer

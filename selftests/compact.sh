@@ -95,7 +95,7 @@ refused() {
 	detach "$device"
 	fails 1 "nothing is attached|no such" cloop compact "$device"
 }
-check "what cannot be compacted is refused" refused
+check "a compaction that is impossible is refused" refused
 
 beside_writers() {
 	local pid
@@ -112,4 +112,4 @@ beside_writers() {
 	same "$tmp/left" "$device"
 	detach "$device"
 }
-check "while somebody writes" beside_writers
+check "beside writers" beside_writers

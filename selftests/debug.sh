@@ -39,7 +39,7 @@ unloaded() {
 	leaks '[[]cloop[]]|\n *0x[0-9a-f]+\n'
 	modprobe cloop
 }
-check "nor did it leave any behind" unloaded
+check "the module has left no memory behind" unloaded
 
 # lockdep finds nothing more once it has switched itself off.
 lockdep() {

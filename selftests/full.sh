@@ -59,7 +59,7 @@ raw() {
 	detach "$device"
 	umount "$mnt"
 }
-check "writes fail with ENOSPC, what was written stays" raw
+check "writes fail with ENOSPC, acknowledged data stays" raw
 
 still_full() {
 	small 48

@@ -74,7 +74,7 @@ failures() {
 	truncate -s 1M "$image"
 	steady "$(scaled 40)" failed_round
 }
-check "attaching what cannot be attached leaves nothing behind" failures
+check "failed attaches leave nothing behind" failures
 
 # Several processes attach, open and detach at once.
 contender() {

@@ -105,7 +105,7 @@ below() {
 	figure "$looked states of the disk recovered, of a log with $(summary)"
 	is "$looked" -ge 3 "states of the disk"
 }
-check "below: what a flush promised is there when only that is on the disk" below
+check "below: flushed data is there when only that is on the disk" below
 
 above() {
 	local at done_until=0 looked=0 kind first loop

@@ -133,7 +133,7 @@ unwritten() {
 	cmp "$tmp/noise" <(dd if="$device" bs=1M skip=63 iflag=direct status=none)
 	detach "$device"
 }
-check "what the page cache still has counts as data" unwritten
+check "data that is only in the page cache counts" unwritten
 
 under_load() {
 	local writer i
@@ -153,7 +153,7 @@ under_load() {
 	same "$tmp/noise" "$device"
 	detach "$device"
 }
-check "while somebody writes" under_load
+check "beside writers" under_load
 
 refused() {
 	image disk --size 16M
@@ -174,4 +174,4 @@ refused() {
 	detach "$device"
 	intact "$image"
 }
-check "what cannot be is refused" refused
+check "impossible sizes are refused" refused

@@ -194,8 +194,8 @@ writers() {
 	is $((most * 100)) -le $((least * 102)) "thousandths stored at most and at least, within 2 %"
 	detach "$device"
 }
-check "who writes does not matter, blocks of 64K" writers 64K 64k
-check "who writes does not matter, blocks of 4K" writers 64K 4k
+check "number and order of writers do not matter, blocks of 64K" writers 64K 64k
+check "number and order of writers do not matter, blocks of 4K" writers 64K 4k
 
 ratios() {
 	local left share shares=()
@@ -210,4 +210,4 @@ ratios() {
 	figure "thousandths stored of 200, 450, 550, 750, 900: ${shares[*]}"
 	detach "$device"
 }
-check "what compresses to any share is stored at it" ratios
+check "data of any compressibility takes its compressed size" ratios
