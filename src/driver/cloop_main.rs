@@ -10,13 +10,16 @@
 //! - [`queue`]: what the block layer calls,
 //! - [`shrinker`]: memory that a device gives back,
 //! - [`server`]: the part of a device that serves requests,
-//! - [`pool`], [`ratelimit`], [`parameter`], [`error`]: its workers, its messages, the module's
-//!   parameters, the engine's errors as the kernel's,
-//! - [`block`]: the block layer, wrapped.
+//! - [`pool`]: the memory that it serves them with,
+//! - [`error`]: the engine's errors as the kernel's,
+//! - [`block`]: the block layer, wrapped,
+//! - [`capability`], [`module_reference`], [`parameter`], [`ratelimit`], [`uapi`]: smaller parts of the
+//!   kernel, wrapped.
 
 mod block;
 #[path = "bindings.rs"]
 mod c;
+mod capability;
 mod control;
 mod device;
 // The engine and the platform are a library as well; the module uses a part of it.
@@ -25,6 +28,7 @@ mod device;
 mod engine;
 mod error;
 mod info;
+mod module_reference;
 mod parameter;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../platform/mod.rs"]
@@ -36,6 +40,7 @@ mod registry;
 mod server;
 mod shrinker;
 mod sysfs;
+mod uapi;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;

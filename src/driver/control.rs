@@ -3,6 +3,7 @@
 //! `include/uapi/linux/cloop.h` documents them.
 
 use crate::c;
+use crate::capability::sys_admin;
 use crate::device::Device;
 use crate::info::describe;
 use crate::platform::kernel::{file_of, identity, KernelFile};
@@ -11,39 +12,13 @@ use kernel::fs::File;
 use kernel::ioctl::_IOC_SIZE;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
-use kernel::transmute::{AsBytes, FromBytes};
+use kernel::transmute::AsBytes;
 use kernel::uaccess::{UserPtr, UserSlice};
 
 /// The version that the module reports: Kbuild takes it from Cargo.toml.
 const VERSION: &str = env!("CLOOP_VERSION");
 
-// SAFETY: The structure consists of integers without padding, so every byte is initialised.
-unsafe impl AsBytes for c::cloop_version {}
-// SAFETY: As above, and any bytes are valid.
-unsafe impl AsBytes for c::cloop_attach {}
-// SAFETY: As above.
-unsafe impl FromBytes for c::cloop_attach {}
-// SAFETY: As above.
-unsafe impl FromBytes for c::cloop_detach {}
-// SAFETY: As above.
-unsafe impl AsBytes for c::cloop_info {}
-// SAFETY: As above.
-unsafe impl FromBytes for c::cloop_info {}
-// SAFETY: As above.
-unsafe impl FromBytes for c::cloop_compact {}
-// SAFETY: As above.
-unsafe impl FromBytes for c::cloop_resize {}
-
-// The structures of user space have no padding: it would disclose kernel memory.
-const _: () = {
-    assert!(VERSION.len() < c::CLOOP_VERSION_LEN as usize);
-    assert!(size_of::<c::cloop_version>() == 32);
-    assert!(size_of::<c::cloop_attach>() == 16);
-    assert!(size_of::<c::cloop_detach>() == 8);
-    assert!(size_of::<c::cloop_info>() == 576);
-    assert!(size_of::<c::cloop_compact>() == 8);
-    assert!(size_of::<c::cloop_resize>() == 16);
-};
+const _: () = assert!(VERSION.len() < c::CLOOP_VERSION_LEN as usize);
 
 /// An open control device. It has no state.
 pub(crate) struct Control;
@@ -72,15 +47,6 @@ impl MiscDevice for Control {
     }
 }
 
-fn check_permission() -> Result {
-    // SAFETY: The function has no preconditions.
-    if unsafe { c::capable(c::CAP_SYS_ADMIN as c_int) } {
-        Ok(())
-    } else {
-        Err(EPERM)
-    }
-}
-
 // A function for each command, so that only one command's structures are on the stack at a time.
 
 #[inline(never)]
@@ -97,7 +63,7 @@ fn version(user: UserSlice) -> Result {
 
 #[inline(never)]
 fn attach(user: UserSlice) -> Result {
-    check_permission()?;
+    sys_admin()?;
     let (mut reader, mut writer) = user.reader_writer();
     let mut args = reader.read::<c::cloop_attach>()?;
     if args.flags & !c::CLOOP_FLAG_READ_ONLY != 0 || args.reserved != 0 {
@@ -120,7 +86,7 @@ fn attach(user: UserSlice) -> Result {
 
 #[inline(never)]
 fn detach(user: UserSlice) -> Result {
-    check_permission()?;
+    sys_admin()?;
     let args = user.reader().read::<c::cloop_detach>()?;
     if args.flags != 0 {
         return Err(EINVAL);
@@ -131,7 +97,7 @@ fn detach(user: UserSlice) -> Result {
 
 #[inline(never)]
 fn info(user: UserSlice) -> Result {
-    check_permission()?;
+    sys_admin()?;
     let (mut reader, mut writer) = user.reader_writer();
     let mut args = reader.read::<c::cloop_info>()?;
     let index = index_of(args.index)?;
@@ -145,7 +111,7 @@ fn info(user: UserSlice) -> Result {
 
 #[inline(never)]
 fn compact(user: UserSlice) -> Result {
-    check_permission()?;
+    sys_admin()?;
     let args = user.reader().read::<c::cloop_compact>()?;
     if args.flags != 0 {
         return Err(EINVAL);
@@ -155,7 +121,7 @@ fn compact(user: UserSlice) -> Result {
 
 #[inline(never)]
 fn resize(user: UserSlice) -> Result {
-    check_permission()?;
+    sys_admin()?;
     let args = user.reader().read::<c::cloop_resize>()?;
     if args.flags & !c::CLOOP_RESIZE_FORCE != 0 {
         return Err(EINVAL);

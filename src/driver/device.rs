@@ -5,6 +5,7 @@ use crate::block::{online_cpus, Disk, Shape};
 use crate::c;
 use crate::engine::{Access, Volume};
 use crate::error::errno;
+use crate::module_reference::ModuleReference;
 use crate::parameter::table_limit;
 use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
 use crate::queue::Queue;
@@ -12,7 +13,6 @@ use crate::server::Server;
 use crate::shrinker::Shrinker;
 use crate::sysfs;
 use core::sync::atomic::{AtomicBool, Ordering};
-use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -20,25 +20,6 @@ use kernel::sync::Arc;
 /// because some of the requests wait for the backing file.
 fn worker_count() -> usize {
     (4 * online_cpus()).clamp(8, 64)
-}
-
-/// A reference to this module, which cannot be unloaded as long as it exists.
-struct ModuleReference;
-
-impl ModuleReference {
-    /// Takes a reference. The caller is code that keeps the module loaded: an ioctl of the control device.
-    fn new() -> Self {
-        // SAFETY: `this_module` is valid, and the caller keeps the module loaded.
-        unsafe { c::__module_get(this_module::<crate::LocalModule>().as_ptr()) };
-        Self
-    }
-}
-
-impl Drop for ModuleReference {
-    fn drop(&mut self) {
-        // SAFETY: `new` took a reference.
-        unsafe { c::module_put(this_module::<crate::LocalModule>().as_ptr()) };
-    }
 }
 
 /// Opens the image in `file` for device `index`.
