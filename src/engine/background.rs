@@ -4,12 +4,12 @@
 
 use crate::engine::checkpoint::{due, Checkpoint};
 use crate::engine::log::Log;
+use crate::engine::map::reaper::Progress;
 use crate::engine::reclaim::{Effort, REAP_BATCH};
 use crate::engine::space::Writer;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform};
-use core::sync::atomic::Ordering;
 
 /// Time without a write after which the device counts as idle, in milliseconds.
 const IDLE_MS: u32 = 5000;
@@ -139,10 +139,10 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
                 // Until the next checkpoint looks again.
                 plan.busy = matches!(emptied, Ok(1..));
             }
-            Task::Reap => match store.reap(&mut state, REAP_BATCH) {
-                Ok(true) => {}
+            Task::Reap => match reap(store, &mut state) {
+                Ok(Progress::More) => {}
                 // What they referred to can be freed.
-                Ok(false) => plan.tidied = None,
+                Ok(Progress::Done) => plan.tidied = None,
                 Err(_) => plan.later = true,
             },
             Task::Tidy => {
@@ -154,6 +154,11 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
             }
         }
     }
+}
+
+/// Takes detached subtrees off the counts for a while.
+fn reap<P: Platform>(store: &Store<P>, state: &mut Checkpoint<P>) -> Result<Progress> {
+    state.reaper.reap(store, &mut state.ws, REAP_BATCH)
 }
 
 impl Plan {
@@ -178,7 +183,7 @@ impl Plan {
                 self.stepped = moment;
                 return Task::Step;
             }
-            if works && !self.later && store.detached.load(Ordering::Relaxed) {
+            if works && !self.later && store.map.may_have_detached() {
                 return Task::Reap;
             }
             let untidy = works && self.tidied != Some(moment);

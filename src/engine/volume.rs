@@ -6,6 +6,7 @@ use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{Algorithm, DeviceSize, Layout};
 use crate::engine::freeing;
+use crate::engine::map::reaper::Progress;
 use crate::engine::reclaim::{Effort, REAP_BATCH};
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Opened};
@@ -298,7 +299,10 @@ impl<P: Platform> Volume<P> {
                 return Err(Error::Closed);
             }
             let mut going = || !store.log.lock().closing;
-            while store.reap(&mut state, REAP_BATCH)? && going() {}
+            let reaping = &mut *state;
+            while reaping.reaper.reap(store, &mut reaping.ws, REAP_BATCH)? == Progress::More
+                && going()
+            {}
             // What is moved goes to where the reserve is.
             store.log.move_reserve(&store.file)?;
             let emptied = store.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
@@ -371,7 +375,7 @@ impl<P: Platform> Volume<P> {
         };
         if new > old {
             let _tail = store.log.lock();
-            store.map.lock().table.grow(size.table_height())?;
+            store.map.lock().grow_table(size.table_height())?;
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
         // backing file, after which nothing more is written.
@@ -396,19 +400,19 @@ impl<P: Platform> Volume<P> {
     /// Bounds the memory of the sector table, in bytes; at least 1 MiB.
     pub fn set_table_limit(&self, bytes: u64) {
         let bytes = bytes.max(1 << 20);
-        self.store.limit_table(bytes);
-        self.store.evict();
+        self.store.map.set_limit(bytes);
+        self.store.map.evict(&self.store.log.lock());
     }
 
     /// Takes what need not be there of the sector table out of memory, for a system that is short of it.
     pub fn shed_table(&self, bytes: u64) {
-        self.store
-            .evict_to(self.table_memory().saturating_sub(bytes));
+        let target = self.table_memory().saturating_sub(bytes);
+        self.store.map.evict_to(target, &self.store.log.lock());
     }
 
     /// Bytes of memory of the loaded part of the sector table, near enough. Takes no lock.
     pub fn table_memory(&self) -> u64 {
-        self.store.table_memory.load(Ordering::Relaxed)
+        self.store.map.memory()
     }
 
     /// Whether the last write that needed space found none.
@@ -474,13 +478,13 @@ impl<P: Platform> Volume<P> {
         let segment_size = u64::from(store.layout.segment_size);
         let total = store.total(&tail, &map);
         Ok(Stats {
-            mapped_blocks: map.mapped,
+            mapped_blocks: map.mapped(),
             live_bytes: total.live,
             stored_bytes: segments * segment_size,
             allocated_bytes,
             segments,
             free_segments,
-            table_memory: map.table.memory,
+            table_memory: map.memory(),
             bytes_written: counters.bytes_written.load(Ordering::Relaxed),
             bytes_read: counters.bytes_read.load(Ordering::Relaxed),
             log_bytes: tail.stats.bytes,
@@ -490,7 +494,7 @@ impl<P: Platform> Volume<P> {
             damaged: counters.damaged.load(Ordering::Relaxed),
             errors: tail.stats.errors,
             replayed: self.replayed,
-            table_limit: store.table_limit.load(Ordering::Relaxed),
+            table_limit: store.map.limit(),
             garbage_bytes: total.garbage + total.dead * segment_size,
             moved_bytes: counters.moved.load(Ordering::Relaxed),
             freed_segments: counters.freed.load(Ordering::Relaxed),

@@ -539,7 +539,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     sim::may_lose_older_superblock(false);
     round(shared).blocks = blocks;
     if plan.profile == Profile::Leaves || rng.below(8) == 0 {
-        volume.store.limit_table(TABLE + (rng.below(128) << 10));
+        volume.store.map.set_limit(TABLE + (rng.below(128) << 10));
     }
     cause_trouble(plan, file, rng);
     let threads: Vec<_> = (0..plan.threads)

@@ -21,16 +21,14 @@ use crate::engine::format::{
 };
 use crate::engine::freeing;
 use crate::engine::log::{Prepared, Step, Tail};
-use crate::engine::map::detached::Reaper;
+use crate::engine::map::reaper::Reaper;
 use crate::engine::map::table::NodeId;
-use crate::engine::map::usage::{Change, Class};
 use crate::engine::space::Writer;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Sabotage};
-use core::sync::atomic::Ordering;
+use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 /// Log segments after which a checkpoint is due: a sixteenth of the segments in use, within these bounds.
 /// Segments that died are free after two checkpoints, so a small image, which is rewritten
@@ -47,7 +45,7 @@ pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &Tail) -> bool {
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
     let demand = (in_use * u64::from(store.layout.segment_size) / 64)
         .clamp(*DEMAND.start(), *DEMAND.end())
-        .min(store.table_limit.load(Ordering::Relaxed) / 2);
+        .min(store.map.limit() / 2);
     store.log.segments_since_checkpoint(tail) >= interval || store.log.demand.bytes() >= demand
 }
 
@@ -102,8 +100,7 @@ impl<P: Platform> Store<P> {
             let start = self.log.position(&tail).ok_or(Error::ReadOnly)?;
             tail.settled = tail.stats.user_bytes;
             let mut map = self.map.lock();
-            map.begin_checkpoint();
-            map.writing &= !P::sabotaged(Sabotage::LooseCounts);
+            map.begin_checkpoint::<P>();
             start
         };
         let log_start = LogStart {
@@ -114,17 +111,11 @@ impl<P: Platform> Store<P> {
         let before = state.superblock.length;
         let written = self.write_checkpoint(state, log_start, clean);
         let dead = match written {
-            Ok(()) => freeing::find_dead(self, start.seq, state.superblock.generation),
+            Ok(()) => freeing::find_dead(self, start.seq),
             Err(_) => Ok(Vec::new()),
         };
-        {
-            let mut map = self.map.lock();
-            map.end_checkpoint();
-            if written.is_ok() {
-                map.usage.checkpointed(start.seq);
-            }
-            self.log.demand.set(map.dirty_nodes());
-        }
+        let stored = written.is_ok().then_some(start.seq);
+        self.map.lock().end_checkpoint(stored);
         {
             let mut tail = self.log.lock();
             tail.attempts += 1;
@@ -149,7 +140,7 @@ impl<P: Platform> Store<P> {
         log_start: LogStart,
         clean: bool,
     ) -> Result {
-        let height = self.map.lock().table.height();
+        let height = self.map.lock().height();
         for level in 0..height {
             self.write_level(state, level)?;
         }
@@ -162,10 +153,9 @@ impl<P: Platform> Store<P> {
             let tail = self.log.lock();
             let map = self.map.lock();
             next.segments = freeing::extent(&tail, &map);
-            next.map_root = map.table.root_entry();
-            next.detached =
-                map.table.may_have_detached || state.reaper.unknown || state.reaper.stuck;
-            next.mapped = map.mapped.wrapping_add_signed(-map.mapped_after);
+            next.map_root = map.root_entry();
+            next.detached = map.may_have_detached() || state.reaper.may_have_missed();
+            next.mapped = map.mapped_in_checkpoint();
         }
         self.append_superblock(state, &next)?;
         if P::sabotaged(Sabotage::EarlyPunch) {
@@ -173,7 +163,7 @@ impl<P: Platform> Store<P> {
         }
         let usage_segments = self.write_usage(state).inspect_err(|_| {
             // Some pages moved and their index did not: store all of them the next time.
-            self.map.lock().usage.mark_all_dirty();
+            self.map.lock().mark_all_pages_dirty();
         })?;
         let log_end = if P::sabotaged(Sabotage::EarlyCheckpoint) {
             0
@@ -261,7 +251,7 @@ impl<P: Platform> Store<P> {
         let mut from = 0;
         loop {
             let ws = &mut state.ws;
-            let taken = self.map.lock().table.take_dirty(level, from, &mut ws.words);
+            let taken = self.map.lock().take_dirty_node(level, from, &mut ws.words);
             let Some(id) = taken else { return Ok(()) };
             from = id.index + 1;
             if P::sabotaged(Sabotage::LostDetach) && level > 0 {
@@ -285,7 +275,7 @@ impl<P: Platform> Store<P> {
             });
             if let Err(error) = stored {
                 // Not stored: it stays dirty.
-                self.map.lock().table.put_back(id);
+                self.map.lock().put_back(id);
                 return Err(error);
             }
         }
@@ -293,10 +283,7 @@ impl<P: Platform> Store<P> {
 
     /// The stored copy of a node moves to `entry`.
     pub(crate) fn store_node(&self, id: NodeId, entry: Entry) -> Result {
-        let mut map = self.map.lock();
-        map.set_stored(id, entry)?;
-        self.log.demand.set(map.dirty_nodes());
-        Ok(())
+        self.map.lock().set_stored(id, entry)
     }
 
     /// Appends the node in `ws.words`; `apply` learns its place in the same critical section.
@@ -344,7 +331,7 @@ impl<P: Platform> Store<P> {
         let segments = {
             let tail = self.log.lock();
             let map = self.map.lock();
-            freeing::extent(&tail, &map).min(map.usage.len())
+            freeing::extent(&tail, &map).min(map.segment_count())
         };
         let pages = segments.div_ceil(NODE_ENTRIES as u64) as usize;
         let height = height_for(segments);
@@ -362,7 +349,7 @@ impl<P: Platform> Store<P> {
         }
         let mut changed: Vec<bool> = Vec::filled(false, pages)?;
         for page in 0..pages {
-            let dirty = self.map.lock().usage.take_dirty(page, &mut state.ws.words);
+            let dirty = self.map.lock().take_dirty_page(page, &mut state.ws.words);
             if dirty {
                 changed[page] = true;
                 self.append_usage(state, 0, page)?;
@@ -400,8 +387,8 @@ impl<P: Platform> Store<P> {
             };
             while state.usage_nodes[level].len() > keep {
                 if let Some(word) = state.usage_nodes[level].pop() {
-                    let usage = &mut self.map.lock().usage;
-                    usage.account(Entry(word), Class::Own, Change::Drop)?;
+                    let mut map = self.map.lock();
+                    map.move_usage_node(Entry(word), Entry::HOLE)?;
                 }
             }
             nodes = nodes.div_ceil(NODE_ENTRIES);
@@ -421,9 +408,7 @@ impl<P: Platform> Store<P> {
         let place = &mut state.usage_nodes[usize::from(level)][index];
         self.append_node(&mut state.ws, Kind::UsageNode, id, &mut |entry| {
             let old = Entry(core::mem::replace(place, entry.0));
-            let usage = &mut self.map.lock().usage;
-            usage.account(entry, Class::Own, Change::Add)?;
-            usage.account(old, Class::Own, Change::Drop)
+            self.map.lock().move_usage_node(old, entry)
         })
     }
 }

@@ -2,39 +2,36 @@
 //! Segments in which nothing is live any more become free: when two checkpoints have found them dead, or as soon
 //! as the durable log supersedes what either superblock has in them.
 
+use crate::engine::map::usage::State;
 use crate::engine::store::{count, Store};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+use crate::platform::{BackingFile, Platform, Sabotage};
 
-/// Segments that this checkpoint (`generation`, replay from sequence number `start`) and the one
+/// Segments that this checkpoint (replay from sequence number `start`) and the one
 /// before it found dead. They become free in the usage.
-pub(crate) fn find_dead<P: Platform>(
-    store: &Store<P>,
-    start: u64,
-    generation: u64,
-) -> Result<Vec<u64>> {
+pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Vec<u64>> {
     let mut dead = Vec::new();
     let tail = store.log.lock();
     let mut map = store.map.lock();
-    for index in 0..map.usage.len() {
-        let Some(segment) = map.usage.get(index) else {
+    for index in 0..map.segment_count() {
+        let Some(segment) = map.segment(index) else {
             break;
         };
-        let before = segment.dead_since;
-        let replayed = segment.seq >= start && !P::sabotaged(Sabotage::EarlyReuse);
-        let since = if segment.free || replayed || !segment.dead() || tail.holds(index) {
-            0
-        } else if before == 0 && !P::sabotaged(Sabotage::EarlyReuse) {
-            generation
-        } else {
-            dead.push(index)?;
-            map.usage.set_free(index);
+        let state = segment.state();
+        let replayed = segment.seq() >= start && !P::sabotaged(Sabotage::EarlyReuse);
+        if state == State::Free {
             continue;
-        };
-        if since != before {
-            map.usage
-                .change_unstored(index, |segment| segment.dead_since = since);
+        }
+        if replayed || !segment.is_dead() || tail.holds(index) {
+            if state == State::FoundDead {
+                map.set_in_use(index);
+            }
+        } else if state == State::FoundDead || P::sabotaged(Sabotage::EarlyReuse) {
+            dead.push(index)?;
+            map.set_free(index);
+        } else {
+            map.set_found_dead(index);
         }
     }
     Ok(dead)
@@ -47,12 +44,13 @@ pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result<usize> {
     {
         let tail = store.log.lock();
         let map = store.map.lock();
-        if map.usage.total(tail.held()).dead == 0 {
+        if map.total(tail.held()).dead == 0 {
             return Ok(0);
         }
-        for (index, segment) in (0..).zip(map.usage.iter()) {
-            let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.free && segment.dead();
-            if (map.usage.superseded(segment) || hasty) && !tail.holds(index) {
+        for (index, segment) in (0..).zip(map.segments()) {
+            let hasty =
+                P::sabotaged(Sabotage::UnloggedFree) && !segment.is_free() && segment.is_dead();
+            if (map.superseded(segment) || hasty) && !tail.holds(index) {
                 found.push(index)?;
             }
         }
@@ -66,7 +64,7 @@ pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result<usize> {
     {
         let mut map = store.map.lock();
         for &index in found.iter() {
-            map.usage.set_free(index);
+            map.set_free(index);
         }
     }
     release(store, &found)?;
@@ -92,11 +90,10 @@ pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
     let mut map = store.map.lock();
     for index in 0..tail.space.allocator.count {
         if map
-            .usage
-            .get(index)
-            .is_some_and(|s| !s.free && s.dead() && s.seq == 0)
+            .segment(index)
+            .is_some_and(|s| !s.is_free() && s.is_dead() && s.seq() == 0)
         {
-            map.usage.set_free(index);
+            map.set_free(index);
             tail.space.allocator.release(index)?;
         }
     }
@@ -105,12 +102,12 @@ pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
 
 /// Gives the space of what is dead back at once.
 pub(crate) fn punch_dead<P: Platform>(store: &Store<P>) -> Result {
-    let segments = store.map.lock().usage.len();
+    let segments = store.map.lock().segment_count();
     for index in 0..segments {
         let dead = {
             let tail = store.log.lock();
             let map = store.map.lock();
-            !tail.holds(index) && map.usage.get(index).is_some_and(|s| s.dead())
+            !tail.holds(index) && map.segment(index).is_some_and(|s| s.is_dead())
         };
         if dead {
             let size = u64::from(store.layout.segment_size);

@@ -7,14 +7,14 @@ use crate::engine::map::Map;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform};
+use crate::platform::{BackingFile, MonitorGuard, Platform};
 
 /// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
 /// after a crash, and the log leads to what it has used of it.
 pub(crate) fn extent(tail: &Tail, map: &Map) -> u64 {
     let last = (0..tail.space.allocator.count)
         .rev()
-        .find(|&index| tail.writes(index) || map.usage.get(index).is_some_and(|s| !s.free));
+        .find(|&index| tail.writes(index) || map.segment(index).is_some_and(|s| !s.is_free()));
     last.map_or(0, |index| index + 1)
 }
 
@@ -29,14 +29,14 @@ pub(crate) fn image_length<P: Platform>(
 ) -> u64 {
     let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
     let durable = log_end >> store.layout.segment_shift();
-    let last = (0..map.usage.len()).rev().find_map(|index| {
-        let segment = map.usage.get(index)?;
+    let last = (0..map.segment_count()).rev().find_map(|index| {
+        let segment = map.segment(index)?;
         let used = match store.log.used(tail, index) {
-            _ if segment.free => 0,
+            _ if segment.is_free() => 0,
             Some(used) if clean => used,
             None if clean => u64::from(store.layout.segment_size),
             // Its header was certainly written.
-            _ if segment.seq <= durable => BLOCK_SIZE as u64,
+            _ if segment.seq() <= durable => BLOCK_SIZE as u64,
             _ => 0,
         };
         (used > 0).then(|| store.layout.segment_offset(index) + used)
@@ -79,8 +79,8 @@ pub(crate) fn give_back<P: Platform>(store: &Store<P>, length: u64) -> Result {
         let tail = store.log.lock();
         let map = store.map.lock();
         let mut free = Vec::new();
-        for (index, segment) in (0..tail.space.allocator.count).zip(map.usage.iter()) {
-            if segment.free {
+        for (index, segment) in (0..tail.space.allocator.count).zip(map.segments()) {
+            if segment.is_free() {
                 let size = u64::from(store.layout.segment_size);
                 free.push((store.layout.segment_offset(index), size))?;
             }
@@ -105,7 +105,7 @@ pub(crate) fn trim<P: Platform>(store: &Store<P>, length: u64) -> Result {
         for index in 0..tail.space.allocator.count {
             let used = match store.log.used(&tail, index) {
                 Some(used) => used,
-                None if map.usage.get(index).is_none_or(|s| s.free) => 0,
+                None if map.segment(index).is_none_or(|s| s.is_free()) => 0,
                 None => size,
             };
             if used < size {

@@ -4,12 +4,12 @@
 use crate::engine::codec;
 use crate::engine::format::{corrupt, Entry, BLOCK_SIZE, NODE_ENTRIES};
 use crate::engine::io::cache::{holds, RecordKey};
-use crate::engine::map::end_of;
+use crate::engine::map::load::Missing;
 use crate::engine::map::table::{Found, NodeId};
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::{Monitor, Platform};
+use crate::platform::Platform;
 
 impl<P: Platform> Store<P> {
     /// Reads whole blocks from `block` on.
@@ -33,15 +33,15 @@ impl<P: Platform> Store<P> {
     fn look_up(&self, ws: &mut Workspace<P>, block: u64, max: u64) -> Result<u64> {
         ws.run.clear();
         loop {
-            if let Found::Absent(id) = self.prepare(ws, block, false)? {
-                return Ok(max.min(end_of(id) - block));
+            if let Found::Absent(id) = self.loader().leaf(ws, block, Missing::Leave)? {
+                return Ok(max.min(id.end_block() - block));
             }
             let map = self.map.lock();
             // It may have been dropped again between the two.
-            let Some(leaf) = map.table.leaf(block) else {
+            let Some(leaf) = map.leaf(block) else {
                 continue;
             };
-            let n = max.min(end_of(NodeId::leaf(block)) - block);
+            let n = max.min(NodeId::leaf(block).end_block() - block);
             let first = block as usize % NODE_ENTRIES;
             let mut last = (0, 0);
             for &word in &leaf[first..first + n as usize] {

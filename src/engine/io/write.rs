@@ -6,14 +6,14 @@ use crate::engine::format::{
     Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
 };
 use crate::engine::log::{Placed, Prepared, Step};
+use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
 use crate::engine::map::Map;
 use crate::engine::space::Writer;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
-use core::sync::atomic::Ordering;
+use crate::platform::{MonitorGuard, Platform, Sabotage};
 
 /// Most blocks one zero record covers: the reach of a table node above the leaves, so that the time in
 /// the critical section stays short.
@@ -91,7 +91,7 @@ impl<P: Platform> Store<P> {
             return Ok(span);
         }
         loop {
-            self.prepare(ws, block, true)?;
+            self.loader().leaf(ws, block, Missing::Create)?;
             let whole = count == span;
             let content = if whole {
                 data
@@ -142,7 +142,7 @@ impl<P: Platform> Store<P> {
                 let mut map = self.map.lock();
                 if step == Step::Prepare {
                     map.enter(placed)?;
-                    return Ok(map.table.find(block) == Found::Loaded);
+                    return Ok(map.find(block) == Found::Loaded);
                 }
                 P::placed(block, span as u64);
                 stored.address = placed.address;
@@ -172,18 +172,12 @@ impl<P: Platform> Store<P> {
             }
             index += 1;
             Entry::new(stored.address, stored.units, index - 1, mask.count_ones())
-        })?;
-        self.log.demand.set(map.dirty_nodes());
-        Ok(())
+        })
     }
 
     /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
     pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
-        let stopped = map.discard(block, count)?;
-        self.log.demand.set(map.dirty_nodes());
-        self.detached
-            .store(map.table.may_have_detached, Ordering::Relaxed);
-        Ok(stopped)
+        map.discard(block, count)
     }
 
     /// Makes `count` blocks read as zeros. What is not mapped costs nothing, not even log.
@@ -206,7 +200,7 @@ impl<P: Platform> Store<P> {
         loop {
             let (mapped, stored) = self.map.lock().survey(block, count)?;
             if let Some(at) = stored {
-                self.prepare(ws, at, false)?;
+                self.loader().leaf(ws, at, Missing::Leave)?;
                 continue;
             }
             if !mapped {
@@ -235,7 +229,7 @@ impl<P: Platform> Store<P> {
             let file = &self.file;
             let placed = self.log.append(file, &record, Writer::Discard, apply)?;
             if placed {
-                if self.detached.load(Ordering::Relaxed) {
+                if self.map.may_have_detached() {
                     // There is something to do in the background.
                     self.log.lock().notify_all();
                 }

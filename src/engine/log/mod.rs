@@ -24,7 +24,7 @@ use crate::engine::format::{
 };
 use crate::engine::space::{Allocator, Demand, Space, Writer, BEGINNING, JOURNAL};
 use crate::engine::{Error, Result};
-use crate::platform::mem::{Arc, Buf, Unique, Vec};
+use crate::platform::mem::{arc, Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
 
 /// Buffers of one segment each: the bound on what is dirty in memory.
@@ -170,7 +170,7 @@ pub(crate) enum Step {
 pub(crate) struct Log<P: Platform> {
     tail: P::Monitor<Tail>,
     /// Space the next checkpoint needs, see [`Demand`].
-    pub(crate) demand: Demand,
+    pub(crate) demand: Arc<Demand>,
     layout: Layout,
     epoch: u64,
     salt: u64,
@@ -217,7 +217,7 @@ impl<P: Platform> Log<P> {
         };
         Ok(Self {
             tail: P::Monitor::new(tail, Rank::Log)?,
-            demand: Demand::default(),
+            demand: arc(Demand::default())?,
             layout,
             epoch: superblock.epoch,
             salt: superblock.salt,

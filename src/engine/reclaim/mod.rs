@@ -17,16 +17,17 @@ use crate::engine::format::{
 use crate::engine::freeing;
 use crate::engine::io::write::Stored;
 use crate::engine::log::{Prepared, Step, Tail};
+use crate::engine::map::load::Missing;
+use crate::engine::map::reaper::Progress;
 use crate::engine::map::table::{Found, NodeId};
-use crate::engine::map::usage::Total;
+use crate::engine::map::usage::{State, Total};
 use crate::engine::map::Map;
 use crate::engine::space::Writer;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
-use core::sync::atomic::Ordering;
+use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Segments chosen at once.
 const BATCH: usize = 16;
@@ -57,7 +58,7 @@ pub(crate) enum Effort {
 impl<P: Platform> Store<P> {
     /// What the segments hold at this moment, but for what is dead in those of the log.
     pub(crate) fn total(&self, tail: &Tail, map: &Map) -> Total {
-        map.usage.total(tail.held())
+        map.total(tail.held())
     }
 
     /// Garbage that is left alone when nobody writes: with it, what the log reserves, and the metadata
@@ -84,7 +85,7 @@ impl<P: Platform> Store<P> {
     fn score(&self, tail: &Tail, map: &Map, index: u64, effort: Effort) -> Option<u64> {
         let layout = &self.layout;
         let size = u64::from(layout.segment_size);
-        let segment = map.usage.get(index)?;
+        let segment = map.segment(index)?;
         let least = match effort {
             Effort::Busy => size / 2,
             Effort::Idle | Effort::Pack => self.worth_moving(),
@@ -96,9 +97,9 @@ impl<P: Platform> Store<P> {
             garbage += segment.punched();
         }
         let far = effort == Effort::Pack && index >= tail.space.allocator.in_use();
-        if segment.free
-            || segment.stuck
-            || segment.dead()
+        if segment.is_free()
+            || segment.state() == State::Stuck
+            || segment.is_dead()
             || (garbage < least && !far)
             || tail.holds(index)
             || tail.pending(layout.segment_offset(index), size)
@@ -107,8 +108,8 @@ impl<P: Platform> Store<P> {
         }
         let age = match effort {
             // One that needs checkpoints to be free is worth less.
-            Effort::Urgent => 1 + u64::from(map.usage.supersedable(segment)),
-            _ => (map.usage.newest() - segment.seq).min(1 << 20) + 1,
+            Effort::Urgent => 1 + u64::from(map.supersedable(segment)),
+            _ => (map.newest_seq() - segment.seq()).min(1 << 20) + 1,
         };
         // Segments have at most 2^26 bytes: nothing is lost above, and little below.
         Some(((garbage.max(1) * age) << 16) / (size + segment.live_bytes()))
@@ -121,7 +122,7 @@ impl<P: Platform> Store<P> {
         loop {
             let tail = self.log.lock();
             let map = self.map.lock();
-            let end = map.usage.len().min(first + GLANCE);
+            let end = map.segment_count().min(first + GLANCE);
             for index in first..end {
                 let Some(score) = self.score(&tail, &map, index, effort) else {
                     continue;
@@ -134,7 +135,7 @@ impl<P: Platform> Store<P> {
                     }
                 }
             }
-            if end == map.usage.len() {
+            if end == map.segment_count() {
                 break;
             }
             first = end;
@@ -209,7 +210,9 @@ impl<P: Platform> Store<P> {
             let available = tail.space.available() + tail.space.allocator.available();
             (available, self.total(&tail, &self.map.lock()))
         };
-        while self.reap(state, REAP_BATCH)? && !self.log.lock().stop {}
+        while state.reaper.reap(self, &mut state.ws, REAP_BATCH)? == Progress::More
+            && !self.log.lock().stop
+        {}
         let (before, _) = look();
         freeing::free_superseded(self)?;
         let mut fruitless = 0;
@@ -247,8 +250,8 @@ impl<P: Platform> Store<P> {
     /// stays, and the segment with it.
     fn empty_segment(&self, state: &mut Checkpoint<P>, index: u64, effort: Effort) -> Result {
         let layout = &self.layout;
-        let seed = match self.map.lock().usage.get(index) {
-            Some(segment) if !segment.free => segment.seed,
+        let seed = match self.map.lock().segment(index) {
+            Some(segment) if !segment.is_free() => segment.seed(),
             _ => return Ok(()),
         };
         let base = layout.segment_offset(index);
@@ -274,12 +277,7 @@ impl<P: Platform> Store<P> {
         if !moved? {
             return Ok(());
         }
-        let mut map = self.map.lock();
-        let detached = map.table.may_have_detached;
-        map.usage.change_unstored(index, |segment| {
-            // Records below a detached node are live but not moved: the reaper drops them.
-            segment.stuck = segment.seed == seed && !segment.free && !segment.dead() && !detached;
-        });
+        self.map.lock().set_relocated(index, seed);
         Ok(())
     }
 
@@ -315,7 +313,7 @@ impl<P: Platform> Store<P> {
             };
             let address = base + at as u64;
             // What is moved makes nodes of the table dirty, and those stay in memory.
-            let most = self.table_limit.load(Ordering::Relaxed) / 2;
+            let most = self.map.limit() / 2;
             if self.log.demand.bytes() >= most.max(DUE) {
                 self.checkpoint(state, false)?;
             }
@@ -340,7 +338,7 @@ impl<P: Platform> Store<P> {
     ) -> (u32, u32) {
         let first = header.number as usize % NODE_ENTRIES;
         let (mut here, mut holes) = (0, 0);
-        if let Some(leaf) = map.table.leaf(header.number) {
+        if let Some(leaf) = map.leaf(header.number) {
             let words = leaf.iter().skip(first).take(usize::from(header.span));
             for (bit, &word) in words.enumerate() {
                 let entry = Entry(word);
@@ -371,7 +369,11 @@ impl<P: Platform> Store<P> {
             return Ok(());
         }
         loop {
-            if self.load(ws, NodeId::leaf(header.number), false)? != Found::Loaded {
+            if self
+                .loader()
+                .node(ws, NodeId::leaf(header.number), Missing::Leave)?
+                != Found::Loaded
+            {
                 return Ok(());
             }
             let (here, holes) = Self::still_here(&self.map.lock(), header, mask, address);
@@ -437,7 +439,7 @@ impl<P: Platform> Store<P> {
                 let mut map = self.map.lock();
                 if step == Step::Prepare {
                     map.enter(placed)?;
-                    let loaded = map.table.find(header.number) == Found::Loaded;
+                    let loaded = map.find(header.number) == Found::Loaded;
                     let now = Self::still_here(&map, header, mask, address);
                     let same = now == (here, holes) || P::sabotaged(Sabotage::BlindMove);
                     return Ok(loaded && same);
@@ -469,7 +471,7 @@ impl<P: Platform> Store<P> {
         let record = Prepared::new::<P>(*header, &parts);
         let units = record.header.units();
         // One that the next checkpoint stores moves by itself.
-        let here = |map: &Map| !map.table.will_be_stored(id) && map.table.stores(id, address);
+        let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
         if !self.stored_here(ws, id, address)? || !here(&self.map.lock()) {
             return Ok(());
         }
@@ -482,10 +484,7 @@ impl<P: Platform> Store<P> {
             }
             let mut map = self.map.lock();
             let entry = Entry::new(placed.address, units, 0, 1);
-            let detached = map.table.stored_at(id).is_some_and(Entry::is_detached);
-            let entry = if detached { entry.detached() } else { entry };
-            map.set_stored(id, entry)?;
-            self.log.demand.set(map.dirty_nodes());
+            map.move_stored(id, entry)?;
             Ok(true)
         })?;
         if placed {
@@ -501,22 +500,18 @@ impl<P: Platform> Store<P> {
         id: NodeId,
         address: u64,
     ) -> Result<bool> {
-        let height = self.map.lock().table.height();
+        let height = self.map.lock().height();
         let reach = NODE_SHIFT * u32::from(height);
         let shift = NODE_SHIFT * u32::from(id.level);
         if id.level >= height || id.index >= 1 << (reach - shift - NODE_SHIFT) {
             return Ok(false);
         }
         if id.level + 1 < height {
-            let above = NodeId {
-                level: id.level + 1,
-                index: id.index >> NODE_SHIFT,
-            };
-            if self.load(ws, above, false)? != Found::Loaded {
+            if self.loader().node(ws, id.parent(), Missing::Leave)? != Found::Loaded {
                 return Ok(false);
             }
         }
-        Ok(self.map.lock().table.stores(id, address))
+        Ok(self.map.lock().stores(id, address))
     }
 
     /// Makes the next checkpoint store the page of the segment usage again whose node this is, or one
@@ -527,9 +522,7 @@ impl<P: Platform> Store<P> {
         let node = known.and_then(|nodes| nodes.get(header.number as usize));
         if node.is_some_and(|&word| Entry(word).address() == address) {
             let page = header.number << (NODE_SHIFT * u32::from(header.count));
-            let mut map = self.map.lock();
-            map.usage.mark_page_dirty(page);
-            self.log.demand.set(map.dirty_nodes());
+            self.map.lock().mark_page_dirty(page);
         }
     }
 }

@@ -10,11 +10,12 @@ use crate::engine::checkpoint::Checkpoint;
 use crate::engine::format::{
     Entry, Kind, RecordHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
+use crate::engine::map::load::Missing;
 use crate::engine::map::table::{Found, NodeId};
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Least bytes given back at once: less is a burden to the file system and gains nothing.
 const LEAST: usize = 16 << 10;
@@ -33,7 +34,7 @@ impl<P: Platform> Store<P> {
         let holes = self.holes(state, bytes, base, seed)?;
         let gain: u64 = holes.iter().map(|hole| (hole.1 - hole.0) as u64).sum();
         let map = self.map.lock();
-        let Some(segment) = map.usage.get(index) else {
+        let Some(segment) = map.segment(index) else {
             return Ok(false);
         };
         let garbage = segment.garbage(&self.layout) + segment.punched();
@@ -41,7 +42,7 @@ impl<P: Platform> Store<P> {
         let cheap = (holes.len() * LEAST) as u64 <= segment.live_bytes();
         let worth = gain > segment.punched() && left < self.worth_moving() && cheap;
         // Detached nodes must be read once more.
-        if !worth || map.table.may_have_detached || !map.usage.supersedable(segment) {
+        if !worth || map.may_have_detached() || !map.supersedable(segment) {
             return Ok(false);
         }
         drop(map);
@@ -51,9 +52,7 @@ impl<P: Platform> Store<P> {
         for &(from, to) in holes.iter() {
             self.file.punch(base + from as u64, (to - from) as u64)?;
         }
-        let mut map = self.map.lock();
-        map.usage
-            .change_unstored(index, |segment| segment.set_punched(gain));
+        self.map.lock().set_punched(index, gain);
         Ok(true)
     }
 
@@ -117,7 +116,7 @@ impl<P: Platform> Store<P> {
                     return Ok(true);
                 };
                 let leaf = NodeId::leaf(header.number);
-                if self.load(&mut state.ws, leaf, false)? != Found::Loaded {
+                if self.loader().node(&mut state.ws, leaf, Missing::Leave)? != Found::Loaded {
                     return Ok(false);
                 }
                 Ok(Self::still_here(&self.map.lock(), header, mask, address).0 != 0)

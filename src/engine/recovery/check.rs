@@ -8,9 +8,8 @@ use crate::engine::format::{
     SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::io::cache::place_of;
-use crate::engine::map::detached::next_leaf;
-use crate::engine::map::end_of;
-use crate::engine::map::table::{Found, NodeId, Search};
+use crate::engine::map::load::Missing;
+use crate::engine::map::table::{Found, NodeId};
 use crate::engine::recovery::open::{open, Opened};
 use crate::engine::recovery::replay::replay;
 use crate::engine::recovery::superblocks::read_slot;
@@ -18,7 +17,7 @@ use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform};
+use crate::platform::{BackingFile, Platform};
 
 /// One piece of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +110,8 @@ pub fn check<P: Platform>(
         length: _,
     } = open::<P>(file, Access::Read)?;
     // All nodes stay in memory: their entries are counted at the end.
-    store.limit_table(u64::MAX);
-    let segments = store.map.lock().usage.len() as usize;
+    store.map.set_limit(u64::MAX);
+    let segments = store.map.lock().segment_count() as usize;
     let mut check = Check {
         ws: store.workspace()?,
         store: &store,
@@ -201,10 +200,10 @@ impl<P: Platform> Check<'_, P> {
         let mut used: Vec<(u64, u32)> = Vec::new();
         let detached = self.detached.iter();
         for ((index, segment), &detached) in
-            (0..).zip(self.store.map.lock().usage.iter()).zip(detached)
+            (0..).zip(self.store.map.lock().segments()).zip(detached)
         {
-            if !segment.dead() && segment.stored_live() > detached {
-                used.push((index, segment.seed))?;
+            if !segment.is_dead() && segment.stored_live() > detached {
+                used.push((index, segment.seed()))?;
             }
         }
         for &(index, seed) in used.iter() {
@@ -220,23 +219,23 @@ impl<P: Platform> Check<'_, P> {
 
     /// Walks the table and verifies the records it points to.
     fn table(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result {
-        let total = self.store.map.lock().mapped;
+        let total = self.store.map.lock().mapped();
         // Detached subtrees may lie behind the end of a device that was shrunk.
-        let blocks = self.store.map.lock().table.leaves() << NODE_SHIFT;
+        let blocks = self.store.map.lock().leaves() << NODE_SHIFT;
         let mut at = 0;
         while at < blocks {
-            match self.store.prepare(&mut self.ws, at, false) {
-                Ok(Found::Absent(id)) => at = end_of(id),
+            match self.store.loader().leaf(&mut self.ws, at, Missing::Leave) {
+                Ok(Found::Absent(id)) => at = id.end_block(),
                 Ok(_) => {
                     self.summary.nodes += 1;
                     self.leaf(at)?;
-                    at = end_of(NodeId::leaf(at));
+                    at = NodeId::leaf(at).end_block();
                     progress(self.summary.mapped_blocks, total);
                 }
                 Err(error @ Error::Corrupt { .. }) => {
                     // All blocks below a node that cannot be loaded are lost.
-                    let end = match self.store.map.lock().table.find(at) {
-                        Found::Stored(id, _) => end_of(id).min(blocks),
+                    let end = match self.store.map.lock().find(at) {
+                        Found::Stored(id, _) => id.end_block().min(blocks),
                         _ => blocks,
                     };
                     self.find(error, Some((at, end - at)), false);
@@ -249,7 +248,7 @@ impl<P: Platform> Check<'_, P> {
         self.detached_subtrees()?;
         let mut stored: Vec<Entry> = Vec::new();
         let mut result = Ok(());
-        self.store.map.lock().table.for_each_stored(&mut |entry| {
+        self.store.map.lock().for_each_stored(&mut |entry| {
             if let Err(error) = stored.push(entry) {
                 result = Err(error);
             }
@@ -269,12 +268,12 @@ impl<P: Platform> Check<'_, P> {
     fn detached_subtrees(&mut self) -> Result {
         let mut at = 0;
         loop {
-            let found = match self.store.map.lock().table.next_detached(at, false) {
-                Some(Search::Detached(id, entry)) if next_leaf(id) > at => (id, entry),
-                _ => return Ok(()),
+            let found = self.store.map.lock().next_detached(at);
+            let Some((id, entry)) = found.filter(|(id, _)| id.end_leaf() > at) else {
+                return Ok(());
             };
-            self.detached_subtree(found.0, found.1)?;
-            at = next_leaf(found.0);
+            self.detached_subtree(id, entry)?;
+            at = id.end_leaf();
         }
     }
 
@@ -282,10 +281,10 @@ impl<P: Platform> Check<'_, P> {
     fn detached_subtree(&mut self, id: NodeId, entry: Entry) -> Result {
         let (seed, segments) = {
             let map = self.store.map.lock();
-            (map.seed(entry)?, map.usage.len())
+            (map.seed(entry)?, map.segment_count())
         };
         let (store, ws) = (self.store, &mut self.ws);
-        let words = match store.map_node(ws, id, entry, seed, segments) {
+        let words = match store.loader().read(ws, id, entry, seed, segments) {
             Ok(words) => words,
             Err(error @ Error::Corrupt { .. }) => {
                 self.find(error, None, false);
@@ -295,7 +294,7 @@ impl<P: Platform> Check<'_, P> {
             Err(error) => return Err(error),
         };
         self.summary.nodes += 1;
-        for (at, &word) in (0..).zip(words.iter()).filter(|(_, &word)| word != 0) {
+        for (at, &word) in words.iter().enumerate().filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
                 add(&mut self.detached, &self.store.layout, Entry(word));
@@ -303,11 +302,7 @@ impl<P: Platform> Check<'_, P> {
                 continue;
             }
             self.extent(Entry(word), Entry(word).charge())?;
-            let kid = NodeId {
-                level: id.level - 1,
-                index: (id.index << NODE_SHIFT) | at,
-            };
-            self.detached_subtree(kid, Entry(word))?;
+            self.detached_subtree(id.child(at), Entry(word))?;
         }
         Ok(())
     }
@@ -317,7 +312,7 @@ impl<P: Platform> Check<'_, P> {
         let mut run: Vec<(Entry, u32)> = Vec::with_capacity(NODE_ENTRIES)?;
         {
             let map = self.store.map.lock();
-            let Some(leaf) = map.table.leaf(block) else {
+            let Some(leaf) = map.leaf(block) else {
                 return Ok(());
             };
             for &word in leaf {
@@ -447,10 +442,10 @@ impl<P: Platform> Check<'_, P> {
             return Ok(());
         }
         let layout = self.store.layout;
-        let (mut wrong, mapped) = (Vec::new(), self.store.map.lock().mapped);
+        let (mut wrong, mapped) = (Vec::new(), self.store.map.lock().mapped());
         {
             let map = self.store.map.lock();
-            for ((index, segment), &live) in (0..).zip(map.usage.iter()).zip(self.live.iter()) {
+            for ((index, segment), &live) in (0..).zip(map.segments()).zip(self.live.iter()) {
                 if segment.stored_live() != live {
                     wrong.push(index)?;
                 }

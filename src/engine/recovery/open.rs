@@ -14,7 +14,7 @@ use crate::engine::space::Allocator;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf};
-use crate::platform::{BackingFile, Monitor, Platform};
+use crate::platform::{BackingFile, Platform};
 
 /// Bytes of memory for the sector table of a volume whose user set no limit.
 pub const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
@@ -84,12 +84,11 @@ fn attempt<P: Platform>(
 ) -> Result<Opened<P>> {
     let newest = &superblocks.newest;
     let superblock = begin_epoch::<P>(found, newest, access);
-    let mut table = Table::new(found.height, found.map_root);
+    let mut table = Table::new(found.height, found.map_root, found.detached);
     table.grow(newest.height)?;
-    table.may_have_detached = found.detached;
     let allocator = Allocator::new(found.segments, found.usage_segments);
     let store = Store::new(file.clone(), &superblock, table, allocator, access)?;
-    store.limit_table(DEFAULT_TABLE_LIMIT);
+    store.map.set_limit(DEFAULT_TABLE_LIMIT);
     let mut ws = store.workspace()?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     // What is replayed may have happened on a larger device.
@@ -147,10 +146,10 @@ fn list_free<P: Platform>(store: &Store<P>) -> Result {
     let mut map = store.map.lock();
     let count = tail.space.allocator.count;
     if let Some(last) = count.checked_sub(1) {
-        map.usage.grow(last)?;
+        map.grow_segments(last)?;
     }
     for index in (0..count).rev() {
-        if map.usage.get(index).is_some_and(|s| s.free) {
+        if map.segment(index).is_some_and(|s| s.is_free()) {
             tail.space.allocator.release(index)?;
         }
     }

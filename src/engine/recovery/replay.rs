@@ -8,11 +8,16 @@ use crate::engine::format::{
 };
 use crate::engine::io::write::{zero_end, Stored};
 use crate::engine::log::{Placed, Position};
-use crate::engine::store::{Store, REPLAY_MEMORY};
+use crate::engine::map::load::Missing;
+use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Buf;
-use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+use crate::platform::{BackingFile, Platform, Sabotage};
+
+/// Bytes of memory for the sector table while the log is replayed. What two checkpoints leave in the log
+/// needs less.
+const REPLAY_MEMORY: u64 = 2 << 30;
 
 /// The result of a replay.
 pub(crate) struct Replayed {
@@ -141,7 +146,7 @@ impl<P: Platform> Replay<'_, P> {
         let (seed, base) = (header.seed::<P>(), layout.segment_offset(at.segment));
         let mut map = self.store.map.lock();
         // The checkpoint may not have known the segment yet.
-        map.usage.grow(at.segment)?;
+        map.grow_segments(at.segment)?;
         map.enter(&Placed {
             address: base,
             segment: at.segment,
@@ -169,7 +174,7 @@ impl<P: Platform> Replay<'_, P> {
                 Kind::Data | Kind::Zero => {
                     apply(self.store, self.ws, &header, payload, address)?;
                     self.replayed.records += 1;
-                    if self.store.map.lock().table.memory > REPLAY_MEMORY {
+                    if self.store.map.lock().memory() > REPLAY_MEMORY {
                         return Err(Error::NoMemory);
                     }
                 }
@@ -240,7 +245,7 @@ fn apply<P: Platform>(
         loop {
             let stored = store.unmap(&mut store.map.lock(), block, count)?;
             match stored {
-                Some(at) => store.prepare(ws, at, false)?,
+                Some(at) => store.loader().leaf(ws, at, Missing::Leave)?,
                 None => return Ok(()),
             };
         }
@@ -250,7 +255,7 @@ fn apply<P: Platform>(
     let (Some(mask), true) = (header.mask(payload), inside) else {
         return damaged;
     };
-    store.prepare(ws, block, true)?;
+    store.loader().leaf(ws, block, Missing::Create)?;
     let stored = Stored {
         block,
         span: span as usize,

@@ -6,13 +6,13 @@ use crate::engine::format::{
     NODE_ENTRIES,
 };
 use crate::engine::map::table::NodeId;
-use crate::engine::map::usage::{Change, Class};
+use crate::engine::map::usage::Counted;
 use crate::engine::space::MAX_UNCOVERED;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform, Sabotage};
+use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Largest number of segments the file can have: those that fit into it, and a few that were reserved when the
 /// power failed and did not make it longer. A file may be long and empty, so the segments that the stored usage
@@ -80,9 +80,11 @@ fn load_node<P: Platform>(
     let words = store.node(ws, Kind::UsageNode, id, entry, seed)?;
     let segments = superblock.usage_segments;
     if level == 0 {
-        let detached = superblock.detached && !P::sabotaged(Sabotage::StrictCounts);
-        let usage = &mut store.map.lock().usage;
-        return usage.load_page(&words, segments, detached);
+        let counted = match superblock.detached && !P::sabotaged(Sabotage::StrictCounts) {
+            true => Counted::WithDetached,
+            false => Counted::AttachedOnly,
+        };
+        return store.map.lock().load_page(&words, segments, counted);
     }
     // The nodes of the level below that exist. Without a division, because objtool takes the panic on a zero
     // divisor for a function that returns.
@@ -103,21 +105,12 @@ fn load_node<P: Platform>(
 fn complete<P: Platform>(store: &Store<P>, superblock: &Superblock, levels: &[Vec<u64>]) -> Result {
     let mut map = store.map.lock();
     if let Some(last) = superblock.segments.checked_sub(1) {
-        map.usage.grow(last)?;
+        map.grow_segments(last)?;
     }
     for &word in levels.iter().flat_map(|level| level.iter()) {
-        map.usage.account(Entry(word), Class::Own, Change::Add)?;
+        map.move_usage_node(Entry::HOLE, Entry(word))?;
     }
-    for index in 0..superblock.segments {
-        map.usage.change_unstored(index, |segment| {
-            // The stored usage itself may have gone to a segment that was free when its page was written.
-            segment.free &= segment.dead();
-            // The checkpoint before this one may need a segment that this one does not: it is not free yet.
-            if segment.dead() && !segment.free {
-                segment.dead_since = superblock.generation;
-            }
-        });
-    }
+    map.settle_segments(superblock.segments);
     Ok(())
 }
 

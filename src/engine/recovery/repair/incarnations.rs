@@ -7,12 +7,11 @@ use crate::engine::format::{
     le64, seed, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
     SEGMENT_HEADER, SEGMENT_SHIFTS, UNIT,
 };
-use crate::engine::map::usage::Usage;
 use crate::engine::recovery::superblocks::read_slot;
 use crate::engine::recovery::usage::load_usage;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform};
+use crate::platform::{BackingFile, Platform};
 
 /// One incarnation of a segment that belongs to the image.
 #[derive(Clone, Copy)]
@@ -232,14 +231,14 @@ impl<P: Platform> Repair<'_, P> {
         let mut map = self.store.map.lock();
         match loaded {
             Ok(_) => {
-                for segment in map.usage.iter() {
-                    seeds.push((segment.stored_live() > 0).then_some(segment.seed))?;
+                for segment in map.segments() {
+                    seeds.push((segment.stored_live() > 0).then_some(segment.seed()))?;
                 }
             }
             Err(Error::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        map.usage = Usage::new(self.store.layout);
+        map.forget_segments(self.store.layout);
         Ok(seeds)
     }
 

@@ -19,16 +19,15 @@ use crate::engine::format::{
 };
 use crate::engine::freeing;
 use crate::engine::io::cache::place_of;
+use crate::engine::map::range::Part;
 use crate::engine::map::table::{NodeId, Table};
-use crate::engine::map::usage::{Change, Class};
-use crate::engine::map::Part;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::space::{Allocator, Writer};
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Vec};
-use crate::platform::{BackingFile, Monitor, Platform};
+use crate::platform::{BackingFile, Platform};
 
 /// Largest number of segments that a repair takes for cut off the end of a file.
 const MOST_CUT: u64 = 1 << 20;
@@ -208,7 +207,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         }
         headers.push(header)?;
     }
-    let table = Table::new(base.height, Entry::HOLE);
+    let table = Table::new(base.height, Entry::HOLE, false);
     let store = Store::<P>::new(arc(file)?, &superblock, table, allocator, Access::Write)?;
     let mut repair = Repair {
         ws: store.workspace()?,
@@ -255,28 +254,13 @@ impl<P: Platform> Repair<'_, P> {
         let (layout, blocks) = (self.store.layout, self.store.blocks());
         {
             let mut map = self.store.map.lock();
-            let map = &mut *map;
             if let Some(last) = self.segments.checked_sub(1) {
-                map.usage.grow(last)?;
+                map.grow_segments(last)?;
             }
             for (index, seed) in (0..).zip(self.seeds.iter()) {
-                map.usage.change(index, |segment| {
-                    segment.seed = seed.unwrap_or(0);
-                    segment.free = false;
-                });
+                map.identify_segment(index, seed.unwrap_or(0));
             }
-            map.for_each_part(0, blocks, &mut |map, part| {
-                let Part::Leaf(at, n) = part else {
-                    return Ok(());
-                };
-                for i in 0..n {
-                    let first = at as usize % NODE_ENTRIES;
-                    let word = map.table.leaf(at).map_or(0, |leaf| leaf[first + i]);
-                    map.usage.account(Entry(word), Class::Live, Change::Add)?;
-                    map.mapped += u64::from(word != 0);
-                }
-                Ok(())
-            })?;
+            map.count_all(blocks)?;
         }
         if self.overfull().is_some() {
             self.drop_missing()?;
@@ -294,7 +278,7 @@ impl<P: Platform> Repair<'_, P> {
     fn overfull(&self) -> Option<u64> {
         let size = u64::from(self.store.layout.segment_size);
         let map = self.store.map.lock();
-        let found = map.usage.iter().position(|s| s.live_bytes() > size);
+        let found = map.segments().position(|s| s.live_bytes() > size);
         found.map(|index| index as u64)
     }
 
@@ -312,15 +296,12 @@ impl<P: Platform> Repair<'_, P> {
                     return Ok(());
                 };
                 let first = at as usize % NODE_ENTRIES;
-                let words = map
-                    .table
-                    .leaf(at)
-                    .map_or(&[][..], |leaf| &leaf[first..first + n]);
+                let words = map.leaf(at).map_or(&[][..], |leaf| &leaf[first..first + n]);
                 for (block, &word) in (at..).zip(words) {
                     let index = layout.segment_of(Entry(word).address());
-                    let segment = index.and_then(|index| map.usage.get(index));
+                    let segment = index.and_then(|index| map.segment(index));
                     if let Some(segment) = segment.filter(|s| word != 0 && s.live_bytes() > size) {
-                        doubtful.push((block, Entry(word), segment.seed))?;
+                        doubtful.push((block, Entry(word), segment.seed()))?;
                     }
                 }
                 Ok(())

@@ -7,11 +7,11 @@ use crate::engine::format::{
     le64, Entry, Kind, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::write::zero_end;
-use crate::engine::map::table::{Found, NodeId};
-use crate::engine::map::Part;
+use crate::engine::map::range::Part;
+use crate::engine::map::table::NodeId;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
-use crate::platform::{BackingFile, Monitor, Platform};
+use crate::platform::{BackingFile, Platform};
 
 impl<P: Platform> Repair<'_, P> {
     /// Copies the readable part of the stored table below node `id`.
@@ -26,7 +26,7 @@ impl<P: Platform> Repair<'_, P> {
         let words = match seed {
             Some(seed) => {
                 let (ws, segments) = (&mut self.ws, self.segments);
-                self.store.map_node(ws, id, entry, seed, segments)
+                self.store.loader().read(ws, id, entry, seed, segments)
             }
             None => Err(Error::NotAnImage),
         };
@@ -63,21 +63,7 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Points a block to `entry`.
     fn set(&mut self, block: u64, entry: Entry) -> Result {
-        let mut map = self.store.map.lock();
-        loop {
-            match map.table.find(block) {
-                Found::Absent(_) if entry.is_hole() => return Ok(()),
-                Found::Absent(id) => {
-                    let words = Vec::filled(0, NODE_ENTRIES)?;
-                    map.table.install(id, Entry::HOLE, words)?;
-                }
-                _ => break,
-            }
-        }
-        if let Some((leaf, _)) = map.table.leaf_mut(block) {
-            leaf[block as usize % NODE_ENTRIES] = entry.0;
-        }
-        Ok(())
+        self.store.map.lock().set_uncounted(block, entry)
     }
 
     /// Applies the log to the table: all records from the log start on, and of the records before it those of lost
@@ -286,10 +272,7 @@ impl<P: Platform> Repair<'_, P> {
                                 return Ok(());
                             };
                             if map.maps(at, n) {
-                                if let Some((leaf, _)) = map.table.leaf_mut(at) {
-                                    let first = at as usize % NODE_ENTRIES;
-                                    leaf[first..first + n].fill(0);
-                                }
+                                map.fill_uncounted(at, n, Entry::HOLE);
                             }
                             Ok(())
                         })?;

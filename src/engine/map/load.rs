@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Loader`]: loads nodes of the sector table on demand, and makes room for them in memory.
+
+use super::table::{Found, NodeId};
+use crate::engine::format::{corrupt, Entry, Kind, NODE_ENTRIES};
+use crate::engine::store::Store;
+use crate::engine::workspace::Workspace;
+use crate::engine::Result;
+use crate::platform::mem::Vec;
+use crate::platform::Platform;
+
+/// How the loader treats a node that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Creates an empty node, or reattaches a detached one.
+    Create,
+    /// Leaves the table as it is, and tells that the node is absent.
+    Leave,
+}
+
+/// The next step of loading a node.
+enum Step {
+    /// None: the node is loaded, or absent and to be left so.
+    Done(Found),
+    /// Evict other nodes: the loaded ones take too much memory.
+    Evict,
+    /// Read a stored node on the way, and install or reattach it.
+    Read(Stored),
+}
+
+/// A node to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stored {
+    id: NodeId,
+    entry: Entry,
+    detached: bool,
+    /// Checksum seed of its segment.
+    seed: u32,
+    /// Number of segments when its entry was found.
+    segments: u64,
+}
+
+/// Loads nodes of the sector table of a store.
+pub(crate) struct Loader<'a, P: Platform> {
+    store: &'a Store<P>,
+}
+
+impl<'a, P: Platform> Loader<'a, P> {
+    pub(crate) fn new(store: &'a Store<P>) -> Self {
+        Self { store }
+    }
+
+    /// Loads the way to the leaf of `block`, see [`node`](Self::node).
+    pub(crate) fn leaf(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        missing: Missing,
+    ) -> Result<Found> {
+        self.node(ws, NodeId::leaf(block), missing)
+    }
+
+    /// Loads the way to a node. Returns what is there then: [`Found::Loaded`], or [`Found::Absent`] with
+    /// [`Missing::Leave`]. The node may be evicted again as soon as the lock of the log is free.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory and of the backing file, and [`Error::Corrupt`](crate::engine::Error::Corrupt) for a node on the
+    /// way that is damaged.
+    pub(crate) fn node(
+        &self,
+        ws: &mut Workspace<P>,
+        wanted: NodeId,
+        missing: Missing,
+    ) -> Result<Found> {
+        let mut failed = None;
+        let mut evicted = false;
+        loop {
+            let stored = match self.next_step(wanted, missing, evicted)? {
+                Step::Done(found) => return Ok(found),
+                Step::Evict => {
+                    self.store.map.evict(&self.store.log.lock());
+                    evicted = true;
+                    continue;
+                }
+                Step::Read(stored) => stored,
+            };
+            // A node that failed is tried again only if it has moved meanwhile.
+            if let Some((place, error)) = failed {
+                if place == (stored.id, stored.entry) {
+                    return Err(error);
+                }
+            }
+            match self.read(ws, stored.id, stored.entry, stored.seed, stored.segments) {
+                Ok(words) => self.install(&stored, words)?,
+                Err(error) => failed = Some(((stored.id, stored.entry), error)),
+            }
+        }
+    }
+
+    /// Finds the next step of loading a node. Creates empty nodes on the way, because that needs no I/O.
+    fn next_step(&self, wanted: NodeId, missing: Missing, evicted: bool) -> Result<Step> {
+        let mut map = self.store.map.lock();
+        loop {
+            let found = map.table.find_node(wanted);
+            let grows = match found {
+                Found::Loaded => false,
+                Found::Stored(..) => true,
+                Found::Absent(_) => missing == Missing::Create,
+            };
+            if !grows {
+                return Ok(Step::Done(found));
+            }
+            if !evicted && map.memory() >= self.store.map.limit() {
+                return Ok(Step::Evict);
+            }
+            let (id, entry, detached) = match found {
+                Found::Stored(id, entry) => (id, entry, false),
+                Found::Absent(id) => match map.table.detached_at(id) {
+                    Some(entry) => (id, entry, true),
+                    None => {
+                        let words = Vec::filled(0, NODE_ENTRIES)?;
+                        map.table.install(id, Entry::HOLE, words)?;
+                        continue;
+                    }
+                },
+                Found::Loaded => return Ok(Step::Done(found)),
+            };
+            return Ok(Step::Read(Stored {
+                id,
+                entry,
+                detached,
+                seed: map.seed(entry)?,
+                segments: map.segment_count(),
+            }));
+        }
+    }
+
+    /// Puts a node that was read into the table, unless that has changed meanwhile.
+    fn install(&self, stored: &Stored, words: Vec<u64>) -> Result {
+        let mut map = self.store.map.lock();
+        match stored.detached {
+            true => map.reattach(stored.id, stored.entry, &words),
+            false => map.table.install(stored.id, stored.entry, words),
+        }
+    }
+
+    /// Reads and verifies the node `id` that is stored at `entry` in a segment with this seed, when the image has
+    /// `segments` segments.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory and of the backing file, and [`Error::Corrupt`](crate::engine::Error::Corrupt).
+    pub(crate) fn read(
+        &self,
+        ws: &mut Workspace<P>,
+        id: NodeId,
+        entry: Entry,
+        seed: u32,
+        segments: u64,
+    ) -> Result<Vec<u64>> {
+        let words = self.store.node(ws, Kind::MapNode, id, entry, seed)?;
+        // Segments may come into use meanwhile, but no stored node points to those yet.
+        let plausible = |&word| Entry(word).plausible(&self.store.layout, segments);
+        match words.iter().all(plausible) {
+            true => Ok(words),
+            false => corrupt("table node", entry.address()),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Reaper`]: takes detached subtrees of the sector table off the counts, in the background.
+//!
+//! A discard of a stored node changes only the entry that leads to it (see [`Table::detach`]), so its time does not
+//! depend on how much it discards. The reaper subtracts the blocks below from the counts later, node by node, beside
+//! other operations. The log does not record that: until a checkpoint has stored the result, a crash brings the
+//! subtree back, together with its counts. So space that the reaper frees is usable after two checkpoints.
+//!
+//! [`Table::detach`]: crate::engine::map::table::Table
+
+use crate::engine::format::Entry;
+use crate::engine::map::load::Missing;
+use crate::engine::map::table::{NodeId, Scope, Search};
+use crate::engine::store::Store;
+use crate::engine::workspace::Workspace;
+use crate::engine::{Error, Result};
+use crate::platform::Platform;
+
+/// Whether the reaper has more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There may be more detached subtrees.
+    More,
+    /// A search through the whole table found no more.
+    Done,
+}
+
+/// The search for detached subtrees, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint): no checkpoint may be
+/// under way, because its counts must be those of its table.
+pub(crate) struct Reaper {
+    /// Leaf to go on with.
+    at: u64,
+    /// Number of detachments when the search began at the first leaf.
+    seen: u64,
+    scope: Scope,
+    /// A detached node could not be read: the next opening searches again.
+    damaged: bool,
+}
+
+impl Reaper {
+    /// A reaper of a table that has detached subtrees, as far as its superblock says, if `detached` is set.
+    pub(crate) fn new(detached: bool) -> Self {
+        Self {
+            at: 0,
+            seen: 0,
+            scope: match detached {
+                true => Scope::All,
+                false => Scope::Loaded,
+            },
+            damaged: false,
+        }
+    }
+
+    /// True if there may be detached subtrees that the table does not know of.
+    pub(crate) fn may_have_missed(&self) -> bool {
+        self.scope == Scope::All || self.damaged
+    }
+
+    /// Takes detached subtrees off the counts, looking at `limit` nodes at most.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory and of the backing file. A detached node that is damaged stays.
+    pub(crate) fn reap<P: Platform>(
+        &mut self,
+        store: &Store<P>,
+        ws: &mut Workspace<P>,
+        limit: usize,
+    ) -> Result<Progress> {
+        for _ in 0..limit {
+            let Some(search) = self.next(store) else {
+                return Ok(match store.map.may_have_detached() {
+                    true => Progress::More,
+                    false => Progress::Done,
+                });
+            };
+            let (Search::Detached(id, _) | Search::Unknown(id)) = search;
+            // There is nothing before it.
+            self.at = id.first_leaf();
+            let result = match search {
+                Search::Detached(_, entry) => reap_node(store, ws, id, entry),
+                Search::Unknown(_) => store.loader().node(ws, id, Missing::Leave).map(|_| ()),
+            };
+            match result {
+                Ok(()) => {}
+                Err(Error::Corrupt { .. }) => {
+                    self.damaged = true;
+                    self.at = id.end_leaf();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// The next node to look at; `None` when the search has come to the end of the table.
+    fn next<P: Platform>(&mut self, store: &Store<P>) -> Option<Search> {
+        let map = &mut *store.map.lock();
+        if self.at < map.leaves() {
+            let found = map.table.next_detached(self.at, self.scope);
+            if found.is_some() {
+                return found;
+            }
+        }
+        // What was detached since the search began may lie before the place it has come to.
+        map.table.searched(self.seen);
+        (self.at, self.seen) = (0, map.table.detachments());
+        self.scope = Scope::Loaded;
+        None
+    }
+}
+
+/// Takes a detached leaf off the counts; of an inner node, detaches each child.
+fn reap_node<P: Platform>(
+    store: &Store<P>,
+    ws: &mut Workspace<P>,
+    id: NodeId,
+    entry: Entry,
+) -> Result {
+    let (seed, segments) = {
+        let map = store.map.lock();
+        (map.seed(entry)?, map.segment_count())
+    };
+    let words = store.loader().read(ws, id, entry, seed, segments)?;
+    // Nodes are removed only under the log's lock.
+    let _tail = store.log.lock();
+    let mut map = store.map.lock();
+    // A write there may have reattached the node meanwhile.
+    if map.table.detached_at(id) == Some(entry) {
+        match id.level {
+            0 => map.reap_leaf(id, &words)?,
+            _ => map.reattach(id, entry, &words)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`NodeId`] and [`Node`]: what a node of the sector table is called, and a loaded one.
+
+use crate::engine::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
+use crate::engine::Result;
+use crate::platform::mem::{Box, Vec};
+use core::sync::atomic::AtomicBool;
+
+/// Names a node: its level (0: leaf) and its index in the level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeId {
+    pub(crate) level: u8,
+    pub(crate) index: u64,
+}
+
+impl NodeId {
+    /// The leaf of a block.
+    pub(crate) fn leaf(block: u64) -> Self {
+        Self {
+            level: 0,
+            index: block >> NODE_SHIFT,
+        }
+    }
+
+    /// The node above.
+    pub(crate) fn parent(self) -> Self {
+        Self {
+            level: self.level + 1,
+            index: self.index >> NODE_SHIFT,
+        }
+    }
+
+    /// The node below in slot `at`. Not for a leaf.
+    pub(crate) fn child(self, at: usize) -> Self {
+        Self {
+            level: self.level - 1,
+            index: (self.index << NODE_SHIFT) | at as u64,
+        }
+    }
+
+    /// The slot in the node at `level` + 1 above this one that leads to it.
+    pub(super) fn slot(self, level: u8) -> usize {
+        (self.index >> (NODE_SHIFT * u32::from(level - self.level))) as usize & (NODE_ENTRIES - 1)
+    }
+
+    /// First slot of this node that leads to the node with index `from` of `level`, or to one after it. It is
+    /// [`NODE_ENTRIES`] if there is none. Not for a leaf.
+    pub(super) fn first_slot(self, level: u8, from: u64) -> usize {
+        let shift = NODE_SHIFT * u32::from(self.level - 1 - level);
+        let first = (from >> shift).saturating_sub(self.index << NODE_SHIFT);
+        (first as usize).min(NODE_ENTRIES)
+    }
+
+    /// First leaf in the reach of the node.
+    pub(crate) fn first_leaf(self) -> u64 {
+        self.index << (NODE_SHIFT * u32::from(self.level))
+    }
+
+    /// First leaf behind the reach of the node.
+    pub(crate) fn end_leaf(self) -> u64 {
+        (self.index + 1) << (NODE_SHIFT * u32::from(self.level))
+    }
+
+    /// First block in the reach of the node.
+    pub(crate) fn first_block(self) -> u64 {
+        self.first_leaf() << NODE_SHIFT
+    }
+
+    /// First block behind the reach of the node.
+    pub(crate) fn end_block(self) -> u64 {
+        self.end_leaf() << NODE_SHIFT
+    }
+}
+
+/// A loaded node.
+pub(super) struct Node {
+    /// Leaf: where blocks are. Inner: where the children's stored copies are.
+    pub(super) entries: Vec<u64>,
+    /// Inner: loaded children. Empty for a leaf.
+    pub(super) kids: Vec<Option<Box<Node>>>,
+    /// Differs from its stored copy.
+    pub(super) dirty: bool,
+    /// Number of the checkpoint that had begun last when the node became dirty.
+    pub(super) since: u64,
+    /// Inner: a node below may be dirty.
+    pub(super) dirty_below: bool,
+    /// A checkpoint is storing it: its stored copy is an older one.
+    pub(super) being_stored: bool,
+    /// Leaf: used since eviction last came by (the reference bit of the clock algorithm).
+    pub(super) referenced: AtomicBool,
+}
+
+impl Node {
+    pub(super) fn new(level: u8, entries: Vec<u64>) -> Result<Self> {
+        let mut kids = Vec::new();
+        if level > 0 {
+            kids = Vec::with_capacity(NODE_ENTRIES)?;
+            for _ in 0..NODE_ENTRIES {
+                kids.push(None)?;
+            }
+        }
+        Ok(Self {
+            entries,
+            kids,
+            dirty: false,
+            since: 0,
+            dirty_below: false,
+            being_stored: false,
+            referenced: AtomicBool::new(true),
+        })
+    }
+
+    /// True if the next checkpoint may have to store it: it is dirty, or leads to a dirty node.
+    pub(super) fn needs_storing(&self) -> bool {
+        self.dirty || self.dirty_below
+    }
+
+    /// True if a child is detached. A leaf has no children.
+    pub(super) fn has_detached(&self) -> bool {
+        !self.kids.is_empty() && self.entries.iter().any(|&word| Entry(word).is_detached())
+    }
+
+    /// True if no child is loaded.
+    pub(super) fn is_bottom(&self) -> bool {
+        self.kids.iter().all(Option::is_none)
+    }
+
+    /// True if the node maps nothing, has no loaded child, and need not be stored.
+    pub(super) fn is_unused(&self) -> bool {
+        !self.dirty && self.is_bottom() && self.entries.iter().all(|&word| word == 0)
+    }
+
+    /// Bytes of memory that a loaded node of this level takes, near enough for accounting.
+    pub(super) fn memory(level: u8) -> u64 {
+        let words = (NODE_ENTRIES * core::mem::size_of::<u64>()) as u64;
+        match level {
+            0 => words,
+            // The pointers to the children take as much again.
+            _ => 2 * words,
+        }
+    }
+}
