@@ -20,7 +20,7 @@ use crate::engine::format::{
     BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD, UNIT,
 };
 use crate::engine::freeing;
-use crate::engine::log::{Prepared, Step, Tail};
+use crate::engine::log::{EncodedRecord, Tail};
 use crate::engine::map::reaper::Reaper;
 use crate::engine::map::table::NodeId;
 use crate::engine::space::Writer;
@@ -220,16 +220,10 @@ impl<P: Platform> Store<P> {
         copy.encode::<P>(&mut state.page[..BLOCK_SIZE]);
         let parts: [&[u8]; 1] = [&state.page[..SUPERBLOCK_RECORD]];
         let header = RecordHeader::plain(Kind::Checkpoint, 0);
-        let record = Prepared::new::<P>(header, &parts);
-        let file = &self.file;
-        let enter = &mut |step, placed: &_| {
-            if step == Step::Prepare {
-                self.map.lock().enter(placed)?;
-            }
-            Ok(true)
-        };
-        self.log.append(file, &record, Writer::Checkpoint, enter)?;
-        Ok(())
+        let record = EncodedRecord::new::<P>(header, &parts);
+        let slot = self.log.slot(&self.file, &record, Writer::Checkpoint)?;
+        self.map.lock().enter(slot.placed())?;
+        slot.commit(|_| Ok(()))
     }
 
     /// Writes a superblock durably.
@@ -309,19 +303,13 @@ impl<P: Platform> Store<P> {
             count: id.level,
             ..RecordHeader::plain(kind, id.index)
         };
-        let record = Prepared::new::<P>(header, &parts);
+        let record = EncodedRecord::new::<P>(header, &parts);
         let units = record.header.units();
-        let file = &self.file;
-        self.log
-            .append(file, &record, Writer::Checkpoint, &mut |step, placed| {
-                if step == Step::Prepare {
-                    self.map.lock().enter(placed)?;
-                } else {
-                    apply(Entry::new(placed.address, units, 0, 1))?;
-                }
-                Ok(true)
-            })?;
-        Ok(())
+        let slot = self.log.slot(&self.file, &record, Writer::Checkpoint)?;
+        let placed = slot.placed();
+        self.map.lock().enter(placed)?;
+        let entry = Entry::new(placed.address, units, 0, 1);
+        slot.commit(|_| apply(entry))
     }
 
     /// Appends the pages of the segment usage that changed, and the index nodes above them. Returns how

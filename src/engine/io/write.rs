@@ -5,7 +5,7 @@ use crate::engine::codec;
 use crate::engine::format::{
     Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
 };
-use crate::engine::log::{Placed, Prepared, Step};
+use crate::engine::log::EncodedRecord;
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
 use crate::engine::map::Map;
@@ -130,35 +130,36 @@ impl<P: Platform> Store<P> {
                 count: count as u8,
                 ..RecordHeader::plain(Kind::Data, block)
             };
-            let record = Prepared::new::<P>(header, &parts);
-            let mut stored = Stored {
+            let record = EncodedRecord::new::<P>(header, &parts);
+            let slot = self.log.slot(&self.file, &record, writer)?;
+            let stored = Stored {
                 block,
                 span,
                 mask,
                 units: record.header.units(),
-                address: 0,
+                address: slot.placed().address,
             };
-            let apply = &mut |step, placed: &Placed| {
+            let loaded = {
                 let mut map = self.map.lock();
-                if step == Step::Prepare {
-                    map.enter(placed)?;
-                    return Ok(map.find(block) == Found::Loaded);
-                }
-                P::placed(block, span as u64);
-                stored.address = placed.address;
-                if !P::sabotaged(Sabotage::LateTable) {
-                    self.map_record(&mut map, &stored)?;
-                }
-                Ok(true)
+                map.enter(slot.placed())?;
+                map.find(block) == Found::Loaded
             };
-            let placed = self.log.append(&self.file, &record, writer, apply)?;
+            if !loaded {
+                // A discard emptied the leaf after it had been loaded, and it was dropped.
+                continue;
+            }
+            slot.commit(|_| {
+                let mut map = self.map.lock();
+                P::placed(block, span as u64);
+                if P::sabotaged(Sabotage::LateTable) {
+                    return Ok(());
+                }
+                self.map_record(&mut map, &stored)
+            })?;
             if P::sabotaged(Sabotage::LateTable) {
                 self.map_record(&mut self.map.lock(), &stored)?;
             }
-            // Otherwise the leaf was dropped (a discard emptied it) after it had been prepared.
-            if placed {
-                return Ok(span);
-            }
+            return Ok(span);
         }
     }
 
@@ -196,7 +197,7 @@ impl<P: Platform> Store<P> {
     fn zero_some(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         let length = count.to_le_bytes();
         let parts: [&[u8]; 1] = [&length];
-        let record = Prepared::new::<P>(RecordHeader::plain(Kind::Zero, block), &parts);
+        let record = EncodedRecord::new::<P>(RecordHeader::plain(Kind::Zero, block), &parts);
         loop {
             let (mapped, stored) = self.map.lock().survey(block, count)?;
             if let Some(at) = stored {
@@ -214,27 +215,28 @@ impl<P: Platform> Store<P> {
                 P::placed(block, count);
                 self.unmap(&mut self.map.lock(), block, count)?;
             }
-            let apply = &mut |step, placed: &Placed| {
+            let slot = self.log.slot(&self.file, &record, Writer::Discard)?;
+            let loaded = {
                 let mut map = self.map.lock();
-                if step == Step::Prepare {
-                    map.enter(placed)?;
-                    return Ok(map.survey(block, count)?.1.is_none());
-                }
+                map.enter(slot.placed())?;
+                map.survey(block, count)?.1.is_none()
+            };
+            if !loaded {
+                continue;
+            }
+            slot.commit(|_| {
+                let mut map = self.map.lock();
                 if !P::sabotaged(Sabotage::EarlyDiscard) {
                     P::placed(block, count);
                     self.unmap(&mut map, block, count)?;
                 }
-                Ok(true)
-            };
-            let file = &self.file;
-            let placed = self.log.append(file, &record, Writer::Discard, apply)?;
-            if placed {
-                if self.map.may_have_detached() {
-                    // There is something to do in the background.
-                    self.log.lock().notify_all();
-                }
-                return Ok(());
+                Ok(())
+            })?;
+            if self.map.may_have_detached() {
+                // There is something to do in the background.
+                self.log.lock().notify_all();
             }
+            return Ok(());
         }
     }
 }

@@ -34,15 +34,16 @@ const PATIENCE: u32 = 8;
 /// Space of a link record, kept free at the end of every segment.
 const LINK_BYTES: u32 = 32;
 
-/// A record ready to be placed: its encoded header and the pieces of its payload.
-pub(crate) struct Prepared<'a> {
+/// A record as the log stores it: its encoded header, and the parts of its payload. It can be placed more than
+/// once, because it is tied to its place only when it is copied there.
+pub(crate) struct EncodedRecord<'a> {
     pub(crate) header: RecordHeader,
     encoded: [u8; RECORD_HEADER],
     parts: &'a [&'a [u8]],
 }
 
-impl<'a> Prepared<'a> {
-    /// Completes the header with the length of `parts` and encodes it; the checksum is computed here,
+impl<'a> EncodedRecord<'a> {
+    /// Completes `header` with the length of `parts` in bytes and encodes it. The checksum is computed here,
     /// outside of any lock.
     pub(crate) fn new<P: Platform>(mut header: RecordHeader, parts: &'a [&'a [u8]]) -> Self {
         header.payload = parts.iter().map(|p| p.len()).sum();
@@ -53,6 +54,7 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// Bytes the record takes in the log.
     fn bytes(&self) -> u32 {
         self.header.units() * UNIT as u32
     }
@@ -160,11 +162,56 @@ pub(crate) struct Placed {
     pub(crate) before: Option<(u64, u8)>,
 }
 
-/// The two calls of [`Log::append`]'s closure.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    Prepare,
-    Commit,
+/// The next place in the log, held for one record: the lock of the log is taken, and the segment, the buffer and
+/// the reserve have space for the record.
+///
+/// The holder checks under the lock whether the record is still right, and then commits the slot or drops it.
+/// Dropping it places nothing.
+pub(crate) struct Slot<'a, P: Platform> {
+    log: &'a Log<P>,
+    tail: TailGuard<'a, P>,
+    record: &'a EncodedRecord<'a>,
+    writer: Writer,
+    placed: Placed,
+}
+
+impl<P: Platform> Slot<'_, P> {
+    /// Where the record will lie.
+    pub(crate) fn placed(&self) -> &Placed {
+        &self.placed
+    }
+
+    /// Copies the record to its place and runs `apply`, which makes the change in the tables, all in one critical
+    /// section. `apply` gets the state of the log as proof that the lock is held.
+    ///
+    /// # Errors
+    ///
+    /// That of `apply`. The log stops, because log and tables disagree from here on; what is stored stays right.
+    pub(crate) fn commit(mut self, apply: impl FnOnce(&Tail) -> Result) -> Result {
+        self.copy()?;
+        let applied = apply(&self.tail);
+        if let Err(error) = applied {
+            self.tail.fail(error);
+        }
+        applied
+    }
+
+    fn copy(&mut self) -> Result {
+        let tail = &mut *self.tail;
+        let (Some(current), Some(open)) = (tail.current.as_mut(), tail.open.as_mut()) else {
+            return Err(Error::ReadOnly);
+        };
+        place(open, current, self.record);
+        tail.appended = self.log.lsn(current.seq, current.offset);
+        let bytes = u64::from(self.record.bytes());
+        tail.stats.bytes += bytes;
+        if self.writer.writes() || self.writer == Writer::Discard {
+            tail.stats.user_bytes += bytes;
+            tail.space.hopeless = false;
+            tail.space.full &= self.writer != Writer::User;
+        }
+        Ok(())
+    }
 }
 
 pub(crate) struct Log<P: Platform> {
@@ -400,25 +447,24 @@ impl<P: Platform> Log<P> {
         tail.open = Some(Open { start, buf });
     }
 
-    /// Takes the next place in the log for `record`, copies it there, and lets `apply` make the change
-    /// in the tables, all in one critical section. `apply` runs twice: first to
-    /// [`Prepare`](Step::Prepare), when it may still fail, or answer false because it is not ready
-    /// (then nothing is placed and the answer is false); then to [`Commit`](Step::Commit).
-    pub(crate) fn append(
-        &self,
+    /// Holds the next place in the log for `record`. Waits for space, and for a checkpoint if users have made too
+    /// many nodes dirty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when no further segment can be reserved and reclaim finds nothing either; the error that
+    /// stopped the log; [`Error::Closed`].
+    pub(crate) fn slot<'a>(
+        &'a self,
         file: &P::File,
-        record: &Prepared<'_>,
+        record: &'a EncodedRecord<'a>,
         writer: Writer,
-        apply: &mut dyn FnMut(Step, &Placed) -> Result<bool>,
-    ) -> Result<bool> {
+    ) -> Result<Slot<'a, P>> {
         if writer.writes() && self.demand.too_much() {
             self.wait_for_checkpoint();
         }
-        let mut tail = self.make_room(file, record.bytes(), writer)?;
-        let tail = &mut *tail;
-        let (Some(current), Some(open)) = (tail.current.as_mut(), tail.open.as_mut()) else {
-            return Err(Error::ReadOnly);
-        };
+        let tail = self.make_room(file, record.bytes(), writer)?;
+        let current = tail.current.ok_or(Error::ReadOnly)?;
         let placed = Placed {
             address: self.layout.segment_offset(current.index) + u64::from(current.offset),
             segment: current.index,
@@ -426,23 +472,13 @@ impl<P: Platform> Log<P> {
             seed: current.seed,
             before: current.before,
         };
-        if !apply(Step::Prepare, &placed)? {
-            return Ok(false);
-        }
-        place(open, current, record);
-        tail.appended = self.lsn(current.seq, current.offset);
-        tail.stats.bytes += u64::from(record.bytes());
-        if writer.writes() || writer == Writer::Discard {
-            tail.stats.user_bytes += u64::from(record.bytes());
-            tail.space.hopeless = false;
-            tail.space.full &= writer != Writer::User;
-        }
-        let applied = apply(Step::Commit, &placed);
-        if let Err(error) = applied {
-            // Log and tables disagree from here on; what is stored stays right.
-            tail.fail(error);
-        }
-        applied
+        Ok(Slot {
+            log: self,
+            tail,
+            record,
+            writer,
+            placed,
+        })
     }
 
     /// Ends the open chunk at a multiple of 4 KiB, by a link if the segment is `full` (or ends there)
@@ -461,7 +497,7 @@ impl<P: Platform> Log<P> {
         if full || aligned == self.layout.segment_size {
             let next = current.next.to_le_bytes();
             let parts: [&[u8]; 1] = [&next];
-            let link = Prepared::new::<P>(ending(Kind::Link), &parts);
+            let link = EncodedRecord::new::<P>(ending(Kind::Link), &parts);
             place(&mut open, &mut current, &link);
             let end = current.offset.next_multiple_of(BLOCK_SIZE as u32);
             zero(&mut open, current.offset, end);
@@ -621,7 +657,7 @@ impl Tail {
 }
 
 /// Copies a record to the present offset of its segment.
-fn place(open: &mut Open, current: &mut Current, record: &Prepared<'_>) {
+fn place(open: &mut Open, current: &mut Current, record: &EncodedRecord<'_>) {
     let mut encoded = record.encoded;
     RecordHeader::stamp(&mut encoded, current.seed, current.offset);
     let mut at = (current.offset - open.start) as usize;

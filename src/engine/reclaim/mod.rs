@@ -16,7 +16,7 @@ use crate::engine::format::{
 };
 use crate::engine::freeing;
 use crate::engine::io::write::Stored;
-use crate::engine::log::{Prepared, Step, Tail};
+use crate::engine::log::{EncodedRecord, Tail};
 use crate::engine::map::load::Missing;
 use crate::engine::map::reaper::Progress;
 use crate::engine::map::table::{Found, NodeId};
@@ -426,29 +426,24 @@ impl<P: Platform> Store<P> {
                 let masked = kept as u32 != new_span;
                 parts = [if masked { &mask_bytes } else { &[] }, packed];
             }
-            let record = Prepared::new::<P>(new, &parts);
-            let mut stored = Stored {
+            let record = EncodedRecord::new::<P>(new, &parts);
+            let slot = self.log.slot(&self.file, &record, mover)?;
+            let stored = Stored {
                 block: record.header.number,
                 span: usize::from(record.header.span),
                 mask: piece,
                 units: record.header.units(),
-                address: 0,
+                address: slot.placed().address,
             };
-            let file = &self.file;
-            let placed = self.log.append(file, &record, mover, &mut |step, placed| {
+            let unchanged = {
                 let mut map = self.map.lock();
-                if step == Step::Prepare {
-                    map.enter(placed)?;
-                    let loaded = map.find(header.number) == Found::Loaded;
-                    let now = Self::still_here(&map, header, mask, address);
-                    let same = now == (here, holes) || P::sabotaged(Sabotage::BlindMove);
-                    return Ok(loaded && same);
-                }
-                stored.address = placed.address;
-                self.map_record(&mut map, &stored)?;
-                Ok(true)
-            })?;
-            if placed {
+                map.enter(slot.placed())?;
+                let loaded = map.find(header.number) == Found::Loaded;
+                let now = Self::still_here(&map, header, mask, address);
+                loaded && (now == (here, holes) || P::sabotaged(Sabotage::BlindMove))
+            };
+            if unchanged {
+                slot.commit(|_| self.map_record(&mut self.map.lock(), &stored))?;
                 count(&self.counters.moved, u64::from(stored.units) * UNIT as u64);
             }
         }
@@ -468,28 +463,25 @@ impl<P: Platform> Store<P> {
             index: header.number,
         };
         let parts = [payload];
-        let record = Prepared::new::<P>(*header, &parts);
+        let record = EncodedRecord::new::<P>(*header, &parts);
         let units = record.header.units();
         // One that the next checkpoint stores moves by itself.
         let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
         if !self.stored_here(ws, id, address)? || !here(&self.map.lock()) {
             return Ok(());
         }
-        let file = &self.file;
-        let placed = self.log.append(file, &record, mover, &mut |step, placed| {
-            if step == Step::Prepare {
-                let mut map = self.map.lock();
-                map.enter(placed)?;
-                return Ok(here(&map));
-            }
+        let slot = self.log.slot(&self.file, &record, mover)?;
+        let entry = Entry::new(slot.placed().address, units, 0, 1);
+        let unchanged = {
             let mut map = self.map.lock();
-            let entry = Entry::new(placed.address, units, 0, 1);
-            map.move_stored(id, entry)?;
-            Ok(true)
-        })?;
-        if placed {
-            count(&self.counters.moved, u64::from(units) * UNIT as u64);
+            map.enter(slot.placed())?;
+            here(&map)
+        };
+        if !unchanged {
+            return Ok(());
         }
+        slot.commit(|_| self.map.lock().move_stored(id, entry))?;
+        count(&self.counters.moved, u64::from(units) * UNIT as u64);
         Ok(())
     }
 
