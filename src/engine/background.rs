@@ -3,7 +3,6 @@
 //! writes checkpoints and reclaims space.
 
 use crate::engine::checkpoint::{due, Checkpoint};
-use crate::engine::log::Log;
 use crate::engine::map::reaper::Progress;
 use crate::engine::reclaim::{Effort, REAP_BATCH};
 use crate::engine::space::Writer;
@@ -28,12 +27,12 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
         let state = {
             let mut tail = store.log.lock();
             loop {
-                if tail.stop {
+                if tail.stopping() {
                     return;
                 }
-                let state = (tail.space.allocator.available(), tail.stats.user_bytes);
+                let state = (tail.space.allocator.available(), tail.user_bytes());
                 let wanted = store.log.wants_segment(&tail) && refused != Some(state);
-                if Log::<P>::wants_writing(&tail) || wanted {
+                if tail.wants_writing() || wanted {
                     break state;
                 }
                 tail.wait_idle(0);
@@ -87,7 +86,7 @@ fn refill<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpoint<P>>) {
         while tail.space.reserving {
             tail.wait();
         }
-        if tail.stop || !store.log.wants_segment(&tail) {
+        if tail.stopping() || !store.log.wants_segment(&tail) {
             return;
         }
         drop(tail);
@@ -134,7 +133,7 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
                 tail.notify_all();
             }
             Task::Step => {
-                let mut going = || !store.log.lock().stop;
+                let mut going = || !store.log.lock().stopping();
                 let emptied = store.empty_segments(&mut state, Effort::Busy, STEP, &mut going);
                 // Until the next checkpoint looks again.
                 plan.busy = matches!(emptied, Ok(1..));
@@ -167,10 +166,10 @@ impl Plan {
         let segment = u64::from(store.layout.segment_size);
         let mut tail = store.log.lock();
         loop {
-            if tail.stop {
+            if tail.stopping() {
                 return Task::Stop;
             }
-            let works = tail.error.is_none();
+            let works = tail.error().is_none();
             if works && tail.space.wanted {
                 return Task::Space;
             }
@@ -178,7 +177,7 @@ impl Plan {
             if works && self.failed.is_none() && due(store, &tail) {
                 return Task::Checkpoint;
             }
-            let moment = tail.stats.user_bytes;
+            let moment = tail.user_bytes();
             if works && self.busy && moment - self.stepped >= segment {
                 self.stepped = moment;
                 return Task::Step;
@@ -200,7 +199,7 @@ impl Plan {
             if passed && core::mem::take(&mut self.later) {
                 continue;
             }
-            if passed && self.failed.take().is_none() && tail.stats.user_bytes == moment {
+            if passed && self.failed.take().is_none() && tail.user_bytes() == moment {
                 self.quiet = Some(moment);
             }
         }
@@ -214,7 +213,7 @@ impl<P: Platform> Store<P> {
         let look = || {
             let tail = self.log.lock();
             let total = self.total(&tail, &self.map.lock());
-            (tail.settled != tail.stats.user_bytes, total)
+            (tail.unsettled(), total)
         };
         let (unsettled, mut total) = look();
         if unsettled || total.dead > 0 {
@@ -227,7 +226,7 @@ impl<P: Platform> Store<P> {
         }
         let mut idle = || {
             let tail = self.log.lock();
-            !tail.stop && !tail.space.wanted && tail.stats.user_bytes == moment
+            !tail.stopping() && !tail.space.wanted && tail.user_bytes() == moment
         };
         let emptied = self.empty_segments(state, Effort::Idle, IDLE_BATCH, &mut idle)?;
         if look().1.dead > 0 {

@@ -148,7 +148,7 @@ impl<P: Platform> Volume<P> {
     fn stop_threads(&self) {
         {
             let mut tail = self.store.log.lock();
-            tail.stop = true;
+            tail.stop();
             tail.notify_all();
         }
         loop {
@@ -298,7 +298,7 @@ impl<P: Platform> Volume<P> {
             if store.closed.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
-            let mut going = || !store.log.lock().closing;
+            let mut going = || !store.log.lock().closing();
             let reaping = &mut *state;
             while reaping.reaper.reap(store, &mut reaping.ws, REAP_BATCH)? == Progress::More
                 && going()
@@ -310,7 +310,7 @@ impl<P: Platform> Volume<P> {
             let mut far = {
                 let tail = store.log.lock();
                 let allocator = &tail.space.allocator;
-                (allocator.in_use()..allocator.count).any(|i| tail.uses(i))
+                (allocator.in_use()..allocator.count).any(|i| tail.is_current_or_next(i))
             };
             if emptied == 0 && far {
                 match store.log.leave_segment(&store.file) {
@@ -445,7 +445,7 @@ impl<P: Platform> Volume<P> {
         }
         {
             let mut tail = self.store.log.lock();
-            tail.closing = true;
+            tail.begin_closing();
             tail.notify_all();
         }
         self.stop_threads();
@@ -487,12 +487,12 @@ impl<P: Platform> Volume<P> {
             table_memory: map.memory(),
             bytes_written: counters.bytes_written.load(Ordering::Relaxed),
             bytes_read: counters.bytes_read.load(Ordering::Relaxed),
-            log_bytes: tail.stats.bytes,
+            log_bytes: tail.stats().bytes,
             flushes: counters.flushes.load(Ordering::Relaxed),
-            syncs: tail.stats.syncs,
+            syncs: tail.stats().syncs,
             checkpoints: counters.checkpoints.load(Ordering::Relaxed),
             damaged: counters.damaged.load(Ordering::Relaxed),
-            errors: tail.stats.errors,
+            errors: tail.stats().errors,
             replayed: self.replayed,
             table_limit: store.map.limit(),
             garbage_bytes: total.garbage + total.dead * segment_size,
@@ -505,7 +505,7 @@ impl<P: Platform> Volume<P> {
 
     /// How the volume is doing.
     pub fn state(&self) -> State {
-        let error = self.store.log.lock().error;
+        let error = self.store.log.lock().error();
         State {
             clean_at_open: self.clean_at_open,
             error: error.filter(|_| !self.read_only()),

@@ -2,7 +2,7 @@
 //! [`Maker`]: an image made by hand, one record after the other.
 
 use crate::engine::format::{
-    encode_node, height_for, put, DeviceSize, Entry, Kind, Layout, LogStart, RecordHeader,
+    encode_node, height_for, put, DeviceSize, Entry, Kind, Layout, LogPosition, RecordHeader,
     SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT,
     RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
@@ -116,9 +116,9 @@ impl<P: Platform> Maker<P> {
     }
 
     /// The present end of a segment, as a log position.
-    pub fn end(&self, segment: usize) -> LogStart {
+    pub fn end(&self, segment: usize) -> LogPosition {
         let draft = &self.segments[segment];
-        LogStart {
+        LogPosition {
             segment: segment as u64,
             offset: draft.bytes.len() as u32,
             seq: draft.seq,

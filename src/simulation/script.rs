@@ -5,7 +5,7 @@
 use super::judge::{either_superblock, read_all, whole, Found, History};
 use super::submit::Submitter;
 use super::{execute, options, round, Report, Round, Schedule, Shared, BLOCKS, SEGMENT, SITES};
-use crate::engine::format::{LogStart, Superblock, SUPERBLOCK_OFFSETS};
+use crate::engine::format::{LogPosition, Superblock, SUPERBLOCK_OFFSETS};
 use crate::engine::Access;
 use crate::engine::{Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Mark, Placed, Rng, Sim, SimFile, Snapshot, Survival};
@@ -335,7 +335,7 @@ fn start_from(file: &SimFile, counters: u64) -> Result<(), String> {
             Superblock::decode::<Sim>(&mut page, offset).map_err(|e| e.to_string())?;
         superblock.generation = counters / 2 * 2 + parity;
         superblock.epoch = counters;
-        superblock.log_start = LogStart {
+        superblock.log_start = LogPosition {
             seq: counters,
             ..superblock.log_start
         };

@@ -16,11 +16,11 @@
 
 use crate::engine::codec;
 use crate::engine::format::{
-    encode_node, height_for, Algorithm, Entry, Kind, LogStart, RecordHeader, Superblock,
+    encode_node, height_for, Algorithm, Entry, Kind, LogPosition, RecordHeader, Superblock,
     BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD, UNIT,
 };
 use crate::engine::freeing;
-use crate::engine::log::{EncodedRecord, Tail};
+use crate::engine::log::{EncodedRecord, LogState};
 use crate::engine::map::reaper::Reaper;
 use crate::engine::map::table::NodeId;
 use crate::engine::space::Writer;
@@ -40,7 +40,7 @@ const INTERVAL: core::ops::RangeInclusive<u64> = 8..=128;
 const DEMAND: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
 /// Whether the log or what the checkpoint has to store has grown enough since the last one began.
-pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &Tail) -> bool {
+pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &LogState) -> bool {
     let in_use = tail.space.allocator.in_use();
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
     let demand = (in_use * u64::from(store.layout.segment_size) / 64)
@@ -94,22 +94,15 @@ impl<P: Platform> Store<P> {
     pub(crate) fn checkpoint(&self, state: &mut Checkpoint<P>, clean: bool) -> Result {
         let start = {
             let mut tail = self.log.lock();
-            if let Some(error) = tail.error {
-                return Err(error);
-            }
+            tail.check()?;
             let start = self.log.position(&tail).ok_or(Error::ReadOnly)?;
-            tail.settled = tail.stats.user_bytes;
+            tail.begin_checkpoint();
             let mut map = self.map.lock();
             map.begin_checkpoint::<P>();
             start
         };
-        let log_start = LogStart {
-            segment: start.segment,
-            offset: start.offset,
-            seq: start.seq,
-        };
         let before = state.superblock.length;
-        let written = self.write_checkpoint(state, log_start, clean);
+        let written = self.write_checkpoint(state, start, clean);
         let dead = match written {
             Ok(()) => freeing::find_dead(self, start.seq),
             Err(_) => Ok(Vec::new()),
@@ -118,9 +111,9 @@ impl<P: Platform> Store<P> {
         self.map.lock().end_checkpoint(stored);
         {
             let mut tail = self.log.lock();
-            tail.attempts += 1;
-            if written.is_ok() {
-                tail.checkpoint = self.log.lsn_of(start);
+            let stored = written.is_ok().then(|| self.log.lsn_of(start));
+            tail.end_checkpoint(stored);
+            if stored.is_some() {
                 tail.space.allocator.covered = state.superblock.usage_segments;
             }
             tail.notify_all();
@@ -137,7 +130,7 @@ impl<P: Platform> Store<P> {
     fn write_checkpoint(
         &self,
         state: &mut Checkpoint<P>,
-        log_start: LogStart,
+        log_start: LogPosition,
         clean: bool,
     ) -> Result {
         let height = self.map.lock().height();
@@ -218,9 +211,9 @@ impl<P: Platform> Store<P> {
             ..*next
         };
         copy.encode::<P>(&mut state.page[..BLOCK_SIZE]);
-        let parts: [&[u8]; 1] = [&state.page[..SUPERBLOCK_RECORD]];
+        let parts: [&[u8]; 2] = [&state.page[..SUPERBLOCK_RECORD], &[]];
         let header = RecordHeader::plain(Kind::Checkpoint, 0);
-        let record = EncodedRecord::new::<P>(header, &parts);
+        let record = EncodedRecord::new::<P>(header, parts);
         let slot = self.log.slot(&self.file, &record, Writer::Checkpoint)?;
         self.map.lock().enter(slot.placed())?;
         slot.commit(|_| Ok(()))
@@ -260,7 +253,7 @@ impl<P: Platform> Store<P> {
             let empty = ws.words.iter().all(|&word| word == 0);
             if empty {
                 // Nodes are dropped only under the log's lock.
-                let _tail = self.log.lock();
+                let _log = self.log.lock();
                 self.store_node(id, Entry::HOLE)?;
                 continue;
             }
@@ -297,14 +290,14 @@ impl<P: Platform> Store<P> {
             Some(len) => (algorithm, &ws.packed[..len]),
             None => (Algorithm::Raw, &*bytes),
         };
-        let parts = [payload];
+        let parts = [payload, &[]];
         let header = RecordHeader {
             algorithm: algorithm.tag(),
             count: id.level,
             ..RecordHeader::plain(kind, id.index)
         };
-        let record = EncodedRecord::new::<P>(header, &parts);
-        let units = record.header.units();
+        let record = EncodedRecord::new::<P>(header, parts);
+        let units = record.header().units();
         let slot = self.log.slot(&self.file, &record, Writer::Checkpoint)?;
         let placed = slot.placed();
         self.map.lock().enter(placed)?;

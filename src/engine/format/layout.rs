@@ -41,15 +41,15 @@ impl Layout {
         (MAX_IMAGE - DATA_START) >> self.segment_shift()
     }
 
-    /// The end of a segment that is left unused when its log ends at `offset`, in parts of 1/256 of the segment.
-    pub fn tail_of(&self, offset: u32) -> u8 {
+    /// The end of a segment that stays unused when its log ends at byte `offset`, in 1/256 of a segment.
+    pub fn unused_end(&self, offset: u32) -> u8 {
         let parts = self.segment_size.saturating_sub(offset) / (self.segment_size / 256);
         parts.min(255) as u8
     }
 
-    /// Bytes that [`tail_of`](Self::tail_of) stands for.
-    pub fn tail_bytes(&self, tail: u8) -> u64 {
-        u64::from(tail) * u64::from(self.segment_size / 256)
+    /// Bytes that [`unused_end`](Self::unused_end) stands for.
+    pub fn unused_bytes(&self, unused_end: u8) -> u64 {
+        u64::from(unused_end) * u64::from(self.segment_size / 256)
     }
 
     /// Blocks in a record of full size.

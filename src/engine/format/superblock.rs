@@ -20,9 +20,9 @@ const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
 const FLAG_DETACHED: u32 = 2;
 
-/// Where the log begins that must be replayed over the checkpoint.
+/// A place in the log: that of the next record, and where a checkpoint says that its replay begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogStart {
+pub struct LogPosition {
     /// Segment index.
     pub segment: u64,
     /// Byte offset of a record in the segment.
@@ -78,7 +78,7 @@ pub struct Superblock {
     /// The epoch's random number.
     pub salt: u64,
     /// Where replay starts.
-    pub log_start: LogStart,
+    pub log_start: LogPosition,
     /// The log was durable up to here when the superblock was written.
     pub log_end: u64,
     /// Number of segments that are or were in use.
@@ -186,7 +186,7 @@ impl Superblock {
         let generation = le64(bytes, 72);
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&bytes[40..56]);
-        let log_start = LogStart {
+        let log_start = LogPosition {
             segment: le64(bytes, 96),
             offset: le32(bytes, 104),
             seq: le64(bytes, 112),

@@ -2,7 +2,7 @@
 //! Where the image ends, and giving space back to the backing file that lies behind it or is not in use.
 
 use crate::engine::format::{BLOCK_SIZE, SUPERBLOCK_OFFSETS};
-use crate::engine::log::Tail;
+use crate::engine::log::LogState;
 use crate::engine::map::Map;
 use crate::engine::store::Store;
 use crate::engine::Result;
@@ -11,10 +11,10 @@ use crate::platform::{BackingFile, MonitorGuard, Platform};
 
 /// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
 /// after a crash, and the log leads to what it has used of it.
-pub(crate) fn extent(tail: &Tail, map: &Map) -> u64 {
+pub(crate) fn extent(tail: &LogState, map: &Map) -> u64 {
     let last = (0..tail.space.allocator.count)
         .rev()
-        .find(|&index| tail.writes(index) || map.segment(index).is_some_and(|s| !s.is_free()));
+        .find(|&index| tail.is_current(index) || map.segment(index).is_some_and(|s| !s.is_free()));
     last.map_or(0, |index| index + 1)
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn extent(tail: &Tail, map: &Map) -> u64 {
 /// it is exactly that long.
 pub(crate) fn image_length<P: Platform>(
     store: &Store<P>,
-    tail: &Tail,
+    tail: &LogState,
     map: &Map,
     clean: bool,
     log_end: u64,
@@ -67,7 +67,7 @@ pub(crate) fn cut<P: Platform>(store: &Store<P>, keep: u64) -> Result {
     });
     let mut tail = store.log.lock();
     tail.space.reserving = false;
-    tail.stats.errors += u64::from(cut.is_err());
+    tail.note(&cut);
     tail.notify_all();
     Ok(())
 }

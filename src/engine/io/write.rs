@@ -130,13 +130,13 @@ impl<P: Platform> Store<P> {
                 count: count as u8,
                 ..RecordHeader::plain(Kind::Data, block)
             };
-            let record = EncodedRecord::new::<P>(header, &parts);
+            let record = EncodedRecord::new::<P>(header, parts);
             let slot = self.log.slot(&self.file, &record, writer)?;
             let stored = Stored {
                 block,
                 span,
                 mask,
-                units: record.header.units(),
+                units: record.header().units(),
                 address: slot.placed().address,
             };
             let loaded = {
@@ -196,8 +196,8 @@ impl<P: Platform> Store<P> {
 
     fn zero_some(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         let length = count.to_le_bytes();
-        let parts: [&[u8]; 1] = [&length];
-        let record = EncodedRecord::new::<P>(RecordHeader::plain(Kind::Zero, block), &parts);
+        let header = RecordHeader::plain(Kind::Zero, block);
+        let record = EncodedRecord::new::<P>(header, [&length, &[]]);
         loop {
             let (mapped, stored) = self.map.lock().survey(block, count)?;
             if let Some(at) = stored {
@@ -206,10 +206,7 @@ impl<P: Platform> Store<P> {
             }
             if !mapped {
                 // The range was all zeros at this moment: that is this operation's place in the order.
-                return match self.log.lock().error {
-                    Some(error) => Err(error),
-                    None => Ok(()),
-                };
+                return self.log.lock().check();
             }
             if P::sabotaged(Sabotage::EarlyDiscard) {
                 P::placed(block, count);

@@ -2,7 +2,7 @@
 //! Segments reserved ahead of the log, so that what is acknowledged has its space (promise P2), and the wait
 //! for more of them.
 
-use super::{Log, Tail};
+use super::{Log, LogState};
 use crate::engine::space::{for_metadata, Writer};
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
@@ -79,7 +79,7 @@ impl<P: Platform> Log<P> {
     }
 
     /// Whether a segment should be reserved ahead.
-    pub(crate) fn wants_segment(&self, tail: &Tail) -> bool {
+    pub(crate) fn wants_segment(&self, tail: &LogState) -> bool {
         let want = self.floor(tail, Writer::User) + 1;
         tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
     }
@@ -140,7 +140,7 @@ impl<P: Platform> Log<P> {
         let size = u64::from(self.layout.segment_size);
         let punched = file.punch(self.layout.segment_offset(index), size);
         let mut tail = self.lock();
-        tail.stats.errors += u64::from(punched.is_err());
+        tail.note(&punched);
         tail.space.allocator.release(index)?;
         tail.notify_all();
         Ok(())
@@ -176,7 +176,7 @@ impl<P: Platform> Log<P> {
     }
 
     /// Reserved segments that must be left once `writer` has appended.
-    pub(super) fn floor(&self, tail: &Tail, writer: Writer) -> u64 {
+    pub(super) fn floor(&self, tail: &LogState, writer: Writer) -> u64 {
         if P::sabotaged(Sabotage::SpentReserve) {
             return 0;
         }
@@ -205,7 +205,7 @@ impl<P: Platform> Log<P> {
             if let Some(error) = tail.error {
                 return Err(error);
             }
-            if tail.closing || tail.stop {
+            if tail.closing() || tail.stopping() {
                 return Err(Error::Closed);
             }
             tail.wait();

@@ -433,8 +433,8 @@ impl Map {
         let known = self.usage.get(placed.segment);
         if known.is_some_and(|known| known.seq() != placed.seq || known.is_free()) {
             self.usage.enter(placed.segment, placed.seq, placed.seed);
-            if let Some((before, tail)) = placed.before {
-                self.usage.leave(before, tail);
+            if let Some(left) = placed.before {
+                self.usage.leave(left.index, left.unused_end);
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! [`SharedMap`]: the lock around the map, and the figures that are read without it.
 
 use super::Map;
-use crate::engine::log::Tail;
+use crate::engine::log::LogState;
 use crate::engine::space::Demand;
 use crate::engine::Result;
 use crate::platform::mem::Arc;
@@ -125,14 +125,14 @@ impl<P: Platform> SharedMap<P> {
 
     /// Evicts nodes that can be loaded again until the loaded ones take a little less than the limit, see
     /// [`evict_to`](Self::evict_to).
-    pub(crate) fn evict(&self, log: &Tail) {
+    pub(crate) fn evict(&self, log: &LogState) {
         let limit = self.limit();
         self.evict_to(limit - limit / 8, log);
     }
 
     /// Evicts nodes that can be loaded again until `target` bytes are left. Who holds the lock of the log relies on
     /// loaded nodes, so the state of the log is the proof that no other thread does.
-    pub(crate) fn evict_to(&self, target: u64, _log: &Tail) {
+    pub(crate) fn evict_to(&self, target: u64, _log: &LogState) {
         let mut map = self.lock();
         if P::sabotaged(Sabotage::EvictDirty) {
             map.table.forget_dirty();

@@ -16,7 +16,7 @@ use crate::engine::format::{
 };
 use crate::engine::freeing;
 use crate::engine::io::write::Stored;
-use crate::engine::log::{EncodedRecord, Tail};
+use crate::engine::log::{EncodedRecord, LogState};
 use crate::engine::map::load::Missing;
 use crate::engine::map::reaper::Progress;
 use crate::engine::map::table::{Found, NodeId};
@@ -57,7 +57,7 @@ pub(crate) enum Effort {
 
 impl<P: Platform> Store<P> {
     /// What the segments hold at this moment, but for what is dead in those of the log.
-    pub(crate) fn total(&self, tail: &Tail, map: &Map) -> Total {
+    pub(crate) fn total(&self, tail: &LogState, map: &Map) -> Total {
         map.total(tail.held())
     }
 
@@ -82,7 +82,7 @@ impl<P: Platform> Store<P> {
     /// Garbage is the benefit, and live bytes are the cost. When there is time to choose, age counts as
     /// well: what was written long ago stays, so its space stays gained (Rosenblum and Ousterhout,
     /// "The design and implementation of a log-structured file system", 1992).
-    fn score(&self, tail: &Tail, map: &Map, index: u64, effort: Effort) -> Option<u64> {
+    fn score(&self, tail: &LogState, map: &Map, index: u64, effort: Effort) -> Option<u64> {
         let layout = &self.layout;
         let size = u64::from(layout.segment_size);
         let segment = map.segment(index)?;
@@ -211,7 +211,7 @@ impl<P: Platform> Store<P> {
             (available, self.total(&tail, &self.map.lock()))
         };
         while state.reaper.reap(self, &mut state.ws, REAP_BATCH)? == Progress::More
-            && !self.log.lock().stop
+            && !self.log.lock().stopping()
         {}
         let (before, _) = look();
         freeing::free_superseded(self)?;
@@ -221,7 +221,7 @@ impl<P: Platform> Store<P> {
             if available > before + GAIN {
                 break;
             }
-            let mut going = || !self.log.lock().stop;
+            let mut going = || !self.log.lock().stopping();
             let emptied = match total.garbage - total.stuck >= size {
                 true => self.empty_segments(state, Effort::Urgent, BATCH, &mut going)?,
                 false => 0,
@@ -426,13 +426,13 @@ impl<P: Platform> Store<P> {
                 let masked = kept as u32 != new_span;
                 parts = [if masked { &mask_bytes } else { &[] }, packed];
             }
-            let record = EncodedRecord::new::<P>(new, &parts);
+            let record = EncodedRecord::new::<P>(new, parts);
             let slot = self.log.slot(&self.file, &record, mover)?;
             let stored = Stored {
-                block: record.header.number,
-                span: usize::from(record.header.span),
+                block: record.header().number,
+                span: usize::from(record.header().span),
                 mask: piece,
-                units: record.header.units(),
+                units: record.header().units(),
                 address: slot.placed().address,
             };
             let unchanged = {
@@ -462,9 +462,8 @@ impl<P: Platform> Store<P> {
             level: header.count,
             index: header.number,
         };
-        let parts = [payload];
-        let record = EncodedRecord::new::<P>(*header, &parts);
-        let units = record.header.units();
+        let record = EncodedRecord::new::<P>(*header, [payload, &[]]);
+        let units = record.header().units();
         // One that the next checkpoint stores moves by itself.
         let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
         if !self.stored_here(ws, id, address)? || !here(&self.map.lock()) {

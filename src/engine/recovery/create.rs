@@ -2,7 +2,7 @@
 //! Creating an image: two superblocks, and nothing else.
 
 use crate::engine::format::{
-    Algorithm, DeviceSize, Entry, Layout, LogStart, Superblock, BLOCK_SIZE, RECORD_SIZES,
+    Algorithm, DeviceSize, Entry, Layout, LogPosition, Superblock, BLOCK_SIZE, RECORD_SIZES,
     SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS,
 };
 use crate::engine::{Error, Result};
@@ -64,7 +64,7 @@ impl CreateOptions {
             generation: 1,
             epoch: 0,
             salt: P::random_u64(),
-            log_start: LogStart {
+            log_start: LogPosition {
                 segment: 0,
                 offset: SEGMENT_HEADER as u32,
                 seq: 0,

@@ -3,11 +3,11 @@
 
 use super::usage::segment_limit;
 use crate::engine::format::{
-    corrupt, le64, seed, Kind, LogStart, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
+    corrupt, le64, seed, Kind, LogPosition, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
     SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::write::{zero_end, Stored};
-use crate::engine::log::{Placed, Position};
+use crate::engine::log::{LeftSegment, Placed};
 use crate::engine::map::load::Missing;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
@@ -85,12 +85,12 @@ pub(crate) fn replay<P: Platform>(
 impl<P: Platform> Replay<'_, P> {
     fn run(mut self, log_end: u64) -> Result<Replayed> {
         let layout = self.store.layout;
-        let LogStart {
+        let LogPosition {
             segment,
             offset,
             seq,
         } = self.superblock.log_start;
-        let mut at = Position {
+        let mut at = LogPosition {
             segment,
             offset,
             seq,
@@ -103,8 +103,11 @@ impl<P: Platform> Replay<'_, P> {
             match end.next {
                 Some(index) if index < self.limit => {
                     let used = end.offset.next_multiple_of(BLOCK_SIZE as u32);
-                    before = Some((at.segment, layout.tail_of(used)));
-                    at = Position {
+                    before = Some(LeftSegment {
+                        index: at.segment,
+                        unused_end: layout.unused_end(used),
+                    });
+                    at = LogPosition {
                         segment: index,
                         offset: SEGMENT_HEADER as u32,
                         seq: at.seq + 1,
@@ -113,7 +116,7 @@ impl<P: Platform> Replay<'_, P> {
                     tail.space.allocator.count = tail.space.allocator.count.max(index + 1);
                 }
                 _ => {
-                    let after = Position {
+                    let after = LogPosition {
                         offset: end.offset,
                         ..at
                     };
@@ -129,7 +132,7 @@ impl<P: Platform> Replay<'_, P> {
 
     /// Applies the records of the segment in `bytes` from position `at` on. A segment of another incarnation has
     /// none: the log ends there.
-    fn segment(&mut self, at: Position, before: Option<(u64, u8)>) -> Result<SegmentEnd> {
+    fn segment(&mut self, at: LogPosition, before: Option<LeftSegment>) -> Result<SegmentEnd> {
         let layout = self.store.layout;
         let mut end = SegmentEnd {
             offset: at.offset,
@@ -189,7 +192,7 @@ impl<P: Platform> Replay<'_, P> {
     ///
     /// Bytes that were not durable yet may be lost in any order, so a valid record behind a gap is no sign of
     /// damage. But headers, pads and links say what was durable when they were written.
-    fn durable_after(&mut self, after: Position) -> Result<u64> {
+    fn durable_after(&mut self, after: LogPosition) -> Result<u64> {
         let (layout, superblock) = (&self.store.layout, self.superblock);
         let (mut at, mut durable) = (after, 0);
         // A segment has one incarnation at a time, so an honest chain ends before that.
@@ -205,7 +208,7 @@ impl<P: Platform> Replay<'_, P> {
                 if let Some((header, payload)) =
                     RecordHeader::decode_ending::<P>(bytes, seed, offset)
                 {
-                    let lsn = self.store.log.lsn_of(Position { offset, ..at });
+                    let lsn = self.store.log.lsn_of(LogPosition { offset, ..at });
                     durable = durable.max(header.durable(lsn).unwrap_or(0));
                     if header.kind == Kind::Link {
                         next = Some(le64(payload, 0));
@@ -215,7 +218,7 @@ impl<P: Platform> Replay<'_, P> {
             let Some(segment) = next.filter(|&next| next < self.limit) else {
                 break;
             };
-            at = Position {
+            at = LogPosition {
                 segment,
                 offset: SEGMENT_HEADER as u32,
                 seq: at.seq + 1,

@@ -170,7 +170,7 @@ impl Usage {
     }
 
     /// The log leaves segment `index` with this unused end.
-    pub(super) fn leave(&mut self, index: u64, tail: u8) {
+    pub(super) fn leave(&mut self, index: u64, unused_end: u8) {
         self.change(index, |segment| segment.leave(tail));
     }
 

@@ -47,8 +47,8 @@ pub(crate) struct Segment {
     /// Bytes given back in place, as far as that is known.
     punched: u32,
     state: State,
-    /// The end that the log left unused, see [`Layout::tail_of`]; 0 as long as that is not known.
-    tail: u8,
+    /// The end that the log left unused, see [`Layout::unused_end`]; 0 as long as that is not known.
+    unused_end: u8,
     /// Sequence number of the present incarnation; 0 when it began before the image was opened.
     seq: u64,
     /// Number of checkpoints written when something in it died last that no record of the log supersedes.
@@ -111,7 +111,7 @@ impl Segment {
 
     /// Bytes up to the end that the log left unused.
     pub(super) fn capacity(&self, layout: &Layout) -> u64 {
-        u64::from(layout.segment_size) - layout.tail_bytes(self.tail)
+        u64::from(layout.segment_size) - layout.unused_bytes(self.unused_end)
     }
 
     /// Bytes inside that were given back in place.
@@ -149,12 +149,12 @@ impl Segment {
     pub(super) fn enter(&mut self, seq: u64, seed: u32) {
         self.state = State::InUse;
         (self.seq, self.seed) = (seq, seed);
-        (self.tail, self.punched) = (0, 0);
+        (self.unused_end, self.punched) = (0, 0);
     }
 
     /// The log leaves the segment with this unused end.
-    pub(super) fn leave(&mut self, tail: u8) {
-        self.tail = tail;
+    pub(super) fn leave(&mut self, unused_end: u8) {
+        self.unused_end = unused_end;
     }
 
     pub(super) fn set_state(&mut self, state: State) {
@@ -224,7 +224,7 @@ impl Segment {
     pub(super) fn word(&self) -> u64 {
         let live = (i64::from(self.live) - i64::from(self.after)) as u64;
         (u64::from(self.is_free()) << 63)
-            | (u64::from(self.tail) << (32 + LIVE_BITS))
+            | (u64::from(self.unused_end) << (32 + LIVE_BITS))
             | ((live & ((1 << LIVE_BITS) - 1)) << 32)
             | u64::from(self.seed)
     }
@@ -233,7 +233,7 @@ impl Segment {
     pub(super) fn from_word(word: u64) -> Self {
         Self {
             live: (word >> 32) as u32 & ((1 << LIVE_BITS) - 1),
-            tail: (word >> (32 + LIVE_BITS)) as u8,
+            unused_end: (word >> (32 + LIVE_BITS)) as u8,
             seed: word as u32,
             state: if word >> 63 == 1 {
                 State::Free

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Slot`]: the next place in the log, held for one record until it is committed or dropped.
+
+use super::chunk::End;
+use super::state::{Current, LeftSegment, LogState};
+use super::{Log, LogGuard, LINK_BYTES};
+use crate::engine::format::{RecordHeader, RECORD_HEADER, UNIT};
+use crate::engine::space::{Writer, BEGINNING, JOURNAL};
+use crate::engine::{Error, Result};
+use crate::platform::{MonitorGuard, Platform};
+
+/// Rounds of reclaim that one record waits for.
+const RECLAIM_ROUNDS: u32 = 8;
+
+/// A record as the log stores it: its encoded header, and the parts of its payload. It can be placed more than
+/// once, because it is tied to its place only when it is copied there.
+pub(crate) struct EncodedRecord<'a> {
+    header: RecordHeader,
+    encoded: [u8; RECORD_HEADER],
+    parts: [&'a [u8]; 2],
+}
+
+impl<'a> EncodedRecord<'a> {
+    /// Completes `header` with the length of `parts` in bytes and encodes it. The checksum is computed here,
+    /// outside of any lock.
+    pub(crate) fn new<P: Platform>(mut header: RecordHeader, parts: [&'a [u8]; 2]) -> Self {
+        header.payload = parts.iter().map(|p| p.len()).sum();
+        Self {
+            header,
+            encoded: header.encode::<P>(&parts),
+            parts,
+        }
+    }
+
+    /// The header of the record.
+    pub(crate) fn header(&self) -> &RecordHeader {
+        &self.header
+    }
+
+    /// Bytes the record takes in the log.
+    pub(super) fn bytes(&self) -> u32 {
+        self.header.units() * UNIT as u32
+    }
+
+    /// Writes the record to the beginning of `to`, tied to byte `offset` of the segment with this seed, and clears
+    /// the rest of its space.
+    pub(super) fn copy_to(&self, to: &mut [u8], seed: u32, offset: u32) {
+        let mut header = self.encoded;
+        RecordHeader::stamp(&mut header, seed, offset);
+        let mut at = 0;
+        for part in [&header[..], self.parts[0], self.parts[1]] {
+            to[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        to[at..self.bytes() as usize].fill(0);
+    }
+}
+
+/// Where a record lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Placed {
+    /// Byte offset in the image.
+    pub(crate) address: u64,
+    /// The segment there, its sequence number and its seed.
+    pub(crate) segment: u64,
+    pub(crate) seq: u64,
+    pub(crate) seed: u32,
+    /// The segment before it in the log, if known.
+    pub(crate) before: Option<LeftSegment>,
+}
+
+/// The next place in the log, held for one record: the lock of the log is taken, and the segment, the buffer and
+/// the reserve have space for the record.
+///
+/// The holder checks under the lock whether the record is still right, and then commits the slot or drops it.
+/// Dropping it places nothing.
+pub(crate) struct Slot<'a, P: Platform> {
+    log: &'a Log<P>,
+    state: LogGuard<'a, P>,
+    record: &'a EncodedRecord<'a>,
+    writer: Writer,
+    placed: Placed,
+}
+
+impl<P: Platform> Slot<'_, P> {
+    /// Where the record will lie.
+    pub(crate) fn placed(&self) -> &Placed {
+        &self.placed
+    }
+
+    /// Copies the record to its place and runs `apply`, which makes the change in the tables, all in one critical
+    /// section. `apply` gets the state of the log as proof that the lock is held.
+    ///
+    /// # Errors
+    ///
+    /// That of `apply`. The log stops, because log and tables disagree from here on; what is stored stays right.
+    pub(crate) fn commit(mut self, apply: impl FnOnce(&LogState) -> Result) -> Result {
+        let state = &mut *self.state;
+        self.log.copy(state, self.record)?;
+        state.count_appended(u64::from(self.record.bytes()), self.writer);
+        let applied = apply(state);
+        if let Err(error) = applied {
+            state.fail(error);
+        }
+        applied
+    }
+}
+
+impl LogState {
+    /// The current segment, if `writer` may append.
+    fn admit(&self, writer: Writer) -> Result<Current> {
+        self.check()?;
+        if self.closing() && writer != Writer::Checkpoint {
+            return Err(Error::Closed);
+        }
+        self.current.ok_or(Error::ReadOnly)
+    }
+
+    /// The class of space that an append for `writer` really has. Directly after an opening a file system writes
+    /// its metadata without saying so.
+    fn effective(&self, writer: Writer, segment_shift: u32) -> Writer {
+        // By what users wrote themselves: reclaim may have filled segments to make space for it.
+        let begun = self.user_bytes() >> segment_shift;
+        let early = begun < BEGINNING || !self.flushed && begun < JOURNAL;
+        match writer {
+            Writer::User | Writer::Metadata if early && self.space.hopeless => Writer::Replay,
+            Writer::User if early => Writer::Metadata,
+            other => other,
+        }
+    }
+}
+
+impl<P: Platform> Log<P> {
+    /// Holds the next place in the log for `record`. Waits for space, and for a checkpoint if users have made too
+    /// many nodes dirty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when no further segment can be reserved and reclaim finds nothing either; the error that
+    /// stopped the log; [`Error::Closed`].
+    pub(crate) fn slot<'a>(
+        &'a self,
+        file: &P::File,
+        record: &'a EncodedRecord<'a>,
+        writer: Writer,
+    ) -> Result<Slot<'a, P>> {
+        if writer.writes() && self.demand.too_much() {
+            self.wait_for_checkpoint();
+        }
+        let state = self.make_room(file, record.bytes(), writer)?;
+        let current = state.current.ok_or(Error::ReadOnly)?;
+        let placed = Placed {
+            address: self.layout.segment_offset(current.index) + u64::from(current.offset),
+            segment: current.index,
+            seq: current.seq,
+            seed: current.seed,
+            before: current.before,
+        };
+        Ok(Slot {
+            log: self,
+            state,
+            record,
+            writer,
+            placed,
+        })
+    }
+
+    /// Waits until one more checkpoint was written, or could not be.
+    fn wait_for_checkpoint(&self) {
+        let mut state = self.lock();
+        let before = state.checkpoints();
+        state.notify_all();
+        while state.checkpoints() == before
+            && state.error.is_none()
+            && !state.closing()
+            && !state.stopping()
+        {
+            state.wait();
+        }
+    }
+
+    /// Takes the lock when a record of `need` bytes can be placed at once: there is room in the
+    /// current segment and a buffer for it, and the reserve that `writer` must leave is there. Waits for what is
+    /// missing, and helps to get it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`slot`](Self::slot).
+    pub(super) fn make_room(
+        &self,
+        file: &P::File,
+        need: u32,
+        writer: Writer,
+    ) -> Result<LogGuard<'_, P>> {
+        let mut waits = 0;
+        loop {
+            let mut state = self.lock();
+            let current = state.admit(writer)?;
+            let writer = state.effective(writer, self.layout.segment_shift());
+            let fits = current.offset + need + LINK_BYTES <= self.layout.segment_size;
+            // A full segment is left only when the one after the next is reserved, so that the log
+            // always knows where it goes on.
+            let takes = u64::from(!fits);
+            if state.space.available() < self.floor(&state, writer) + takes {
+                self.wait_for_segment(file, state, writer, &mut waits)?;
+                continue;
+            }
+            if state.open.is_some() && fits {
+                return Ok(state);
+            }
+            // The end of a segment that was flushed to its last sector is already linked.
+            let linked = current.offset == self.layout.segment_size;
+            if state.open.is_none() && !linked {
+                let Some(buf) = state.pool.pop() else {
+                    drop(state);
+                    self.write_or_wait(file)?;
+                    continue;
+                };
+                self.open_chunk(&mut state, buf);
+            }
+            if !fits {
+                self.enter_next(&mut state)?;
+                // The write-behind thread has a chunk to write and a segment to reserve.
+                state.notify_all();
+            }
+        }
+    }
+
+    /// Reserves one more segment for `writer`, or waits for another thread that does, or for reclaim, which has
+    /// been waited for `waits` times.
+    fn wait_for_segment(
+        &self,
+        file: &P::File,
+        mut state: LogGuard<'_, P>,
+        writer: Writer,
+        waits: &mut u32,
+    ) -> Result {
+        if state.space.reserving {
+            state.wait();
+            return Ok(());
+        }
+        drop(state);
+        match self.reserve_ahead(file, writer) {
+            Err(Error::NoSpace) => {}
+            other => return other,
+        }
+        if *waits == RECLAIM_ROUNDS {
+            // Reclaim finds something each time, and others take it, or reclaim takes it itself.
+            self.lock().space.hopeless = true;
+        } else {
+            self.wait_for_space(writer, *waits == 0)?;
+        }
+        *waits += 1;
+        Ok(())
+    }
+
+    /// Seals what is open and goes on in the next segment. The reserve has one to follow it.
+    fn enter_next(&self, state: &mut LogState) -> Result {
+        let Some(current) = state.current else {
+            return Ok(());
+        };
+        if current.offset < self.layout.segment_size {
+            self.seal(state, End::Segment)?;
+        }
+        let before = state.current.map(|c| LeftSegment {
+            index: c.index,
+            unused_end: c.unused_end,
+        });
+        if let Some(after) = state.space.next() {
+            self.begin(state, current.next, current.seq + 1, after, before);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`LogState`]: everything about the log that its lock protects.
+
+use super::chunk::{Chunk, ChunkState, OpenChunk};
+use crate::engine::space::{Space, Writer};
+use crate::engine::{Error, Result};
+use crate::platform::mem::{Buf, Unique, Vec};
+
+/// The segment that the log fills.
+#[derive(Clone, Copy)]
+pub(super) struct Current {
+    pub(super) index: u64,
+    pub(super) seq: u64,
+    pub(super) seed: u32,
+    /// Where the next record goes: a byte offset in the segment.
+    pub(super) offset: u32,
+    /// The segment after this one, already reserved.
+    pub(super) next: u64,
+    /// The segment before this one.
+    pub(super) before: Option<LeftSegment>,
+    /// The unused end of this segment once it is full, see [`LeftSegment::unused_end`].
+    pub(super) unused_end: u8,
+}
+
+/// A segment that the log has filled and left.
+#[derive(Clone, Copy)]
+pub(crate) struct LeftSegment {
+    /// Index of the segment.
+    pub(crate) index: u64,
+    /// Its end that stays unused, in 1/256 of a segment.
+    pub(crate) unused_end: u8,
+}
+
+/// The state of the log, under [`Rank::Log`](crate::platform::Rank::Log).
+///
+/// It is reached only through the guard of that lock. So a function that takes `&LogState` takes a proof that the
+/// lock of the log is held, which everything needs that removes nodes from the sector table.
+pub(crate) struct LogState {
+    pub(super) current: Option<Current>,
+    pub(super) open: Option<OpenChunk>,
+    /// Sealed chunks, in the order of the log.
+    pub(super) chunks: Vec<Chunk>,
+    /// Buffers without a chunk.
+    pub(super) pool: Vec<Unique<Buf>>,
+    pub(crate) space: Space,
+    /// Log position behind the last record placed.
+    pub(super) appended: u64,
+    /// Log position up to which the log is durable.
+    pub(super) durable: u64,
+    /// Sequence number with which the epoch began.
+    pub(super) first_seq: u64,
+    /// One thread makes the backing file durable.
+    pub(super) syncing: bool,
+    /// Users have written something and flushed it.
+    pub(super) flushed: bool,
+    /// The first error that made it unsafe to continue the log.
+    pub(super) error: Option<Error>,
+    /// Only the closing checkpoint may still append.
+    closing: bool,
+    /// The background threads must end.
+    stopping: bool,
+    /// Log position where the last stored checkpoint began.
+    checkpoint: u64,
+    /// Bytes that users had appended when the last checkpoint began.
+    settled: u64,
+    /// Checkpoints that were tried.
+    checkpoints: u64,
+    pub(super) stats: LogStats,
+}
+
+/// Counters of the log.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LogStats {
+    /// Times the backing file was made durable.
+    pub(crate) syncs: u64,
+    /// Bytes appended.
+    pub(crate) bytes: u64,
+    /// The part of `bytes` that users appended.
+    pub(crate) user_bytes: u64,
+    /// Errors of the backing file.
+    pub(crate) errors: u64,
+}
+
+impl LogState {
+    /// A log without a segment. With `error` it is stopped from the beginning.
+    pub(super) fn new(
+        space: Space,
+        pool: Vec<Unique<Buf>>,
+        chunks: Vec<Chunk>,
+        error: Option<Error>,
+    ) -> Self {
+        Self {
+            current: None,
+            open: None,
+            chunks,
+            pool,
+            space,
+            appended: 0,
+            durable: 0,
+            first_seq: 0,
+            syncing: false,
+            flushed: false,
+            error,
+            closing: false,
+            stopping: false,
+            checkpoint: 0,
+            settled: 0,
+            checkpoints: 0,
+            stats: LogStats::default(),
+        }
+    }
+
+    /// The epoch begins at log position `lsn`, in the segment with sequence number `seq`.
+    pub(super) fn begin_epoch(&mut self, seq: u64, lsn: u64) {
+        self.first_seq = seq;
+        self.appended = lsn;
+        self.durable = lsn;
+        self.checkpoint = lsn;
+    }
+
+    /// Log position behind the last record placed.
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Bytes that users have appended.
+    pub(crate) fn user_bytes(&self) -> u64 {
+        self.stats.user_bytes
+    }
+
+    /// The counters of the log.
+    pub(crate) fn stats(&self) -> LogStats {
+        self.stats
+    }
+
+    /// The first error that made it unsafe to continue the log, if there was one.
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.error
+    }
+
+    /// Whether the log works.
+    ///
+    /// # Errors
+    ///
+    /// The first error that made it unsafe to continue the log.
+    pub(crate) fn check(&self) -> Result {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the log with `error`, unless an earlier one has stopped it.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.stats.errors += 1;
+        if self.error.is_none() {
+            self.error = Some(error);
+        }
+    }
+
+    /// Counts the error of an operation that the log does not depend on, if it failed.
+    pub(crate) fn note<T>(&mut self, result: &Result<T>) {
+        self.stats.errors += u64::from(result.is_err());
+    }
+
+    /// From now on only the closing checkpoint may append.
+    pub(crate) fn begin_closing(&mut self) {
+        self.closing = true;
+    }
+
+    /// Whether only the closing checkpoint may still append.
+    pub(crate) fn closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Asks the background threads to end.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether the background threads must end.
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Log position where the last stored checkpoint began.
+    pub(super) fn checkpoint(&self) -> u64 {
+        self.checkpoint
+    }
+
+    /// A checkpoint begins that covers everything users have appended.
+    pub(crate) fn begin_checkpoint(&mut self) {
+        self.settled = self.stats.user_bytes;
+    }
+
+    /// A checkpoint is over. `stored` is the log position where it began, if it was stored.
+    pub(crate) fn end_checkpoint(&mut self, stored: Option<u64>) {
+        self.checkpoints += 1;
+        self.checkpoint = stored.unwrap_or(self.checkpoint);
+    }
+
+    /// Number of checkpoints that were tried.
+    pub(super) fn checkpoints(&self) -> u64 {
+        self.checkpoints
+    }
+
+    /// Whether users have appended anything since the last checkpoint began.
+    pub(crate) fn unsettled(&self) -> bool {
+        self.settled != self.stats.user_bytes
+    }
+
+    /// Whether bytes `offset..offset + len` of the image hold the beginning of a chunk that is not known to be
+    /// written.
+    pub(crate) fn pending(&self, offset: u64, len: u64) -> bool {
+        self.chunks
+            .iter()
+            .any(|c| (offset..offset + len).contains(&c.offset))
+    }
+
+    /// Whether a chunk waits to be written, and may be.
+    pub(crate) fn wants_writing(&self) -> bool {
+        self.error.is_none() && self.queued(u64::MAX)
+    }
+
+    /// Whether a chunk that begins before log position `end` waits to be written.
+    pub(super) fn queued(&self, end: u64) -> bool {
+        self.chunks
+            .iter()
+            .any(|c| c.lsn < end && c.state == ChunkState::Queued)
+    }
+
+    /// Whether segment `index` is the current one.
+    pub(crate) fn is_current(&self, index: u64) -> bool {
+        self.current.is_some_and(|c| c.index == index)
+    }
+
+    /// Whether segment `index` is the current one or the next.
+    pub(crate) fn is_current_or_next(&self, index: u64) -> bool {
+        self.current
+            .is_some_and(|c| c.index == index || c.next == index)
+    }
+
+    /// The current segment and those that are reserved, the next one among them.
+    pub(crate) fn held(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+        let used = self.current.iter().flat_map(|c| [c.index, c.next]);
+        used.chain(self.space.ready.iter().copied())
+    }
+
+    /// Whether segment `index` is the current one or reserved.
+    pub(crate) fn holds(&self, index: u64) -> bool {
+        self.held().any(|held| held == index)
+    }
+
+    /// Notes that `bytes` were appended for `writer`. A write or discard of a user may let reclaim find space again.
+    pub(super) fn count_appended(&mut self, bytes: u64, writer: Writer) {
+        self.stats.bytes += bytes;
+        if writer.writes() || writer == Writer::Discard {
+            self.stats.user_bytes += bytes;
+            self.space.hopeless = false;
+            self.space.full &= writer != Writer::User;
+        }
+    }
+}
