@@ -8,6 +8,12 @@ use crate::platform::kernel::KernelFile;
 use crate::server::Server;
 use kernel::prelude::*;
 
+// `info.algorithm` is the tag of the algorithm on the disk.
+const _: () = {
+    assert!(c::CLOOP_ALGORITHM_NONE == Algorithm::Raw.tag() as u32);
+    assert!(c::CLOOP_ALGORITHM_LZ4 == Algorithm::Lz4.tag() as u32);
+};
+
 /// Writes the state of a device into `info`.
 ///
 /// The structure is the caller's, because it is too large to be returned through several stack frames.
@@ -28,10 +34,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.index = server.index() as i32;
     info.size = volume.size().bytes();
     info.record_size = layout.record_size;
-    info.algorithm = match volume.algorithm() {
-        Algorithm::Raw => c::CLOOP_ALGORITHM_NONE,
-        Algorithm::Lz4 => c::CLOOP_ALGORITHM_LZ4,
-    };
+    info.algorithm = volume.algorithm().tag().into();
     info.uuid = layout.uuid;
     info.segment_size = layout.segment_size;
     info.error = state.error.map_or(0, |error| error.errno() as u32);

@@ -17,6 +17,7 @@ mod io;
 mod log;
 mod map;
 mod reclaim;
+mod records;
 mod recovery;
 mod space;
 mod store;
@@ -24,6 +25,7 @@ mod volume;
 mod workspace;
 
 pub use self::access::Access;
+pub use self::codec::{Codec, Levels};
 pub use self::error::{Error, Result};
 pub use self::format::{
     Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,

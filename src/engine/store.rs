@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`Store`]: what the front of a volume and its background threads share, and access to stored records.
+//! [`Store`]: what the front of a volume and its background threads share.
 
 use crate::engine::access::Access;
-use crate::engine::codec;
-use crate::engine::format::{
-    corrupt, decode_node, Algorithm, DeviceSize, Entry, Kind, Layout, RecordHeader, Superblock,
-    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES,
-};
+use crate::engine::format::{Algorithm, DeviceSize, Layout, Superblock};
 use crate::engine::io::cache::RecordCache;
 use crate::engine::log::Log;
 use crate::engine::map::load::Loader;
 use crate::engine::map::shared::SharedMap;
-use crate::engine::map::table::{NodeId, Table};
+use crate::engine::map::table::Table;
 use crate::engine::map::Map;
+use crate::engine::records::Records;
 use crate::engine::space::Allocator;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Buf, Vec};
-use crate::platform::{BackingFile, Platform};
+use crate::platform::mem::{arc, Arc};
+use crate::platform::Platform;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters that many threads bump; they order nothing.
@@ -112,62 +109,13 @@ impl<P: Platform> Store<P> {
         }
     }
 
-    /// Reads the sectors of a record into `out` and returns the record's bytes and what follows.
-    fn fetch<'a>(&self, entry: Entry, out: &'a mut Buf) -> Result<&'a [u8]> {
-        let address = entry.address();
-        if let Some(n) = self.log.read_memory(address, out) {
-            return Ok(&out[..n]);
+    /// The stored records.
+    pub(crate) fn records(&self) -> Records<'_, P> {
+        Records {
+            file: &self.file,
+            layout: &self.layout,
+            log: &self.log,
         }
-        let len = entry.sectors() * BLOCK_SIZE;
-        if len > out.len() {
-            return corrupt("sector table entry", address);
-        }
-        let skip = (address % BLOCK_SIZE as u64) as usize;
-        self.file.read_at(&mut out[..len], address - skip as u64)?;
-        Ok(&out[skip..len])
-    }
-
-    /// Reads and verifies the record at `entry`; gives its header and payload.
-    pub(crate) fn record<'a>(
-        &self,
-        entry: Entry,
-        seed: u32,
-        out: &'a mut Buf,
-    ) -> Result<(RecordHeader, &'a [u8])> {
-        let bytes = self.fetch(entry, out)?;
-        match RecordHeader::decode::<P>(bytes, seed, self.layout.offset_in_segment(entry.address()))
-        {
-            Some(found) => Ok(found),
-            None => corrupt("record", entry.address()),
-        }
-    }
-
-    /// Reads and verifies the node stored at `entry`, which must be the one of this kind, level and index.
-    pub(crate) fn node(
-        &self,
-        ws: &mut Workspace<P>,
-        kind: Kind,
-        id: NodeId,
-        entry: Entry,
-        seed: u32,
-    ) -> Result<Vec<u64>> {
-        let (header, payload) = self.record(entry, seed, &mut ws.record)?;
-        let bytes = &mut ws.blocks[..NODE_BYTES];
-        let place = match kind {
-            Kind::MapNode => entry.node(),
-            _ => entry,
-        };
-        let right = header.kind == kind
-            && place == Entry::new(entry.address(), header.units(), 0, 1)
-            && header.count == id.level
-            && header.number == id.index
-            && codec::decompress::<P>(header.algorithm, payload, bytes);
-        if !right {
-            return corrupt("table node", entry.address());
-        }
-        let mut words = Vec::filled(0, NODE_ENTRIES)?;
-        decode_node(bytes, &mut words);
-        Ok(words)
     }
 
     /// Loads nodes of the sector table.

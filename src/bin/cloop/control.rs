@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use anyhow::{bail, Result};
-use cloop::engine::Algorithm;
+use cloop::engine::{Algorithm, Codec};
 use rustix::io::Errno;
 use rustix::ioctl::{ioctl, opcode, Getter, Opcode, Setter, Updater};
 use std::ffi::OsStr;
@@ -145,7 +145,7 @@ impl Info {
         u8::try_from(self.algorithm)
             .ok()
             .and_then(Algorithm::from_tag)
-            .map_or("unknown", Algorithm::name)
+            .map_or("unknown", |algorithm| Codec::of(algorithm).name)
     }
 
     /// Path of the image at the time of attaching.

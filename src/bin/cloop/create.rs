@@ -8,7 +8,7 @@ use crate::target::Target;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use cloop::engine::{Algorithm, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
+use cloop::engine::{Algorithm, Codec, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -38,13 +38,15 @@ pub(crate) struct Format {
     #[arg(short, long, value_name = "SIZE", default_value = "64K", value_parser = size::parse_record)]
     record_size: u32,
     /// Compression of the data
-    #[arg(short, long, value_name = "ALGORITHM", default_value = "lz4", value_parser = algorithms())]
+    #[arg(short, long, value_name = "ALGORITHM", default_value = Codec::ALL[0].name, value_parser = algorithms())]
     compress: Algorithm,
 }
 
 fn algorithms() -> impl TypedValueParser<Value = Algorithm> {
-    PossibleValuesParser::new([Algorithm::Lz4.name(), Algorithm::Raw.name()])
-        .try_map(|name| Algorithm::from_name(&name).ok_or("unknown algorithm"))
+    PossibleValuesParser::new(Codec::ALL.iter().map(|codec| codec.name)).try_map(|name| {
+        let codec = Codec::by_name(&name).ok_or("unknown algorithm")?;
+        Ok::<_, &str>(codec.algorithm)
+    })
 }
 
 impl Format {

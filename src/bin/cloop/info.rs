@@ -8,7 +8,7 @@ use crate::image::{self, Lock};
 use crate::output;
 use crate::size;
 use anyhow::Result;
-use cloop::engine::BLOCK_SIZE;
+use cloop::engine::{Codec, BLOCK_SIZE};
 use serde::Serialize;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -184,7 +184,7 @@ fn of_image(path: &Path) -> Result<Report> {
         },
         read_only: false,
         uuid: Uuid::from_bytes(layout.uuid),
-        algorithm: volume.algorithm().name(),
+        algorithm: Codec::of(volume.algorithm()).name,
         record_size: layout.record_size,
         segment_size: layout.segment_size,
         size: size.bytes(),

@@ -14,10 +14,10 @@
 //! 6. Segments that this and the previous checkpoint found dead are free: each of the two superblocks
 //!    always has everything it needs, so the loss of either loses nothing.
 
-use crate::engine::codec;
+use crate::engine::codec::Params;
 use crate::engine::format::{
     encode_node, height_for, Algorithm, Entry, Kind, LogPosition, RecordHeader, Superblock,
-    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD, UNIT,
+    BLOCK_SIZE, NODE_BYTES, NODE_ENTRIES, SUPERBLOCK_RECORD,
 };
 use crate::engine::freeing;
 use crate::engine::log::{EncodedRecord, LogState};
@@ -211,9 +211,8 @@ impl<P: Platform> Store<P> {
             ..*next
         };
         copy.encode::<P>(&mut state.page[..BLOCK_SIZE]);
-        let parts: [&[u8]; 2] = [&state.page[..SUPERBLOCK_RECORD], &[]];
         let header = RecordHeader::plain(Kind::Checkpoint, 0);
-        let record = EncodedRecord::new::<P>(header, parts);
+        let record = EncodedRecord::new::<P>(header, &[], &state.page[..SUPERBLOCK_RECORD]);
         let slot = self.log.slot(&self.file, &record, Writer::Checkpoint)?;
         self.map.lock().enter(slot.placed())?;
         slot.commit(|_| Ok(()))
@@ -281,22 +280,15 @@ impl<P: Platform> Store<P> {
         id: NodeId,
         apply: &mut dyn FnMut(Entry) -> Result,
     ) -> Result {
-        let bytes = &mut ws.blocks[..NODE_BYTES];
+        let bytes = &mut ws.read.blocks[..NODE_BYTES];
         encode_node(&ws.words, bytes);
-        let limit = NODE_BYTES - UNIT;
-        let algorithm = Algorithm::Lz4;
-        let packed = codec::compress::<P>(algorithm, &mut ws.lz4, bytes, &mut ws.packed, limit);
-        let (algorithm, payload) = match packed {
-            Some(len) => (algorithm, &ws.packed[..len]),
-            None => (Algorithm::Raw, &*bytes),
-        };
-        let parts = [payload, &[]];
+        let (algorithm, payload) = ws.encoder.encode(Params::of(Algorithm::Lz4), bytes);
         let header = RecordHeader {
             algorithm: algorithm.tag(),
             count: id.level,
             ..RecordHeader::plain(kind, id.index)
         };
-        let record = EncodedRecord::new::<P>(header, parts);
+        let record = EncodedRecord::new::<P>(header, &[], payload);
         let units = record.header().units();
         let slot = self.log.slot(&self.file, &record, Writer::Checkpoint)?;
         let placed = slot.placed();

@@ -19,7 +19,7 @@ mod superblock;
 
 pub use self::entry::Entry;
 pub use self::layout::{DeviceSize, Layout};
-pub use self::node::{decode_node, encode_node, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT};
+pub use self::node::{decode_node, encode_node, NodeId, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT};
 pub use self::record::{Kind, RecordHeader, MAX_SPAN, RECORD_HEADER};
 pub use self::segment::{seed, SegmentHeader, SEGMENT_HEADER};
 pub use self::superblock::{LogPosition, Superblock, FORMAT_VERSION, SUPERBLOCK_RECORD};
@@ -59,23 +59,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The name users type and read.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "none",
-            Self::Lz4 => "lz4",
-        }
-    }
-
-    /// The inverse of [`name`](Self::name).
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Raw, Self::Lz4]
-            .into_iter()
-            .find(|a| a.name() == name)
-    }
-
     /// The byte on disk.
-    pub fn tag(self) -> u8 {
+    pub const fn tag(self) -> u8 {
         match self {
             Self::Raw => 0,
             Self::Lz4 => 1,

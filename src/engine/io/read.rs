@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The read path.
 
-use crate::engine::codec;
 use crate::engine::format::{corrupt, Entry, BLOCK_SIZE, NODE_ENTRIES};
 use crate::engine::io::cache::{holds, RecordKey};
 use crate::engine::map::load::Missing;
@@ -33,7 +32,7 @@ impl<P: Platform> Store<P> {
     fn look_up(&self, ws: &mut Workspace<P>, block: u64, max: u64) -> Result<u64> {
         ws.run.clear();
         loop {
-            if let Found::Absent(id) = self.loader().leaf(ws, block, Missing::Leave)? {
+            if let Found::Absent(id) = self.loader().leaf(&mut ws.read, block, Missing::Leave)? {
                 return Ok(max.min(id.end_block() - block));
             }
             let map = self.map.lock();
@@ -117,7 +116,9 @@ impl<P: Platform> Store<P> {
         if self.cache.get(key, block, index, out) {
             return Ok(());
         }
-        let (header, payload) = self.record(entry, seed, &mut ws.record)?;
+        let buffers = &mut ws.read;
+        let decompressor = &mut buffers.decompressor;
+        let (header, payload) = self.records().record(entry, seed, &mut buffers.record)?;
         let mask = header.mask(payload);
         let n = out.len() / BLOCK_SIZE;
         let Some(mask) = mask.filter(|&m| holds(block, n, index, header.number, m)) else {
@@ -127,17 +128,17 @@ impl<P: Platform> Store<P> {
         let stored = usize::from(header.count) * BLOCK_SIZE;
         if stored == out.len() {
             // The whole record is wanted: straight to its destination.
-            if codec::decompress::<P>(header.algorithm, packed, out) {
+            if decompressor.decompress(header.algorithm, packed, out) {
                 return Ok(());
             }
             return corrupt("record payload", entry.address());
         }
         let start = index * BLOCK_SIZE;
-        if stored > ws.blocks.len() {
+        if stored > buffers.blocks.len() {
             return corrupt("record", entry.address());
         }
-        let blocks = &mut ws.blocks[..stored];
-        if !codec::decompress::<P>(header.algorithm, packed, blocks) {
+        let blocks = &mut buffers.blocks[..stored];
+        if !decompressor.decompress(header.algorithm, packed, blocks) {
             return corrupt("record payload", entry.address());
         }
         out.copy_from_slice(&blocks[start..start + out.len()]);

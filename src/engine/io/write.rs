@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The write path: splitting into records, zero elision, compression, and the change of log and table.
 
-use crate::engine::codec;
+use crate::engine::codec::{Encoder, Params};
 use crate::engine::format::{
-    Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
+    Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, UNIT,
 };
+use crate::engine::io::data::{gather, DataRecord, Stored};
 use crate::engine::log::EncodedRecord;
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
@@ -25,25 +26,18 @@ pub(crate) fn zero_end(block: u64, count: u64) -> Option<u64> {
     (count > 0 && (end - 1) / ZERO_SPAN == block / ZERO_SPAN).then_some(end)
 }
 
-/// A data record in its place.
-pub(crate) struct Stored {
-    /// First block, and number of blocks covered.
-    pub(crate) block: u64,
-    pub(crate) span: usize,
-    /// Which of them are stored.
-    pub(crate) mask: u32,
-    /// Space of the record.
-    pub(crate) units: u32,
-    /// Byte offset in the image.
-    pub(crate) address: u64,
-}
-
 /// Whether a block is all zeros. Data that is not shows it in the first word almost always.
 fn is_zero(block: &[u8]) -> bool {
     // An array of eight bytes, not eight bytes of a slice: the compiler loads it at once.
     let word = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes);
     let zero = |bytes: &[u8]| bytes.chunks_exact(8).fold(0, |all, b| all | word(b)) == 0;
     zero(&block[..8]) && block.chunks_exact(64).all(zero)
+}
+
+/// The blocks that are not all zeros: bit `i` for the block `i`.
+fn stored_blocks(data: &[u8]) -> u32 {
+    let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
+    blocks.fold(0, |mask, (i, block)| mask | u32::from(!is_zero(block)) << i)
 }
 
 impl<P: Platform> Store<P> {
@@ -80,65 +74,27 @@ impl<P: Platform> Store<P> {
         data: &[u8],
         writer: Writer,
     ) -> Result<usize> {
-        let span = data.len() / BLOCK_SIZE;
-        let mut mask = 0u32;
-        for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
-            mask |= u32::from(!is_zero(block)) << i;
-        }
-        let count = mask.count_ones() as usize;
-        if count == 0 {
+        let mask = stored_blocks(data);
+        if mask == 0 {
+            let span = data.len() / BLOCK_SIZE;
             self.zero(ws, block, span as u64)?;
             return Ok(span);
         }
-        loop {
-            self.loader().leaf(ws, block, Missing::Create)?;
-            let whole = count == span;
-            let content = if whole {
-                data
-            } else {
-                let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
-                for (to, (_, from)) in ws
-                    .gather
-                    .chunks_exact_mut(BLOCK_SIZE)
-                    .zip(blocks.filter(|(i, _)| (mask >> i) & 1 == 1))
-                {
-                    to.copy_from_slice(from);
+        self.loader().leaf(&mut ws.read, block, Missing::Create)?;
+        let (mut data, mut mask) = (data, mask);
+        let record = loop {
+            let record = self.encode_data(&mut ws.encoder, &mut ws.gather, block, data, mask);
+            match self.cut(&record) {
+                Some(span) => {
+                    data = &data[..span * BLOCK_SIZE];
+                    mask = stored_blocks(data);
                 }
-                &ws.gather[..count * BLOCK_SIZE]
-            };
-            // Only what saves space is stored compressed. One unit covers the header.
-            let limit = content.len() - UNIT;
-            let algorithm = self.algorithm;
-            let packed =
-                codec::compress::<P>(algorithm, &mut ws.lz4, content, &mut ws.packed, limit);
-            let (algorithm, payload) = match packed {
-                Some(len) => (algorithm, &ws.packed[..len]),
-                None => (Algorithm::Raw, content),
-            };
-            if algorithm == Algorithm::Raw && whole {
-                // What does not compress can be cut anywhere: use up the segment.
-                let fit = (self.log.room() as usize).saturating_sub(RECORD_HEADER) / BLOCK_SIZE;
-                if (1..span).contains(&fit) {
-                    return self.write_record(ws, block, &data[..fit * BLOCK_SIZE], writer);
-                }
+                None => break record,
             }
-            let mask_bytes = mask.to_le_bytes();
-            let parts: [&[u8]; 2] = [if whole { &[] } else { &mask_bytes }, payload];
-            let header = RecordHeader {
-                algorithm: algorithm.tag(),
-                span: span as u8,
-                count: count as u8,
-                ..RecordHeader::plain(Kind::Data, block)
-            };
-            let record = EncodedRecord::new::<P>(header, parts);
-            let slot = self.log.slot(&self.file, &record, writer)?;
-            let stored = Stored {
-                block,
-                span,
-                mask,
-                units: record.header().units(),
-                address: slot.placed().address,
-            };
+        };
+        loop {
+            let slot = self.log.slot(&self.file, &record.encoded, writer)?;
+            let stored = record.stored(slot.placed());
             let loaded = {
                 let mut map = self.map.lock();
                 map.enter(slot.placed())?;
@@ -146,11 +102,13 @@ impl<P: Platform> Store<P> {
             };
             if !loaded {
                 // A discard emptied the leaf after it had been loaded, and it was dropped.
+                drop(slot);
+                self.loader().leaf(&mut ws.read, block, Missing::Create)?;
                 continue;
             }
             slot.commit(|_| {
                 let mut map = self.map.lock();
-                P::placed(block, span as u64);
+                P::placed(block, stored.span as u64);
                 if P::sabotaged(Sabotage::LateTable) {
                     return Ok(());
                 }
@@ -159,8 +117,40 @@ impl<P: Platform> Store<P> {
             if P::sabotaged(Sabotage::LateTable) {
                 self.map_record(&mut self.map.lock(), &stored)?;
             }
-            return Ok(span);
+            return Ok(stored.span);
         }
+    }
+
+    /// Encodes the blocks of `data`, of which those in `mask` are stored, as one record.
+    fn encode_data<'a>(
+        &self,
+        encoder: &'a mut Encoder<P>,
+        gathered: &'a mut [u8],
+        block: u64,
+        data: &'a [u8],
+        mask: u32,
+    ) -> DataRecord<'a> {
+        let span = data.len() / BLOCK_SIZE;
+        let content = if mask.count_ones() as usize == span {
+            data
+        } else {
+            let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
+            let kept = blocks.filter(|(i, _)| (mask >> i) & 1 == 1);
+            gather(kept.map(|(_, block)| block), gathered)
+        };
+        let params = Params::of(self.algorithm);
+        DataRecord::new::<P>(encoder, params, block, span, mask, content)
+    }
+
+    /// To how many blocks a record is to be cut that does not fit into the segment, so that the segment is used up.
+    /// Only a record that does not compress can be cut anywhere. If others use the segment up before it is placed,
+    /// it goes to the next one.
+    fn cut(&self, record: &DataRecord<'_>) -> Option<usize> {
+        if !record.is_plain() {
+            return None;
+        }
+        let fit = (self.log.room() as usize).saturating_sub(RECORD_HEADER) / BLOCK_SIZE;
+        (1..record.span()).contains(&fit).then_some(fit)
     }
 
     /// Points the blocks of a record to it.
@@ -197,11 +187,11 @@ impl<P: Platform> Store<P> {
     fn zero_some(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         let length = count.to_le_bytes();
         let header = RecordHeader::plain(Kind::Zero, block);
-        let record = EncodedRecord::new::<P>(header, [&length, &[]]);
+        let record = EncodedRecord::new::<P>(header, &length, &[]);
         loop {
             let (mapped, stored) = self.map.lock().survey(block, count)?;
             if let Some(at) = stored {
-                self.loader().leaf(ws, at, Missing::Leave)?;
+                self.loader().leaf(&mut ws.read, at, Missing::Leave)?;
                 continue;
             }
             if !mapped {

@@ -126,13 +126,16 @@ impl<P: Platform> Log<P> {
             state.open = Some(open);
             return Ok(());
         }
-        let (size, lsn) = (self.layout.segment_size, self.lsn(current.seq, current.offset));
+        let (size, lsn) = (
+            self.layout.segment_size,
+            self.lsn(current.seq, current.offset),
+        );
         let ending = |kind| RecordHeader::ending(kind, lsn, state.durable);
         let aligned = |offset: u32| offset.next_multiple_of(BLOCK_SIZE as u32);
         let to = aligned(current.offset);
         if end == End::Segment || to == size {
             let next = current.next.to_le_bytes();
-            let link = EncodedRecord::new::<P>(ending(Kind::Link), [&next, &[]]);
+            let link = EncodedRecord::new::<P>(ending(Kind::Link), &next, &[]);
             open.append(&mut current, &link);
             let to = aligned(current.offset);
             open.clear(&mut current, to);

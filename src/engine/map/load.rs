@@ -3,8 +3,8 @@
 
 use super::table::{Found, NodeId};
 use crate::engine::format::{corrupt, Entry, Kind, NODE_ENTRIES};
+use crate::engine::records::ReadBuffers;
 use crate::engine::store::Store;
-use crate::engine::workspace::Workspace;
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::Platform;
@@ -53,11 +53,11 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// Loads the way to the leaf of `block`, see [`node`](Self::node).
     pub(crate) fn leaf(
         &self,
-        ws: &mut Workspace<P>,
+        buffers: &mut ReadBuffers<P>,
         block: u64,
         missing: Missing,
     ) -> Result<Found> {
-        self.node(ws, NodeId::leaf(block), missing)
+        self.node(buffers, NodeId::leaf(block), missing)
     }
 
     /// Loads the way to a node. Returns what is there then: [`Found::Loaded`], or [`Found::Absent`] with
@@ -69,7 +69,7 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// way that is damaged.
     pub(crate) fn node(
         &self,
-        ws: &mut Workspace<P>,
+        buffers: &mut ReadBuffers<P>,
         wanted: NodeId,
         missing: Missing,
     ) -> Result<Found> {
@@ -91,7 +91,13 @@ impl<'a, P: Platform> Loader<'a, P> {
                     return Err(error);
                 }
             }
-            match self.read(ws, stored.id, stored.entry, stored.seed, stored.segments) {
+            match self.read(
+                buffers,
+                stored.id,
+                stored.entry,
+                stored.seed,
+                stored.segments,
+            ) {
                 Ok(words) => self.install(&stored, words)?,
                 Err(error) => failed = Some(((stored.id, stored.entry), error)),
             }
@@ -153,13 +159,16 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// Those of memory and of the backing file, and [`Error::Corrupt`](crate::engine::Error::Corrupt).
     pub(crate) fn read(
         &self,
-        ws: &mut Workspace<P>,
+        buffers: &mut ReadBuffers<P>,
         id: NodeId,
         entry: Entry,
         seed: u32,
         segments: u64,
     ) -> Result<Vec<u64>> {
-        let words = self.store.node(ws, Kind::MapNode, id, entry, seed)?;
+        let words = self
+            .store
+            .records()
+            .node(buffers, Kind::MapNode, id, entry, seed)?;
         // Segments may come into use meanwhile, but no stored node points to those yet.
         let plausible = |&word| Entry(word).plausible(&self.store.layout, segments);
         match words.iter().all(plausible) {

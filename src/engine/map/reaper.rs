@@ -79,7 +79,10 @@ impl Reaper {
             self.at = id.first_leaf();
             let result = match search {
                 Search::Detached(_, entry) => reap_node(store, ws, id, entry),
-                Search::Unknown(_) => store.loader().node(ws, id, Missing::Leave).map(|_| ()),
+                Search::Unknown(_) => store
+                    .loader()
+                    .node(&mut ws.read, id, Missing::Leave)
+                    .map(|_| ()),
             };
             match result {
                 Ok(()) => {}
@@ -121,7 +124,9 @@ fn reap_node<P: Platform>(
         let map = store.map.lock();
         (map.seed(entry)?, map.segment_count())
     };
-    let words = store.loader().read(ws, id, entry, seed, segments)?;
+    let words = store
+        .loader()
+        .read(&mut ws.read, id, entry, seed, segments)?;
     // Nodes are removed only under the log's lock.
     let _tail = store.log.lock();
     let mut map = store.map.lock();

@@ -9,13 +9,13 @@
 pub(crate) mod punch;
 
 use crate::engine::checkpoint::Checkpoint;
-use crate::engine::codec;
+use crate::engine::codec::Params;
 use crate::engine::format::{
-    Algorithm, Entry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
-    RECORD_HEADER, SEGMENT_HEADER, UNIT,
+    Entry, Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT, RECORD_HEADER,
+    SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
-use crate::engine::io::write::Stored;
+use crate::engine::io::data::{gather, DataRecord};
 use crate::engine::log::{EncodedRecord, LogState};
 use crate::engine::map::load::Missing;
 use crate::engine::map::reaper::Progress;
@@ -371,7 +371,7 @@ impl<P: Platform> Store<P> {
         loop {
             if self
                 .loader()
-                .node(ws, NodeId::leaf(header.number), Missing::Leave)?
+                .node(&mut ws.read, NodeId::leaf(header.number), Missing::Leave)?
                 != Found::Loaded
             {
                 return Ok(());
@@ -386,55 +386,38 @@ impl<P: Platform> Store<P> {
             let piece = (here >> from) & (u32::MAX >> (u32::BITS - reach.min(u32::BITS)));
             let new_span = u32::BITS - piece.leading_zeros();
             let whole = piece == mask && from == 0 && new_span == u32::from(header.span);
-            let mask_bytes = piece.to_le_bytes();
-            let parts: [&[u8]; 2];
-            let mut new = *header;
-            if whole {
-                parts = [&[], payload];
+            let record = if whole {
+                DataRecord::again::<P>(header, mask, payload)
             } else {
                 let packed = &payload[header.mask_len()..];
                 let stored = usize::from(header.count) * BLOCK_SIZE;
-                if stored > ws.blocks.len()
-                    || !codec::decompress::<P>(header.algorithm, packed, &mut ws.blocks[..stored])
+                let buffers = &mut ws.read;
+                if stored > buffers.blocks.len()
+                    || !buffers.decompressor.decompress(
+                        header.algorithm,
+                        packed,
+                        &mut buffers.blocks[..stored],
+                    )
                 {
                     return Ok(());
                 }
-                let mut kept = 0;
-                for (place, bit) in (0..u32::BITS)
+                let kept = (0..u32::BITS)
                     .filter(|bit| (mask >> bit) & 1 == 1)
-                    .enumerate()
-                {
-                    if bit >= from && (piece >> (bit - from)) & 1 == 1 {
-                        let old = &ws.blocks[place * BLOCK_SIZE..(place + 1) * BLOCK_SIZE];
-                        ws.gather[kept * BLOCK_SIZE..(kept + 1) * BLOCK_SIZE].copy_from_slice(old);
-                        kept += 1;
-                    }
-                }
-                let content = &ws.gather[..kept * BLOCK_SIZE];
-                let (limit, with) = (content.len() - UNIT, self.algorithm);
-                let len = codec::compress::<P>(with, &mut ws.lz4, content, &mut ws.packed, limit);
-                let (algorithm, packed) = match len {
-                    Some(len) => (with, &ws.packed[..len]),
-                    None => (Algorithm::Raw, content),
-                };
-                new = RecordHeader {
-                    algorithm: algorithm.tag(),
-                    span: new_span as u8,
-                    count: kept as u8,
-                    ..RecordHeader::plain(Kind::Data, header.number + u64::from(from))
-                };
-                let masked = kept as u32 != new_span;
-                parts = [if masked { &mask_bytes } else { &[] }, packed];
-            }
-            let record = EncodedRecord::new::<P>(new, parts);
-            let slot = self.log.slot(&self.file, &record, mover)?;
-            let stored = Stored {
-                block: record.header().number,
-                span: usize::from(record.header().span),
-                mask: piece,
-                units: record.header().units(),
-                address: slot.placed().address,
+                    .zip(buffers.blocks.chunks_exact(BLOCK_SIZE))
+                    .filter(|&(bit, _)| bit >= from && (piece >> (bit - from)) & 1 == 1)
+                    .map(|(_, block)| block);
+                let content = gather(kept, &mut ws.gather);
+                DataRecord::new::<P>(
+                    &mut ws.encoder,
+                    Params::of(self.algorithm),
+                    header.number + u64::from(from),
+                    new_span as usize,
+                    piece,
+                    content,
+                )
             };
+            let slot = self.log.slot(&self.file, &record.encoded, mover)?;
+            let stored = record.stored(slot.placed());
             let unchanged = {
                 let mut map = self.map.lock();
                 map.enter(slot.placed())?;
@@ -462,7 +445,7 @@ impl<P: Platform> Store<P> {
             level: header.count,
             index: header.number,
         };
-        let record = EncodedRecord::new::<P>(*header, [payload, &[]]);
+        let record = EncodedRecord::new::<P>(*header, &[], payload);
         let units = record.header().units();
         // One that the next checkpoint stores moves by itself.
         let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
@@ -498,7 +481,11 @@ impl<P: Platform> Store<P> {
             return Ok(false);
         }
         if id.level + 1 < height {
-            if self.loader().node(ws, id.parent(), Missing::Leave)? != Found::Loaded {
+            if self
+                .loader()
+                .node(&mut ws.read, id.parent(), Missing::Leave)?
+                != Found::Loaded
+            {
                 return Ok(false);
             }
         }

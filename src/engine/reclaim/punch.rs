@@ -116,7 +116,11 @@ impl<P: Platform> Store<P> {
                     return Ok(true);
                 };
                 let leaf = NodeId::leaf(header.number);
-                if self.loader().node(&mut state.ws, leaf, Missing::Leave)? != Found::Loaded {
+                if self
+                    .loader()
+                    .node(&mut state.ws.read, leaf, Missing::Leave)?
+                    != Found::Loaded
+                {
                     return Ok(false);
                 }
                 Ok(Self::still_here(&self.map.lock(), header, mask, address).0 != 0)

@@ -2,7 +2,6 @@
 //! Offline verification of every structure and every record of an image. Nothing is written.
 
 use crate::engine::access::Access;
-use crate::engine::codec;
 use crate::engine::format::{
     Entry, Layout, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     SUPERBLOCK_OFFSETS, UNIT,
@@ -224,7 +223,11 @@ impl<P: Platform> Check<'_, P> {
         let blocks = self.store.map.lock().leaves() << NODE_SHIFT;
         let mut at = 0;
         while at < blocks {
-            match self.store.loader().leaf(&mut self.ws, at, Missing::Leave) {
+            match self
+                .store
+                .loader()
+                .leaf(&mut self.ws.read, at, Missing::Leave)
+            {
                 Ok(Found::Absent(id)) => at = id.end_block(),
                 Ok(_) => {
                     self.summary.nodes += 1;
@@ -284,7 +287,7 @@ impl<P: Platform> Check<'_, P> {
             (map.seed(entry)?, map.segment_count())
         };
         let (store, ws) = (self.store, &mut self.ws);
-        let words = match store.loader().read(ws, id, entry, seed, segments) {
+        let words = match store.loader().read(&mut ws.read, id, entry, seed, segments) {
             Ok(words) => words,
             Err(error @ Error::Corrupt { .. }) => {
                 self.find(error, None, false);
@@ -375,14 +378,22 @@ impl<P: Platform> Check<'_, P> {
     fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<Held>> {
         self.summary.records += 1;
         let ws = &mut self.ws;
-        let error = match self.store.record(entry, seed, &mut ws.record) {
+        let error = match self
+            .store
+            .records()
+            .record(entry, seed, &mut ws.read.record)
+        {
             Ok((header, payload)) => {
                 let mask = header.mask(payload);
                 let stored = usize::from(header.count) * BLOCK_SIZE;
-                if let Some(mask) = mask.filter(|_| stored <= ws.blocks.len()) {
+                if let Some(mask) = mask.filter(|_| stored <= ws.read.blocks.len()) {
                     let packed = &payload[header.mask_len()..];
-                    let blocks = &mut ws.blocks[..stored];
-                    if codec::decompress::<P>(header.algorithm, packed, blocks) {
+                    let blocks = &mut ws.read.blocks[..stored];
+                    if ws
+                        .read
+                        .decompressor
+                        .decompress(header.algorithm, packed, blocks)
+                    {
                         let units = header.units();
                         self.extent(entry, units)?;
                         return Ok(Some(Held {

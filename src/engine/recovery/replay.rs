@@ -6,7 +6,8 @@ use crate::engine::format::{
     corrupt, le64, seed, Kind, LogPosition, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
     SEGMENT_HEADER, UNIT,
 };
-use crate::engine::io::write::{zero_end, Stored};
+use crate::engine::io::data::Stored;
+use crate::engine::io::write::zero_end;
 use crate::engine::log::{LeftSegment, Placed};
 use crate::engine::map::load::Missing;
 use crate::engine::store::Store;
@@ -248,7 +249,7 @@ fn apply<P: Platform>(
         loop {
             let stored = store.unmap(&mut store.map.lock(), block, count)?;
             match stored {
-                Some(at) => store.loader().leaf(ws, at, Missing::Leave)?,
+                Some(at) => store.loader().leaf(&mut ws.read, at, Missing::Leave)?,
                 None => return Ok(()),
             };
         }
@@ -258,7 +259,7 @@ fn apply<P: Platform>(
     let (Some(mask), true) = (header.mask(payload), inside) else {
         return damaged;
     };
-    store.loader().leaf(ws, block, Missing::Create)?;
+    store.loader().leaf(&mut ws.read, block, Missing::Create)?;
     let stored = Stored {
         block,
         span: span as usize,

@@ -77,7 +77,9 @@ fn load_node<P: Platform>(
         return corrupt("segment usage", entry.address());
     }
     let seed = seed_on_disk(store, entry, page)?;
-    let words = store.node(ws, Kind::UsageNode, id, entry, seed)?;
+    let words = store
+        .records()
+        .node(&mut ws.read, Kind::UsageNode, id, entry, seed)?;
     let segments = superblock.usage_segments;
     if level == 0 {
         let counted = match superblock.detached && !P::sabotaged(Sabotage::StrictCounts) {

@@ -6,7 +6,8 @@
 //! copy refers to count as live until the [reaper](crate::engine::map::reaper) or a write there has loaded the node and
 //! taken them off the counts. A loaded child of a detached entry was reattached: it began empty.
 
-use super::node::{Node, NodeId};
+use super::node::Node;
+use super::NodeId;
 use super::Table;
 use crate::engine::format::{Entry, NODE_ENTRIES};
 use crate::engine::Result;

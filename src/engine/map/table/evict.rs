@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Eviction: takes nodes out of memory that can be loaded again, by the clock algorithm.
 
-use super::node::{Node, NodeId};
+use super::node::Node;
+use super::NodeId;
 use super::Table;
 use crate::engine::format::NODE_ENTRIES;
 

@@ -10,7 +10,7 @@ mod evict;
 mod node;
 
 pub(crate) use self::detached::{Scope, Search};
-pub(crate) use self::node::NodeId;
+pub(crate) use crate::engine::format::NodeId;
 
 use self::detached::Detached;
 use self::evict::Clock;

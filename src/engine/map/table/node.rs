@@ -1,76 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`NodeId`] and [`Node`]: what a node of the sector table is called, and a loaded one.
+//! [`Node`]: a loaded node of the sector table.
 
-use crate::engine::format::{Entry, NODE_ENTRIES, NODE_SHIFT};
+use crate::engine::format::{Entry, NODE_ENTRIES};
 use crate::engine::Result;
 use crate::platform::mem::{Box, Vec};
 use core::sync::atomic::AtomicBool;
-
-/// Names a node: its level (0: leaf) and its index in the level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NodeId {
-    pub(crate) level: u8,
-    pub(crate) index: u64,
-}
-
-impl NodeId {
-    /// The leaf of a block.
-    pub(crate) fn leaf(block: u64) -> Self {
-        Self {
-            level: 0,
-            index: block >> NODE_SHIFT,
-        }
-    }
-
-    /// The node above.
-    pub(crate) fn parent(self) -> Self {
-        Self {
-            level: self.level + 1,
-            index: self.index >> NODE_SHIFT,
-        }
-    }
-
-    /// The node below in slot `at`. Not for a leaf.
-    pub(crate) fn child(self, at: usize) -> Self {
-        Self {
-            level: self.level - 1,
-            index: (self.index << NODE_SHIFT) | at as u64,
-        }
-    }
-
-    /// The slot in the node at `level` + 1 above this one that leads to it.
-    pub(super) fn slot(self, level: u8) -> usize {
-        (self.index >> (NODE_SHIFT * u32::from(level - self.level))) as usize & (NODE_ENTRIES - 1)
-    }
-
-    /// First slot of this node that leads to the node with index `from` of `level`, or to one after it. It is
-    /// [`NODE_ENTRIES`] if there is none. Not for a leaf.
-    pub(super) fn first_slot(self, level: u8, from: u64) -> usize {
-        let shift = NODE_SHIFT * u32::from(self.level - 1 - level);
-        let first = (from >> shift).saturating_sub(self.index << NODE_SHIFT);
-        (first as usize).min(NODE_ENTRIES)
-    }
-
-    /// First leaf in the reach of the node.
-    pub(crate) fn first_leaf(self) -> u64 {
-        self.index << (NODE_SHIFT * u32::from(self.level))
-    }
-
-    /// First leaf behind the reach of the node.
-    pub(crate) fn end_leaf(self) -> u64 {
-        (self.index + 1) << (NODE_SHIFT * u32::from(self.level))
-    }
-
-    /// First block in the reach of the node.
-    pub(crate) fn first_block(self) -> u64 {
-        self.first_leaf() << NODE_SHIFT
-    }
-
-    /// First block behind the reach of the node.
-    pub(crate) fn end_block(self) -> u64 {
-        self.end_leaf() << NODE_SHIFT
-    }
-}
 
 /// A loaded node.
 pub(super) struct Node {

@@ -171,7 +171,7 @@ impl Usage {
 
     /// The log leaves segment `index` with this unused end.
     pub(super) fn leave(&mut self, index: u64, unused_end: u8) {
-        self.change(index, |segment| segment.leave(tail));
+        self.change(index, |segment| segment.leave(unused_end));
     }
 
     /// A repair found the seed of segment `index`, which is in use.

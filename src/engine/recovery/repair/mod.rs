@@ -307,7 +307,11 @@ impl<P: Platform> Repair<'_, P> {
                 Ok(())
             })?;
         for &(block, entry, seed) in doubtful.iter() {
-            let error = match self.store.record(entry, seed, &mut self.ws.record) {
+            let error = match self
+                .store
+                .records()
+                .record(entry, seed, &mut self.ws.read.record)
+            {
                 Ok((header, payload)) => {
                     let mask = header.mask(payload).unwrap_or(0);
                     if place_of(block, header.number, mask) == Some(entry.index()) {

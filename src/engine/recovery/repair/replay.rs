@@ -26,7 +26,9 @@ impl<P: Platform> Repair<'_, P> {
         let words = match seed {
             Some(seed) => {
                 let (ws, segments) = (&mut self.ws, self.segments);
-                self.store.loader().read(ws, id, entry, seed, segments)
+                self.store
+                    .loader()
+                    .read(&mut ws.read, id, entry, seed, segments)
             }
             None => Err(Error::NotAnImage),
         };

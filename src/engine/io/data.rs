@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`DataRecord`]: blocks of data, encoded as one record of the log. Writes make them, and reclaim does when it moves
+//! what is live.
+
+use crate::engine::codec::{Encoder, Params};
+use crate::engine::format::{Algorithm, Kind, RecordHeader, BLOCK_SIZE};
+use crate::engine::log::{EncodedRecord, Placed};
+use crate::platform::Platform;
+
+/// A data record in its place.
+pub(crate) struct Stored {
+    /// First block, and number of blocks covered.
+    pub(crate) block: u64,
+    pub(crate) span: usize,
+    /// Which of them are stored: bit `i` for block `block + i`. The others are zero.
+    pub(crate) mask: u32,
+    /// Space of the record, in units of the log.
+    pub(crate) units: u32,
+    /// Byte offset in the image.
+    pub(crate) address: u64,
+}
+
+/// Neighbouring blocks of data, encoded as one record.
+pub(crate) struct DataRecord<'a> {
+    pub(crate) encoded: EncodedRecord<'a>,
+    mask: u32,
+}
+
+impl<'a> DataRecord<'a> {
+    /// Encodes `span` blocks from `block` on. `content` has those of them that are in `mask`, one after the other.
+    pub(crate) fn new<P: Platform>(
+        encoder: &'a mut Encoder<P>,
+        params: Params,
+        block: u64,
+        span: usize,
+        mask: u32,
+        content: &'a [u8],
+    ) -> Self {
+        let count = mask.count_ones() as usize;
+        let (algorithm, payload) = encoder.encode(params, content);
+        let header = RecordHeader {
+            algorithm: algorithm.tag(),
+            span: span as u8,
+            count: count as u8,
+            ..RecordHeader::plain(Kind::Data, block)
+        };
+        let mask_bytes = mask.to_le_bytes();
+        let lead = &mask_bytes[..header.mask_len()];
+        Self {
+            encoded: EncodedRecord::new::<P>(header, lead, payload),
+            mask,
+        }
+    }
+
+    /// The same record again, with `payload` as it is stored.
+    pub(crate) fn again<P: Platform>(header: &RecordHeader, mask: u32, payload: &'a [u8]) -> Self {
+        Self {
+            encoded: EncodedRecord::new::<P>(*header, &[], payload),
+            mask,
+        }
+    }
+
+    /// Whether all blocks are stored, and as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        let header = self.encoded.header();
+        header.algorithm == Algorithm::Raw.tag() && header.count == header.span
+    }
+
+    /// Number of blocks covered.
+    pub(crate) fn span(&self) -> usize {
+        usize::from(self.encoded.header().span)
+    }
+
+    /// The record, once it lies there.
+    pub(crate) fn stored(&self, placed: &Placed) -> Stored {
+        let header = self.encoded.header();
+        Stored {
+            block: header.number,
+            span: self.span(),
+            mask: self.mask,
+            units: header.units(),
+            address: placed.address,
+        }
+    }
+}
+
+/// Copies blocks to the beginning of `to`, one after the other, and returns them.
+pub(crate) fn gather<'a, 'b>(blocks: impl Iterator<Item = &'b [u8]>, to: &'a mut [u8]) -> &'a [u8] {
+    let mut len = 0;
+    for (to, block) in to.chunks_exact_mut(BLOCK_SIZE).zip(blocks) {
+        to.copy_from_slice(block);
+        len += BLOCK_SIZE;
+    }
+    &to[..len]
+}

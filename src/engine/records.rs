@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Records`]: reads what is stored, from the log's memory or from the backing file, and verifies it.
+
+use crate::engine::codec::Decompressor;
+use crate::engine::format::{
+    corrupt, decode_node, Entry, Kind, Layout, NodeId, RecordHeader, BLOCK_SIZE, NODE_BYTES,
+    NODE_ENTRIES, RECORD_HEADER,
+};
+use crate::engine::log::Log;
+use crate::engine::Result;
+use crate::platform::mem::{Buf, Vec};
+use crate::platform::{BackingFile, Platform};
+
+/// The memory to read one record at a time.
+pub(crate) struct ReadBuffers<P: Platform> {
+    /// A record as it is stored, with the sectors around it.
+    pub(crate) record: Buf,
+    /// A record's blocks, or a node's bytes.
+    pub(crate) blocks: Buf,
+    pub(crate) decompressor: Decompressor<P>,
+}
+
+impl<P: Platform> ReadBuffers<P> {
+    /// For the records of images of this geometry.
+    pub(crate) fn new(layout: &Layout) -> Result<Self> {
+        let blocks = (layout.record_size as usize).max(NODE_BYTES);
+        // A record's header and mask come first, and it may start at the end of a sector.
+        let stored = blocks + RECORD_HEADER + 4 + 2 * BLOCK_SIZE;
+        Ok(Self {
+            record: Buf::zeroed(stored)?,
+            blocks: Buf::zeroed(blocks)?,
+            decompressor: Decompressor::new()?,
+        })
+    }
+}
+
+/// The stored records of an image.
+pub(crate) struct Records<'a, P: Platform> {
+    pub(crate) file: &'a P::File,
+    pub(crate) layout: &'a Layout,
+    /// Has what is not written yet.
+    pub(crate) log: &'a Log<P>,
+}
+
+impl<P: Platform> Records<'_, P> {
+    /// Reads the sectors of a record into `out` and returns the record's bytes and what follows.
+    fn fetch<'b>(&self, entry: Entry, out: &'b mut Buf) -> Result<&'b [u8]> {
+        let address = entry.address();
+        if let Some(n) = self.log.read_memory(address, out) {
+            return Ok(&out[..n]);
+        }
+        let len = entry.sectors() * BLOCK_SIZE;
+        if len > out.len() {
+            return corrupt("sector table entry", address);
+        }
+        let skip = (address % BLOCK_SIZE as u64) as usize;
+        self.file.read_at(&mut out[..len], address - skip as u64)?;
+        Ok(&out[skip..len])
+    }
+
+    /// Reads and verifies the record at `entry`, in a segment with this seed. Returns its header and payload.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::engine::Error::Corrupt) when there is no whole, undamaged record; those of the backing
+    /// file.
+    pub(crate) fn record<'b>(
+        &self,
+        entry: Entry,
+        seed: u32,
+        out: &'b mut Buf,
+    ) -> Result<(RecordHeader, &'b [u8])> {
+        let bytes = self.fetch(entry, out)?;
+        match RecordHeader::decode::<P>(bytes, seed, self.layout.offset_in_segment(entry.address()))
+        {
+            Some(found) => Ok(found),
+            None => corrupt("record", entry.address()),
+        }
+    }
+
+    /// Reads and verifies the node stored at `entry`, which must be the one of this kind, level and index.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`record`](Self::record).
+    pub(crate) fn node(
+        &self,
+        buffers: &mut ReadBuffers<P>,
+        kind: Kind,
+        id: NodeId,
+        entry: Entry,
+        seed: u32,
+    ) -> Result<Vec<u64>> {
+        let (header, payload) = self.record(entry, seed, &mut buffers.record)?;
+        let bytes = &mut buffers.blocks[..NODE_BYTES];
+        let place = match kind {
+            Kind::MapNode => entry.node(),
+            _ => entry,
+        };
+        let right = header.kind == kind
+            && place == Entry::new(entry.address(), header.units(), 0, 1)
+            && header.count == id.level
+            && header.number == id.index
+            && buffers
+                .decompressor
+                .decompress(header.algorithm, payload, bytes);
+        if !right {
+            return corrupt("table node", entry.address());
+        }
+        let mut words = Vec::filled(0, NODE_ENTRIES)?;
+        decode_node(bytes, &mut words);
+        Ok(words)
+    }
+}
