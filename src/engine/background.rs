@@ -2,9 +2,9 @@
 //! Background work of an open volume: one thread writes what is full and reserves segments ahead, another
 //! writes checkpoints and reclaims space.
 
-use crate::engine::checkpoint::{due, Checkpoint};
+use crate::engine::checkpoint::{due, CheckpointKind};
 use crate::engine::map::reaper::Progress;
-use crate::engine::reclaim::{Effort, REAP_BATCH};
+use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance};
 use crate::engine::space::Writer;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
@@ -80,7 +80,7 @@ struct Plan {
 
 /// Reserves again what the opening has used of the reserve, lest there is none left for the next one. Reclaim
 /// finds the space if need be.
-fn refill<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpoint<P>>) {
+fn refill<P: Platform>(store: &Store<P>, maintenance: &P::Monitor<Maintenance<P>>) {
     loop {
         let mut tail = store.log.lock();
         while tail.space.reserving {
@@ -92,15 +92,15 @@ fn refill<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpoint<P>>) {
         drop(tail);
         match store.log.reserve_ahead(&store.file, Writer::User) {
             Ok(()) => {}
-            Err(Error::NoSpace) if store.make_space(&mut state.lock()) == Ok(true) => {}
+            Err(Error::NoSpace) if maintenance.lock().make_space(store) == Ok(true) => {}
             Err(_) => return,
         }
     }
 }
 
 /// Writes a checkpoint whenever the log has grown enough, and reclaims space.
-pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpoint<P>>) {
-    refill(store, state);
+pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &P::Monitor<Maintenance<P>>) {
+    refill(store, maintenance);
     let mut plan = Plan {
         failed: None,
         busy: false,
@@ -113,19 +113,19 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
         let task = plan.next(store);
         let mut state = match task {
             Task::Stop => return,
-            _ => state.lock(),
+            _ => maintenance.lock(),
         };
         match task {
             Task::Stop => return,
             Task::Checkpoint => {
-                let failed = store.checkpoint(&mut state, false).is_err();
+                let failed = state.checkpoint(store, CheckpointKind::Running).is_err();
                 let tail = store.log.lock();
                 plan.failed = failed.then(|| tail.appended());
-                let total = store.total(&tail, &store.map.lock());
-                plan.busy = total.garbage > store.busy_garbage(&total);
+                let total = store.map.lock().total(tail.held());
+                plan.busy = total.garbage > busy_garbage(&total);
             }
             Task::Space => {
-                let gained = store.make_space(&mut state).unwrap_or(false);
+                let gained = state.make_space(store).unwrap_or(false);
                 let mut tail = store.log.lock();
                 tail.space.wanted = false;
                 tail.space.hopeless = !gained;
@@ -134,11 +134,11 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
             }
             Task::Step => {
                 let mut going = || !store.log.lock().stopping();
-                let emptied = store.empty_segments(&mut state, Effort::Busy, STEP, &mut going);
+                let emptied = state.empty_segments(store, Effort::Busy, STEP, &mut going);
                 // Until the next checkpoint looks again.
                 plan.busy = matches!(emptied, Ok(1..));
             }
-            Task::Reap => match reap(store, &mut state) {
+            Task::Reap => match state.reap(store) {
                 Ok(Progress::More) => {}
                 // What they referred to can be freed.
                 Ok(Progress::Done) => plan.tidied = None,
@@ -147,17 +147,12 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, state: &P::Monitor<Checkpo
             Task::Tidy => {
                 let moment = plan.quiet.unwrap_or(0);
                 // What cannot be done now is not tried again before something has changed.
-                if !store.tidy(&mut state, moment).unwrap_or(false) {
+                if !tidy(store, &mut state, moment).unwrap_or(false) {
                     plan.tidied = plan.quiet;
                 }
             }
         }
     }
-}
-
-/// Takes detached subtrees off the counts for a while.
-fn reap<P: Platform>(store: &Store<P>, state: &mut Checkpoint<P>) -> Result<Progress> {
-    state.reaper.reap(store, &mut state.ws, REAP_BATCH)
 }
 
 impl Plan {
@@ -206,32 +201,34 @@ impl Plan {
     }
 }
 
-impl<P: Platform> Store<P> {
-    /// A step of what is done while nobody writes: makes recovery short, frees what is dead, moves what
-    /// lies scattered. True when there is more to do. `moment` is when the device was found idle.
-    fn tidy(&self, state: &mut Checkpoint<P>, moment: u64) -> Result<bool> {
-        let look = || {
-            let tail = self.log.lock();
-            let total = self.total(&tail, &self.map.lock());
-            (tail.unsettled(), total)
-        };
-        let (unsettled, mut total) = look();
-        if unsettled || total.dead > 0 {
-            self.free_dead(state)?;
-            total = look().1;
-        }
-        if total.garbage <= self.idle_garbage(&total) {
-            self.log.trim_reserve(&self.file)?;
-            return Ok(false);
-        }
-        let mut idle = || {
-            let tail = self.log.lock();
-            !tail.stopping() && !tail.space.wanted && tail.user_bytes() == moment
-        };
-        let emptied = self.empty_segments(state, Effort::Idle, IDLE_BATCH, &mut idle)?;
-        if look().1.dead > 0 {
-            self.free_dead(state)?;
-        }
-        Ok(emptied > 0)
+/// A step of what is done while nobody writes: makes recovery short, frees what is dead, moves what
+/// lies scattered. True when there is more to do. `moment` is when the device was found idle.
+fn tidy<P: Platform>(
+    store: &Store<P>,
+    maintenance: &mut Maintenance<P>,
+    moment: u64,
+) -> Result<bool> {
+    let look = || {
+        let tail = store.log.lock();
+        let total = store.map.lock().total(tail.held());
+        (tail.unsettled(), total)
+    };
+    let (unsettled, mut total) = look();
+    if unsettled || total.dead > 0 {
+        maintenance.free_dead(store)?;
+        total = look().1;
     }
+    if total.garbage <= idle_garbage(&total) {
+        store.log.trim_reserve(&store.file)?;
+        return Ok(false);
+    }
+    let mut idle = || {
+        let tail = store.log.lock();
+        !tail.stopping() && !tail.space.wanted && tail.user_bytes() == moment
+    };
+    let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut idle)?;
+    if look().1.dead > 0 {
+        maintenance.free_dead(store)?;
+    }
+    Ok(emptied > 0)
 }

@@ -3,11 +3,10 @@
 
 use crate::engine::access::Access;
 use crate::engine::background::{maintain, write_behind};
-use crate::engine::checkpoint::Checkpoint;
+use crate::engine::checkpoint::CheckpointKind;
 use crate::engine::format::{Algorithm, DeviceSize, Layout};
 use crate::engine::freeing;
-use crate::engine::map::reaper::Progress;
-use crate::engine::reclaim::{Effort, REAP_BATCH};
+use crate::engine::reclaim::{self, Maintenance};
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Opened};
 use crate::engine::space::Writer;
@@ -67,9 +66,6 @@ pub struct Stats {
     pub full: u64,
 }
 
-/// Rounds of compaction without gain before it is over.
-const PATIENCE: u32 = 6;
-
 /// How a volume is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
@@ -85,7 +81,7 @@ pub struct State {
 /// is there the next time.
 pub struct Volume<P: Platform> {
     pub(crate) store: Arc<Store<P>>,
-    checkpoint: Arc<P::Monitor<Checkpoint<P>>>,
+    maintenance: Arc<P::Monitor<Maintenance<P>>>,
     threads: P::Monitor<Vec<P::Thread>>,
     access: Access,
     clean_at_open: bool,
@@ -116,7 +112,7 @@ impl<P: Platform> Volume<P> {
         }
         let Opened {
             store,
-            checkpoint,
+            maintenance,
             replayed,
             clean,
             spare: _,
@@ -124,7 +120,7 @@ impl<P: Platform> Volume<P> {
         } = opened;
         let volume = Self {
             store,
-            checkpoint: arc(P::Monitor::new(checkpoint, Rank::Checkpoint)?)?,
+            maintenance: arc(P::Monitor::new(maintenance, Rank::Checkpoint)?)?,
             threads: P::Monitor::new(Vec::with_capacity(2)?, Rank::Pool)?,
             access,
             clean_at_open: clean,
@@ -140,8 +136,8 @@ impl<P: Platform> Volume<P> {
         let store = self.store.clone();
         let writer = P::spawn("cloop-write", move || write_behind(&store))?;
         self.threads.lock().push(writer)?;
-        let (store, checkpoint) = (self.store.clone(), self.checkpoint.clone());
-        let maintainer = P::spawn("cloop-maintain", move || maintain(&store, &checkpoint))?;
+        let (store, maintenance) = (self.store.clone(), self.maintenance.clone());
+        let maintainer = P::spawn("cloop-maintain", move || maintain(&store, &maintenance))?;
         self.threads.lock().push(maintainer)
     }
 
@@ -274,11 +270,12 @@ impl<P: Platform> Volume<P> {
     /// As [`flush`](Self::flush), and [`Error::NoSpace`].
     pub fn checkpoint(&self) -> Result {
         self.writable()?;
-        let mut state = self.checkpoint.lock();
+        let mut maintenance = self.maintenance.lock();
         if self.store.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        self.store.checkpoint(&mut state, false)
+        maintenance.checkpoint(&self.store, CheckpointKind::Running)?;
+        Ok(())
     }
 
     /// Moves what is stored together until no more space can be given back that is worth the work. Beside
@@ -289,62 +286,7 @@ impl<P: Platform> Volume<P> {
     /// As [`checkpoint`](Self::checkpoint).
     pub fn compact(&self, go_on: &mut dyn FnMut(u64) -> bool) -> Result {
         self.writable()?;
-        let store = &*self.store;
-        let mut best = u64::MAX;
-        // The log's own end moves as well: allow for some rounds that gain nothing.
-        let mut patience = PATIENCE;
-        loop {
-            let mut state = self.checkpoint.lock();
-            if store.closed.load(Ordering::Acquire) {
-                return Err(Error::Closed);
-            }
-            let mut going = || !store.log.lock().closing();
-            let reaping = &mut *state;
-            while reaping.reaper.reap(store, &mut reaping.ws, REAP_BATCH)? == Progress::More
-                && going()
-            {}
-            // What is moved goes to where the reserve is.
-            store.log.move_reserve(&store.file)?;
-            let emptied = store.empty_segments(&mut state, Effort::Pack, usize::MAX, &mut going)?;
-            // The log itself may lie behind everything else, and can be moved once it has gone on.
-            let mut far = {
-                let tail = store.log.lock();
-                let allocator = &tail.space.allocator;
-                (allocator.in_use()..allocator.count).any(|i| tail.is_current_or_next(i))
-            };
-            if emptied == 0 && far {
-                match store.log.leave_segment(&store.file) {
-                    // Then the image stays as long as it is.
-                    Err(Error::NoSpace) => far = false,
-                    left => left?,
-                }
-            }
-            store.free_dead(&mut state)?;
-            drop(state);
-            let (size, garbage) = {
-                let tail = store.log.lock();
-                let allocator = &tail.space.allocator;
-                let total = store.total(&tail, &store.map.lock());
-                (allocator.in_use() + allocator.count, total.garbage)
-            };
-            patience = if size < best { PATIENCE } else { patience - 1 };
-            best = best.min(size);
-            if (emptied == 0 && !far) || patience == 0 || !go_on(garbage) {
-                break;
-            }
-        }
-        // What the log has left last dies with the next checkpoints. And once nothing dead is left, two more
-        // are needed before no superblock says that the image is longer.
-        let mut state = self.checkpoint.lock();
-        for _ in 0..PATIENCE {
-            store.free_dead(&mut state)?;
-            let tail = store.log.lock();
-            if store.total(&tail, &store.map.lock()).dead == 0 {
-                break;
-            }
-        }
-        store.log.trim_reserve(&store.file)?;
-        store.free_dead(&mut state)
+        reclaim::compact(&self.store, &self.maintenance, go_on)
     }
 
     /// Changes the size of the device to `size` bytes. What lies beyond a smaller one is discarded.
@@ -358,7 +300,7 @@ impl<P: Platform> Volume<P> {
         self.writable()?;
         let size = DeviceSize::from_bytes(size)?;
         let (store, new) = (&*self.store, size.blocks());
-        let (old, mut state) = loop {
+        let (old, mut maintenance) = loop {
             let old = store.blocks();
             if new < old {
                 let mapped = store.next_mapped(ws, new)?;
@@ -368,9 +310,9 @@ impl<P: Platform> Volume<P> {
                 // Not under the lock: on a full file system this waits for a checkpoint.
                 store.zero(ws, new, old - new)?;
             }
-            let state = self.checkpoint.lock();
+            let maintenance = self.maintenance.lock();
             if store.blocks() == old {
-                break (old, state);
+                break (old, maintenance);
             }
         };
         if new > old {
@@ -379,11 +321,12 @@ impl<P: Platform> Volume<P> {
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
         // backing file, after which nothing more is written.
-        store.checkpoint(&mut state, false)?;
+        let durable = maintenance.checkpoint(store, CheckpointKind::Running)?;
         if new < old {
             store.set_size(size);
         }
-        let mut next = state.superblock;
+        let checkpoint = maintenance.checkpoint_state_mut();
+        let mut next = *checkpoint.superblock();
         next.size = size;
         let slots = match P::sabotaged(Sabotage::HalfResize) {
             true => 1,
@@ -391,7 +334,7 @@ impl<P: Platform> Volume<P> {
         };
         for _ in 0..slots {
             next.generation += 1;
-            store.commit_superblock(&mut state, next)?;
+            checkpoint.commit(store, &next, &durable)?;
         }
         store.set_size(size);
         Ok(())
@@ -451,15 +394,15 @@ impl<P: Platform> Volume<P> {
         self.stop_threads();
         // What was acknowledged is safe first: on a full file system the checkpoint may fail.
         self.store.log.sync(&self.store.file)?;
-        let mut checkpoint = self.checkpoint.lock();
-        let mut before = checkpoint.superblock.length;
-        self.store.checkpoint(&mut checkpoint, true)?;
-        if checkpoint.superblock.length < before {
+        let mut maintenance = self.maintenance.lock();
+        let mut before = maintenance.image_length();
+        maintenance.checkpoint(&self.store, CheckpointKind::Closing)?;
+        if maintenance.image_length() < before {
             // Either superblock alone must do, and the older one says that the image is longer.
-            before = checkpoint.superblock.length;
-            self.store.checkpoint(&mut checkpoint, true)?;
+            before = maintenance.image_length();
+            maintenance.checkpoint(&self.store, CheckpointKind::Closing)?;
         }
-        freeing::trim(&self.store, before.max(checkpoint.superblock.length))
+        freeing::trim(&self.store, before.max(maintenance.image_length()))
     }
 
     /// The figures of the moment.
@@ -476,7 +419,7 @@ impl<P: Platform> Volume<P> {
         let segments = tail.space.allocator.in_use();
         let counters = &store.counters;
         let segment_size = u64::from(store.layout.segment_size);
-        let total = store.total(&tail, &map);
+        let total = map.total(tail.held());
         Ok(Stats {
             mapped_blocks: map.mapped(),
             live_bytes: total.live,

@@ -2,6 +2,7 @@
 //! Segments in which nothing is live any more become free: when two checkpoints have found them dead, or as soon
 //! as the durable log supersedes what either superblock has in them.
 
+use super::unneeded::{Superseded, Unneeded};
 use crate::engine::map::usage::State;
 use crate::engine::store::{count, Store};
 use crate::engine::Result;
@@ -10,7 +11,7 @@ use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Segments that this checkpoint (replay from sequence number `start`) and the one
 /// before it found dead. They become free in the usage.
-pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Vec<u64>> {
+pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Unneeded<u64>> {
     let mut dead = Vec::new();
     let tail = store.log.lock();
     let mut map = store.map.lock();
@@ -34,50 +35,66 @@ pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Vec
             map.set_found_dead(index);
         }
     }
-    Ok(dead)
+    Ok(Unneeded::dead_twice(dead))
 }
 
 /// Frees the segments that neither superblock needs because the log supersedes what their tables have in them,
-/// without a checkpoint: only the log must be durable. Not while a checkpoint is written. Returns how many.
-pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result<usize> {
-    let mut found = Vec::new();
-    {
-        let tail = store.log.lock();
-        let map = store.map.lock();
-        if map.total(tail.held()).dead == 0 {
-            return Ok(0);
-        }
-        for (index, segment) in (0..).zip(map.segments()) {
-            let hasty =
-                P::sabotaged(Sabotage::UnloggedFree) && !segment.is_free() && segment.is_dead();
-            if (map.superseded(segment) || hasty) && !tail.holds(index) {
-                found.push(index)?;
-            }
-        }
-    }
-    if found.is_empty() {
-        return Ok(0);
-    }
-    if !P::sabotaged(Sabotage::EarlyFree) {
-        store.log.sync(&store.file)?;
-    }
+/// without a checkpoint: only the log must be durable. Not while a checkpoint is written.
+pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result {
+    let Some(found) = find_superseded(store)? else {
+        return Ok(());
+    };
+    let log = store.log.sync_unless(Sabotage::EarlyFree, &store.file)?;
+    let unneeded = found.durably(&log);
     {
         let mut map = store.map.lock();
-        for &index in found.iter() {
+        for &index in unneeded.iter() {
             map.set_free(index);
         }
     }
-    release(store, &found)?;
-    count(&store.counters.freed, found.len() as u64);
-    Ok(found.len())
+    free(store, &unneeded)
 }
 
-/// Lets the log use free segments again, and gives the space of those back that it need not keep.
-pub(crate) fn release<P: Platform>(store: &Store<P>, segments: &[u64]) -> Result {
-    for &index in segments {
+/// Segments that the log supersedes, if there are any.
+fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u64>>> {
+    let mut found = Vec::new();
+    let tail = store.log.lock();
+    let map = store.map.lock();
+    if map.total(tail.held()).dead == 0 {
+        return Ok(None);
+    }
+    for (index, segment) in (0..).zip(map.segments()) {
+        let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.is_free() && segment.is_dead();
+        if (map.superseded(segment) || hasty) && !tail.holds(index) {
+            found.push(index)?;
+        }
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Superseded::new(&tail, found)))
+}
+
+/// Lets the log use segments again that are free in the usage, and gives the space of those back that it need not keep.
+pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) -> Result {
+    for &index in segments.iter() {
         if !store.log.keep(&store.file, index)? {
             store.log.give_back(&store.file, index)?;
         }
+    }
+    count(&store.counters.freed, segments.len() as u64);
+    Ok(())
+}
+
+/// Gives ranges of a segment back: offsets of their first byte and of the one behind them.
+pub(crate) fn punch<P: Platform>(
+    store: &Store<P>,
+    index: u64,
+    ranges: &Unneeded<(usize, usize)>,
+) -> Result {
+    let base = store.layout.segment_offset(index);
+    for &(from, to) in ranges.iter() {
+        store.file.punch(base + from as u64, (to - from) as u64)?;
     }
     Ok(())
 }

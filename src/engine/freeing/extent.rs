@@ -2,7 +2,7 @@
 //! Where the image ends, and giving space back to the backing file that lies behind it or is not in use.
 
 use crate::engine::format::{BLOCK_SIZE, SUPERBLOCK_OFFSETS};
-use crate::engine::log::LogState;
+use crate::engine::log::{DurableLog, LogState};
 use crate::engine::map::Map;
 use crate::engine::store::Store;
 use crate::engine::Result;
@@ -18,26 +18,34 @@ pub(crate) fn extent(tail: &LogState, map: &Map) -> u64 {
     last.map_or(0, |index| index + 1)
 }
 
-/// How long the image is at least when the log is durable up to `log_end`, in bytes. After a clean close
-/// it is exactly that long.
+/// What is asked about the length of an image.
+#[derive(Clone, Copy)]
+pub(crate) enum Length<'a> {
+    /// How long it is at least when the log is durable that far.
+    AtLeast(&'a DurableLog),
+    /// How long it is once it is closed.
+    Exact,
+}
+
+/// The length of the image, in bytes.
 pub(crate) fn image_length<P: Platform>(
     store: &Store<P>,
     tail: &LogState,
     map: &Map,
-    clean: bool,
-    log_end: u64,
+    length: Length<'_>,
 ) -> u64 {
     let least = SUPERBLOCK_OFFSETS[1] + BLOCK_SIZE as u64;
-    let durable = log_end >> store.layout.segment_shift();
+    let shift = store.layout.segment_shift();
     let last = (0..map.segment_count()).rev().find_map(|index| {
-        let segment = map.segment(index)?;
-        let used = match store.log.used(tail, index) {
-            _ if segment.is_free() => 0,
-            Some(used) if clean => used,
-            None if clean => u64::from(store.layout.segment_size),
+        let segment = map.segment(index).filter(|segment| !segment.is_free())?;
+        let used = match length {
+            Length::Exact => {
+                let whole = u64::from(store.layout.segment_size);
+                store.log.used(tail, index).unwrap_or(whole)
+            }
             // Its header was certainly written.
-            _ if segment.seq() <= durable => BLOCK_SIZE as u64,
-            _ => 0,
+            Length::AtLeast(log) if segment.seq() <= log.end() >> shift => BLOCK_SIZE as u64,
+            Length::AtLeast(_) => 0,
         };
         (used > 0).then(|| store.layout.segment_offset(index) + used)
     });

@@ -6,6 +6,8 @@
 
 mod dead;
 mod extent;
+mod unneeded;
 
-pub(crate) use self::dead::{find_dead, free_at_once, free_superseded, punch_dead, release};
-pub(crate) use self::extent::{cut, extent, give_back, image_length, trim};
+pub(crate) use self::dead::{find_dead, free, free_at_once, free_superseded, punch, punch_dead};
+pub(crate) use self::extent::{cut, extent, give_back, image_length, trim, Length};
+pub(crate) use self::unneeded::Superseded;

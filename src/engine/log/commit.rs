@@ -6,6 +6,19 @@ use super::{Log, LogGuard};
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
+/// Proof that the log is durable up to a position: only [`Log::sync`] makes one. What must not happen before the log
+/// is durable takes it as an argument.
+pub(crate) struct DurableLog {
+    end: u64,
+}
+
+impl DurableLog {
+    /// The log position up to which the log is durable.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+}
+
 impl<P: Platform> Log<P> {
     /// A flush by a user: see [`sync`](Self::sync).
     pub(crate) fn flush(&self, file: &P::File) -> Result {
@@ -17,13 +30,29 @@ impl<P: Platform> Log<P> {
 
     /// Makes everything appended before the call durable. All callers that wait share the fsync of one
     /// of them, but none rides on an fsync that began before its own data was written. Without anything
-    /// new it does no I/O. Returns the log position up to which the log is durable.
+    /// new it does no I/O.
     ///
     /// # Errors
     ///
     /// The first error of a write or fsync, and again the same for every later call: a failed fsync
     /// may have dropped what it failed on, so a later success would prove nothing.
-    pub(crate) fn sync(&self, file: &P::File) -> Result<u64> {
+    pub(crate) fn sync(&self, file: &P::File) -> Result<DurableLog> {
+        let end = self.sync_to_end(file)?;
+        Ok(DurableLog { end })
+    }
+
+    /// As [`sync`](Self::sync), but a simulated platform that sabotages this very order gets its proof for nothing. It
+    /// is the only forgery there is, and no other platform has it.
+    pub(crate) fn sync_unless(&self, sabotage: Sabotage, file: &P::File) -> Result<DurableLog> {
+        if cfg!(feature = "sim") && P::sabotaged(sabotage) {
+            let end = self.lock().appended;
+            return Ok(DurableLog { end });
+        }
+        self.sync(file)
+    }
+
+    /// Returns the log position up to which the log is durable.
+    fn sync_to_end(&self, file: &P::File) -> Result<u64> {
         let mut state = self.lock();
         let target = state.appended;
         if let Some(done) = self.wait_for_sync(&mut state, target) {

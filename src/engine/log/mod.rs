@@ -20,6 +20,7 @@ mod reserve;
 mod slot;
 mod state;
 
+pub(crate) use self::commit::DurableLog;
 pub(crate) use self::slot::{EncodedRecord, Placed};
 pub(crate) use self::state::{LeftSegment, LogState};
 

@@ -104,7 +104,7 @@ pub fn check<P: Platform>(
         store,
         replayed,
         clean,
-        checkpoint,
+        maintenance,
         spare,
         length: _,
     } = open::<P>(file, Access::Read)?;
@@ -128,16 +128,17 @@ pub fn check<P: Platform>(
     if let Some(error) = spare {
         check.find(error, None, false);
     }
-    check.superblocks(checkpoint.superblock.generation)?;
+    let checkpoint = maintenance.checkpoint_state();
+    check.superblocks(checkpoint.superblock().generation)?;
     check.table(progress)?;
     check.segments()?;
-    check.counts(checkpoint.superblock.offset())?;
-    for &word in checkpoint.usage_nodes.iter().flat_map(|level| level.iter()) {
-        check.extent(Entry(word), Entry(word).charge())?;
+    check.counts(checkpoint.superblock().offset())?;
+    for entry in checkpoint.usage_entries() {
+        check.extent(entry, entry.charge())?;
     }
     check.overlaps();
     // The log comes last, because its replay changes the table.
-    check.log(&checkpoint.superblock)?;
+    check.log(checkpoint.superblock())?;
     Ok(check.summary)
 }
 

@@ -6,10 +6,11 @@ use super::replay::{replay, Replayed};
 use super::superblocks::{read_superblocks, Superblocks};
 use super::usage::{load_usage, segment_limit};
 use crate::engine::access::Access;
-use crate::engine::checkpoint::Checkpoint;
+use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{corrupt, Superblock, BLOCK_SIZE};
 use crate::engine::freeing;
 use crate::engine::map::table::Table;
+use crate::engine::reclaim::Maintenance;
 use crate::engine::space::Allocator;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
@@ -22,7 +23,7 @@ pub const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
 /// An image as it was found, replayed in memory.
 pub(crate) struct Opened<P: Platform> {
     pub(crate) store: Arc<Store<P>>,
-    pub(crate) checkpoint: Checkpoint<P>,
+    pub(crate) maintenance: Maintenance<P>,
     pub(crate) replayed: Replayed,
     /// The superblock said that the image was closed cleanly.
     pub(crate) clean: bool,
@@ -113,9 +114,10 @@ fn attempt<P: Platform>(
     };
     list_free(&store)?;
     store.set_size(newest.size);
+    let checkpoint = CheckpointState::new(superblock, usage_nodes, ws, page);
     Ok(Opened {
         store,
-        checkpoint: Checkpoint::new(superblock, usage_nodes, ws, page),
+        maintenance: Maintenance::new(checkpoint),
         replayed,
         clean: found.clean,
         spare: None,
@@ -176,6 +178,10 @@ pub(crate) fn begin_writing<P: Platform>(opened: &mut Opened<P>) -> Result {
     }
     // Twice: from here on neither slot holds the state before this opening, whose log does not lead to anything
     // written from now on.
-    store.checkpoint(&mut opened.checkpoint, false)?;
-    store.checkpoint(&mut opened.checkpoint, false)
+    for _ in 0..2 {
+        opened
+            .maintenance
+            .checkpoint(store, CheckpointKind::Running)?;
+    }
+    Ok(())
 }

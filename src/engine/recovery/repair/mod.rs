@@ -12,7 +12,7 @@ mod replay;
 
 use self::incarnations::{identify, newest_copy, Epoch, Incarnation};
 use crate::engine::access::Access;
-use crate::engine::checkpoint::Checkpoint;
+use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
     Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
@@ -21,6 +21,7 @@ use crate::engine::freeing;
 use crate::engine::io::cache::place_of;
 use crate::engine::map::range::Part;
 use crate::engine::map::table::{NodeId, Table};
+use crate::engine::reclaim::Maintenance;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::space::{Allocator, Writer};
 use crate::engine::store::Store;
@@ -378,18 +379,19 @@ impl<P: Platform> Repair<'_, P> {
             patch(&mut page, offset, &incarnation.header.encode::<P>())?;
         }
         store.file.sync()?;
-        let mut checkpoint = Checkpoint::new(superblock, Vec::new(), ws, page);
+        let checkpoint = CheckpointState::new(superblock, Vec::new(), ws, page);
+        let mut maintenance = Maintenance::new(checkpoint);
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
             let base = store.layout.segment_offset(index);
             store.file.read_at(&mut bytes, base)?;
-            store.move_records(&mut checkpoint, &bytes, base, seed, Writer::Mover)?;
+            maintenance.move_records(&store, &bytes, base, seed, Writer::Mover)?;
         }
-        store.checkpoint(&mut checkpoint, false)?;
-        store.checkpoint(&mut checkpoint, false)?;
-        let before = checkpoint.superblock.length;
-        store.checkpoint(&mut checkpoint, true)?;
-        freeing::trim(&store, before.max(checkpoint.superblock.length))?;
+        maintenance.checkpoint(&store, CheckpointKind::Running)?;
+        maintenance.checkpoint(&store, CheckpointKind::Running)?;
+        let before = maintenance.image_length();
+        maintenance.checkpoint(&store, CheckpointKind::Closing)?;
+        freeing::trim(&store, before.max(maintenance.image_length()))?;
         Ok(unnamed)
     }
 }

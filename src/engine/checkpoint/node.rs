@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Appending one node, of the sector table or of the segment usage.
+
+use crate::engine::codec::Params;
+use crate::engine::format::{encode_node, Algorithm, Entry, Kind, RecordHeader, NODE_BYTES};
+use crate::engine::log::EncodedRecord;
+use crate::engine::map::table::NodeId;
+use crate::engine::space::Writer;
+use crate::engine::store::Store;
+use crate::engine::workspace::Workspace;
+use crate::engine::Result;
+use crate::platform::Platform;
+
+/// Appends the node in `ws.words`; `apply` learns its place in the same critical section.
+pub(super) fn append_node<P: Platform>(
+    store: &Store<P>,
+    ws: &mut Workspace<P>,
+    kind: Kind,
+    id: NodeId,
+    apply: &mut dyn FnMut(Entry) -> Result,
+) -> Result {
+    let bytes = &mut ws.read.blocks[..NODE_BYTES];
+    encode_node(&ws.words, bytes);
+    let (algorithm, payload) = ws.encoder.encode(Params::of(Algorithm::Lz4), bytes);
+    let header = RecordHeader {
+        algorithm: algorithm.tag(),
+        count: id.level,
+        ..RecordHeader::plain(kind, id.index)
+    };
+    let record = EncodedRecord::new::<P>(header, &[], payload);
+    let units = record.header().units();
+    let slot = store.log.slot(&store.file, &record, Writer::Checkpoint)?;
+    let placed = slot.placed();
+    store.map.lock().enter(placed)?;
+    let entry = Entry::new(placed.address, units, 0, 1);
+    slot.commit(|_| apply(entry))
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Step 3: the segment usage goes into the log, changed pages first and then the index above them.
+
+use super::node::append_node;
+use super::CheckpointState;
+use crate::engine::format::{height_for, Entry, Kind, RecordHeader, NODE_ENTRIES};
+use crate::engine::freeing;
+use crate::engine::map::table::NodeId;
+use crate::engine::store::Store;
+use crate::engine::Result;
+use crate::platform::mem::Vec;
+use crate::platform::Platform;
+
+impl<P: Platform> CheckpointState<P> {
+    /// Appends the pages of the segment usage that changed, and the index nodes above them. Returns how
+    /// many segments the stored usage covers.
+    pub(super) fn write_usage(&mut self, store: &Store<P>) -> Result<u64> {
+        self.write_changed(store).inspect_err(|_| {
+            // Some pages moved and their index did not: store all of them the next time.
+            store.map.lock().mark_all_pages_dirty();
+        })
+    }
+
+    /// The entry of the topmost node.
+    pub(super) fn usage_root(&self) -> Entry {
+        let top = self.usage_nodes.last().and_then(|top| top.first());
+        Entry(top.map_or(0, |&word| word))
+    }
+
+    /// The entries of all stored nodes.
+    pub(crate) fn usage_entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let nodes = self.usage_nodes.iter().flat_map(|level| level.iter());
+        nodes.map(|&word| Entry(word))
+    }
+
+    /// True if the node in the record with this header, at `address`, is the stored one.
+    pub(crate) fn stores_usage(&self, header: &RecordHeader, address: u64) -> bool {
+        let known = self.usage_nodes.get(usize::from(header.count));
+        let node = known.and_then(|nodes| nodes.get(header.number as usize));
+        node.is_some_and(|&word| Entry(word).address() == address)
+    }
+
+    fn write_changed(&mut self, store: &Store<P>) -> Result<u64> {
+        // Free segments at the end are not worth a word.
+        let segments = {
+            let tail = store.log.lock();
+            let map = store.map.lock();
+            freeing::extent(&tail, &map).min(map.segment_count())
+        };
+        let pages = segments.div_ceil(NODE_ENTRIES as u64) as usize;
+        let height = height_for(segments);
+        self.drop_nodes(store, height, pages)?;
+        self.add_nodes(height, pages)?;
+        let mut changed = self.write_pages(store, pages)?;
+        for level in 1..height {
+            changed = self.write_index(store, level, &changed)?;
+        }
+        Ok(segments)
+    }
+
+    /// Appends the pages that changed; returns which did.
+    fn write_pages(&mut self, store: &Store<P>, pages: usize) -> Result<Vec<bool>> {
+        let mut changed: Vec<bool> = Vec::filled(false, pages)?;
+        for page in 0..pages {
+            let dirty = store.map.lock().take_dirty_page(page, &mut self.ws.words);
+            if dirty {
+                changed[page] = true;
+                self.append_usage(store, 0, page)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Appends the index nodes of a level of which a node below `changed`, and those that are new; returns which.
+    fn write_index(&mut self, store: &Store<P>, level: u8, changed: &[bool]) -> Result<Vec<bool>> {
+        let below = usize::from(level) - 1;
+        let count = self.usage_nodes[usize::from(level)].len();
+        let mut written: Vec<bool> = Vec::filled(false, count)?;
+        for index in 0..count {
+            let first = index * NODE_ENTRIES;
+            let last = changed.len().min(first + NODE_ENTRIES);
+            let new = self.usage_nodes[usize::from(level)][index] == 0;
+            if new || changed[first..last].iter().any(|&c| c) {
+                self.ws.words.fill(0);
+                let words = &self.usage_nodes[below][first..last];
+                self.ws.words[..words.len()].copy_from_slice(words);
+                written[index] = true;
+                self.append_usage(store, level, index)?;
+            }
+        }
+        Ok(written)
+    }
+
+    /// Makes room for the addresses of the nodes that `pages` pages need.
+    fn add_nodes(&mut self, height: u8, pages: usize) -> Result {
+        let mut nodes = pages;
+        for level in 0..usize::from(height) {
+            if self.usage_nodes.len() <= level {
+                self.usage_nodes.push(Vec::new())?;
+            }
+            let known = &mut self.usage_nodes[level];
+            while known.len() < nodes {
+                known.push(0)?;
+            }
+            nodes = nodes.div_ceil(NODE_ENTRIES);
+        }
+        Ok(())
+    }
+
+    /// Forgets stored nodes of the segment usage that fewer segments do not need.
+    fn drop_nodes(&mut self, store: &Store<P>, height: u8, pages: usize) -> Result {
+        let mut nodes = pages;
+        for level in 0..self.usage_nodes.len() {
+            let keep = if level < usize::from(height) {
+                nodes
+            } else {
+                0
+            };
+            while self.usage_nodes[level].len() > keep {
+                if let Some(word) = self.usage_nodes[level].pop() {
+                    let mut map = store.map.lock();
+                    map.move_usage_node(Entry(word), Entry::HOLE)?;
+                }
+            }
+            nodes = nodes.div_ceil(NODE_ENTRIES);
+        }
+        while self.usage_nodes.len() > usize::from(height) {
+            self.usage_nodes.pop();
+        }
+        Ok(())
+    }
+
+    /// Appends the node of the segment usage in `ws.words`.
+    fn append_usage(&mut self, store: &Store<P>, level: u8, index: usize) -> Result {
+        let id = NodeId {
+            level,
+            index: index as u64,
+        };
+        let place = &mut self.usage_nodes[usize::from(level)][index];
+        append_node(store, &mut self.ws, Kind::UsageNode, id, &mut |entry| {
+            let old = Entry(core::mem::replace(place, entry.0));
+            store.map.lock().move_usage_node(old, entry)
+        })
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Compaction: relocates live records to shrink the image, until the remaining gain is not worth the I/O.
+
+use super::{Effort, Maintenance};
+use crate::engine::map::reaper::Progress;
+use crate::engine::store::Store;
+use crate::engine::{Error, Result};
+use crate::platform::{Monitor, Platform};
+use core::sync::atomic::Ordering;
+
+/// Rounds without gain after which compaction is over: the log's own end moves as well, so some rounds gain nothing.
+const FRUITLESS: u32 = 6;
+
+/// Moves what is stored together until no more space can be given back that is worth the work. The lock of `maintenance`
+/// is free between rounds; `go_on` is asked there with what is left to gain, in bytes.
+///
+/// # Errors
+///
+/// Those of the log, and [`Error::Closed`].
+pub(crate) fn compact<P: Platform>(
+    store: &Store<P>,
+    maintenance: &P::Monitor<Maintenance<P>>,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result {
+    let mut best = u64::MAX;
+    let mut patience = FRUITLESS;
+    loop {
+        let more = maintenance.lock().compact_round(store)?;
+        let (size, garbage) = {
+            let tail = store.log.lock();
+            let allocator = &tail.space.allocator;
+            let size = allocator.in_use() + allocator.count;
+            (size, store.map.lock().total(tail.held()).garbage)
+        };
+        patience = if size < best { FRUITLESS } else { patience - 1 };
+        best = best.min(size);
+        if !more || patience == 0 || !go_on(garbage) {
+            break;
+        }
+    }
+    maintenance.lock().settle(store)
+}
+
+impl<P: Platform> Maintenance<P> {
+    /// Empties segments once, and frees them; false when there was nothing to move.
+    fn compact_round(&mut self, store: &Store<P>) -> Result<bool> {
+        if store.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let mut going = || !store.log.lock().closing();
+        while self.reap(store)? == Progress::More && going() {}
+        // What is moved goes to where the reserve is.
+        store.log.move_reserve(&store.file)?;
+        let emptied = self.empty_segments(store, Effort::Pack, usize::MAX, &mut going)?;
+        // The log itself may lie behind everything else, and can be moved once it has gone on.
+        let moved = emptied > 0 || far(store) && leave_segment(store)?;
+        self.free_dead(store)?;
+        Ok(moved)
+    }
+
+    /// Frees the segments that the log has left last, which needs two more checkpoints. Once nothing dead is left, two more
+    /// are needed before no superblock says that the image is longer.
+    fn settle(&mut self, store: &Store<P>) -> Result {
+        for _ in 0..FRUITLESS {
+            self.free_dead(store)?;
+            let tail = store.log.lock();
+            if store.map.lock().total(tail.held()).dead == 0 {
+                break;
+            }
+        }
+        store.log.trim_reserve(&store.file)?;
+        self.free_dead(store)
+    }
+}
+
+/// True if the log writes behind where the image could end.
+fn far<P: Platform>(store: &Store<P>) -> bool {
+    let tail = store.log.lock();
+    let allocator = &tail.space.allocator;
+    (allocator.in_use()..allocator.count).any(|index| tail.is_current_or_next(index))
+}
+
+/// Has the log go on in another segment. False when there is no space for that: then the image stays as long as it is.
+fn leave_segment<P: Platform>(store: &Store<P>) -> Result<bool> {
+    match store.log.leave_segment(&store.file) {
+        Ok(()) => Ok(true),
+        Err(Error::NoSpace) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Relocation: live records of a segment are appended to the log again.
+
+use super::live::{live_blocks, node_is_live, node_of, Live};
+use super::Maintenance;
+use crate::engine::checkpoint::CheckpointKind;
+use crate::engine::codec::Params;
+use crate::engine::format::{
+    Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER,
+    UNIT,
+};
+use crate::engine::io::data::{gather, DataRecord};
+use crate::engine::log::EncodedRecord;
+use crate::engine::map::load::Missing;
+use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::Map;
+use crate::engine::records::ReadBuffers;
+use crate::engine::space::Writer;
+use crate::engine::store::{count, Store};
+use crate::engine::workspace::Workspace;
+use crate::engine::Result;
+use crate::platform::{Platform, Sabotage};
+
+/// Bytes of dirty nodes that are never too many to wait for a checkpoint.
+const FEW_DIRTY: u64 = 1 << 20;
+
+impl<P: Platform> Maintenance<P> {
+    /// Appends again what the table has in a segment at `base`, given its bytes, as `class`.
+    pub(crate) fn move_records(
+        &mut self,
+        store: &Store<P>,
+        bytes: &[u8],
+        base: u64,
+        seed: u32,
+        class: Writer,
+    ) -> Result {
+        let mut at = SEGMENT_HEADER;
+        while at + RECORD_HEADER <= bytes.len() {
+            let Some((header, payload)) = RecordHeader::decode::<P>(&bytes[at..], seed, at as u32)
+            else {
+                // Damage, or the end of a segment that was not filled. Further records are
+                // found by their checksums, and are moved only if the table points to them.
+                at += UNIT;
+                continue;
+            };
+            let address = base + at as u64;
+            // What is moved makes nodes of the table dirty, and those stay in memory.
+            let most = store.map.limit() / 2;
+            if store.log.demand.bytes() >= most.max(FEW_DIRTY) {
+                self.checkpoint(store, CheckpointKind::Running)?;
+            }
+            let ws = self.checkpoint.workspace();
+            match header.kind {
+                Kind::Data => move_data(store, ws, &header, payload, address, class)?,
+                Kind::MapNode => move_node(store, &mut ws.read, &header, payload, address, class)?,
+                Kind::UsageNode => self.renew_usage(store, &header, address),
+                Kind::Link => return Ok(()),
+                Kind::Zero | Kind::Pad | Kind::Checkpoint => {}
+            }
+            at += header.units() as usize * UNIT;
+        }
+        Ok(())
+    }
+
+    /// Makes the next checkpoint store the page of the segment usage again whose node this is, or one
+    /// below it.
+    fn renew_usage(&self, store: &Store<P>, header: &RecordHeader, address: u64) {
+        if self.checkpoint.stores_usage(header, address) {
+            let page = header.number << (NODE_SHIFT * u32::from(header.count));
+            store.map.lock().mark_page_dirty(page);
+        }
+    }
+}
+
+/// Live blocks of a record that are moved together: from the first one as far as nothing lies elsewhere.
+struct Piece {
+    /// The first block, counted from the first one of the record.
+    from: u32,
+    /// The blocks, a bit each, from `from` on.
+    mask: u32,
+    /// Blocks from `from` to the last one of `mask`.
+    span: u32,
+}
+
+impl Piece {
+    /// The first piece of what is live, which is something.
+    fn first(live: Live) -> Self {
+        let from = live.here.trailing_zeros();
+        let reach = (!((live.here | live.holes) >> from)).trailing_zeros();
+        let mask = (live.here >> from) & (u32::MAX >> (u32::BITS - reach.min(u32::BITS)));
+        Self {
+            from,
+            mask,
+            span: u32::BITS - mask.leading_zeros(),
+        }
+    }
+
+    /// True if this is all that a record holds.
+    fn is_all(&self, header: &RecordHeader, mask: u32) -> bool {
+        self.mask == mask && self.from == 0 && self.span == u32::from(header.span)
+    }
+
+    /// True if block `bit` of the record belongs to it.
+    fn has(&self, bit: u32) -> bool {
+        bit >= self.from && (self.mask >> (bit - self.from)) & 1 == 1
+    }
+}
+
+/// The mask of a data record that can be moved: one whose span is natural, and lies on the device.
+fn movable_mask<P: Platform>(
+    store: &Store<P>,
+    header: &RecordHeader,
+    payload: &[u8],
+) -> Option<u32> {
+    let span = u64::from(header.span);
+    let end = header.number.checked_add(span)?;
+    let mask = header.mask(payload)?;
+    let natural = store.layout.in_natural_unit(header.number, span);
+    (natural && end <= store.blocks()).then_some(mask)
+}
+
+/// Moves what is still live of a data record.
+fn move_data<P: Platform>(
+    store: &Store<P>,
+    ws: &mut Workspace<P>,
+    header: &RecordHeader,
+    payload: &[u8],
+    address: u64,
+    class: Writer,
+) -> Result {
+    let Some(mask) = movable_mask(store, header, payload) else {
+        return Ok(());
+    };
+    loop {
+        let leaf = NodeId::leaf(header.number);
+        if store.loader().node(&mut ws.read, leaf, Missing::Leave)? != Found::Loaded {
+            return Ok(());
+        }
+        let live = live_blocks(&store.map.lock(), header, mask, address);
+        if live.here == 0 {
+            return Ok(());
+        }
+        let piece = Piece::first(live);
+        let record = if piece.is_all(header, mask) {
+            DataRecord::again::<P>(header, mask, payload)
+        } else {
+            match repack(store.algorithm, ws, header, payload, mask, &piece) {
+                Some(record) => record,
+                None => return Ok(()),
+            }
+        };
+        let slot = store.log.slot(&store.file, &record.encoded, class)?;
+        let stored = record.stored(slot.placed());
+        let unchanged = {
+            let mut map = store.map.lock();
+            map.enter(slot.placed())?;
+            let loaded = map.find(header.number) == Found::Loaded;
+            let now = live_blocks(&map, header, mask, address);
+            loaded && (now == live || P::sabotaged(Sabotage::BlindMove))
+        };
+        if unchanged {
+            slot.commit(|_| store.map_record(&mut store.map.lock(), &stored))?;
+            let bytes = u64::from(stored.units) * UNIT as u64;
+            count(&store.counters.moved, bytes);
+        }
+    }
+}
+
+/// Encodes a piece of a data record anew, in `ws`. Nothing if the record cannot be decompressed.
+fn repack<'a, P: Platform>(
+    algorithm: Algorithm,
+    ws: &'a mut Workspace<P>,
+    header: &RecordHeader,
+    payload: &[u8],
+    mask: u32,
+    piece: &Piece,
+) -> Option<DataRecord<'a>> {
+    let packed = &payload[header.mask_len()..];
+    let stored = usize::from(header.count) * BLOCK_SIZE;
+    let blocks = ws.read.blocks.get_mut(..stored)?;
+    let decompressor = &mut ws.read.decompressor;
+    if !decompressor.decompress(header.algorithm, packed, blocks) {
+        return None;
+    }
+    let kept = (0..u32::BITS)
+        .filter(|bit| (mask >> bit) & 1 == 1)
+        .zip(blocks.chunks_exact(BLOCK_SIZE))
+        .filter(|&(bit, _)| piece.has(bit))
+        .map(|(_, block)| block);
+    let content = gather(kept, &mut ws.gather);
+    Some(DataRecord::new::<P>(
+        &mut ws.encoder,
+        Params::of(algorithm),
+        header.number + u64::from(piece.from),
+        piece.span as usize,
+        piece.mask,
+        content,
+    ))
+}
+
+/// Moves the stored copy of a node of the sector table.
+fn move_node<P: Platform>(
+    store: &Store<P>,
+    buffers: &mut ReadBuffers<P>,
+    header: &RecordHeader,
+    payload: &[u8],
+    address: u64,
+    class: Writer,
+) -> Result {
+    let id = node_of(header);
+    let record = EncodedRecord::new::<P>(*header, &[], payload);
+    let units = record.header().units();
+    // A node that the next checkpoint stores moves by itself.
+    let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
+    if !node_is_live(store, buffers, id, address)? || !here(&store.map.lock()) {
+        return Ok(());
+    }
+    let slot = store.log.slot(&store.file, &record, class)?;
+    let entry = Entry::new(slot.placed().address, units, 0, 1);
+    let unchanged = {
+        let mut map = store.map.lock();
+        map.enter(slot.placed())?;
+        here(&map)
+    };
+    if unchanged {
+        slot.commit(|_| store.map.lock().move_stored(id, entry))?;
+        count(&store.counters.moved, u64::from(units) * UNIT as u64);
+    }
+    Ok(())
+}
