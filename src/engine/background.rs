@@ -5,7 +5,7 @@
 use crate::engine::checkpoint::{due, CheckpointKind};
 use crate::engine::map::reaper::Progress;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance};
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform};
@@ -90,7 +90,7 @@ fn refill<P: Platform>(store: &Store<P>, maintenance: &P::Monitor<Maintenance<P>
             return;
         }
         drop(tail);
-        match store.log.reserve_ahead(&store.file, Writer::User) {
+        match store.log.reserve_ahead(&store.file, SpaceClass::User) {
             Ok(()) => {}
             Err(Error::NoSpace) if maintenance.lock().make_space(store) == Ok(true) => {}
             Err(_) => return,

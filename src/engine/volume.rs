@@ -9,7 +9,7 @@ use crate::engine::freeing;
 use crate::engine::reclaim::{self, Maintenance};
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Opened};
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -206,7 +206,7 @@ impl<P: Platform> Volume<P> {
     /// [`Error::NoSpace`], at once and without effect on what was acknowledged before.
     pub fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
         self.writable()?;
-        self.store.write(ws, block, data, Writer::User)
+        self.store.write(ws, block, data, SpaceClass::User)
     }
 
     /// Writes what a file system is made of. It finds space longer than other data does: nothing can be
@@ -217,7 +217,7 @@ impl<P: Platform> Volume<P> {
     /// As [`write`](Self::write).
     pub fn write_metadata(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
         self.writable()?;
-        self.store.write(ws, block, data, Writer::Metadata)
+        self.store.write(ws, block, data, SpaceClass::Metadata)
     }
 
     /// Makes durable what a write that has just completed wrote, as forced unit access asks for: flushes.

@@ -5,7 +5,7 @@ use crate::engine::codec::Params;
 use crate::engine::format::{encode_node, Algorithm, Entry, Kind, RecordHeader, NODE_BYTES};
 use crate::engine::log::EncodedRecord;
 use crate::engine::map::table::NodeId;
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::Result;
@@ -29,7 +29,9 @@ pub(super) fn append_node<P: Platform>(
     };
     let record = EncodedRecord::new::<P>(header, &[], payload);
     let units = record.header().units();
-    let slot = store.log.slot(&store.file, &record, Writer::Checkpoint)?;
+    let slot = store
+        .log
+        .slot(&store.file, &record, SpaceClass::Checkpoint)?;
     let placed = slot.placed();
     store.map.lock().enter(placed)?;
     let entry = Entry::new(placed.address, units, 0, 1);

@@ -4,7 +4,7 @@
 use super::CheckpointState;
 use crate::engine::format::{Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, SUPERBLOCK_RECORD};
 use crate::engine::log::{DurableLog, EncodedRecord};
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Buf;
@@ -25,7 +25,9 @@ impl<P: Platform> CheckpointState<P> {
         copy.encode::<P>(&mut self.page[..BLOCK_SIZE]);
         let header = RecordHeader::plain(Kind::Checkpoint, 0);
         let record = EncodedRecord::new::<P>(header, &[], &self.page[..SUPERBLOCK_RECORD]);
-        let slot = store.log.slot(&store.file, &record, Writer::Checkpoint)?;
+        let slot = store
+            .log
+            .slot(&store.file, &record, SpaceClass::Checkpoint)?;
         store.map.lock().enter(slot.placed())?;
         slot.commit(|_| Ok(()))
     }

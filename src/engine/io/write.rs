@@ -10,7 +10,7 @@ use crate::engine::log::EncodedRecord;
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
 use crate::engine::map::Map;
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -47,7 +47,7 @@ impl<P: Platform> Store<P> {
         ws: &mut Workspace<P>,
         block: u64,
         data: &[u8],
-        writer: Writer,
+        class: SpaceClass,
     ) -> Result {
         if data.len() % BLOCK_SIZE != 0 {
             return Err(Error::Invalid("length: not a multiple of the block size"));
@@ -59,7 +59,7 @@ impl<P: Platform> Store<P> {
         while !rest.is_empty() {
             // Records lie at natural alignment: rewriting a region supersedes whole records.
             let span = (record - at % record) as usize * BLOCK_SIZE;
-            let written = self.write_record(ws, at, &rest[..rest.len().min(span)], writer)?;
+            let written = self.write_record(ws, at, &rest[..rest.len().min(span)], class)?;
             at += written as u64;
             rest = &rest[written * BLOCK_SIZE..];
         }
@@ -72,7 +72,7 @@ impl<P: Platform> Store<P> {
         ws: &mut Workspace<P>,
         block: u64,
         data: &[u8],
-        writer: Writer,
+        class: SpaceClass,
     ) -> Result<usize> {
         let mask = stored_blocks(data);
         if mask == 0 {
@@ -93,7 +93,7 @@ impl<P: Platform> Store<P> {
             }
         };
         loop {
-            let slot = self.log.slot(&self.file, &record.encoded, writer)?;
+            let slot = self.log.slot(&self.file, &record.encoded, class)?;
             let stored = record.stored(slot.placed());
             let loaded = {
                 let mut map = self.map.lock();
@@ -202,7 +202,7 @@ impl<P: Platform> Store<P> {
                 P::placed(block, count);
                 self.unmap(&mut self.map.lock(), block, count)?;
             }
-            let slot = self.log.slot(&self.file, &record, Writer::Discard)?;
+            let slot = self.log.slot(&self.file, &record, SpaceClass::Discard)?;
             let loaded = {
                 let mut map = self.map.lock();
                 map.enter(slot.placed())?;

@@ -27,7 +27,7 @@ pub(crate) use self::state::{LeftSegment, LogState};
 use self::state::Current;
 use crate::engine::access::Access;
 use crate::engine::format::{self, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER};
-use crate::engine::space::{Allocator, Demand, Space, Writer};
+use crate::engine::space::{Allocator, Demand, Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
@@ -96,8 +96,8 @@ impl<P: Platform> Log<P> {
 
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result {
-        let index = self.reserve(file, Writer::Checkpoint)?;
-        let next = match self.reserve(file, Writer::Checkpoint) {
+        let index = self.reserve(file, SpaceClass::Checkpoint)?;
+        let next = match self.reserve(file, SpaceClass::Checkpoint) {
             Ok(next) => next,
             Err(error) => {
                 self.lock().space.allocator.release(index)?;
@@ -133,7 +133,7 @@ impl<P: Platform> Log<P> {
     /// Goes on with a segment of which nothing is used yet.
     pub(crate) fn leave_segment(&self, file: &P::File) -> Result {
         let whole = self.layout.segment_size - SEGMENT_HEADER as u32 - LINK_BYTES;
-        drop(self.make_room(file, whole, Writer::Mover)?);
+        drop(self.make_room(file, whole, SpaceClass::Reclaim)?);
         // What the log has left is also written, so that what is live in it can be moved.
         loop {
             if self.write_one(file) {

@@ -3,7 +3,7 @@
 //! for more of them.
 
 use super::{Log, LogState};
-use crate::engine::space::{for_metadata, Writer};
+use crate::engine::space::{for_metadata, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
@@ -14,8 +14,8 @@ impl<P: Platform> Log<P> {
     ///
     /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
     /// reached the size it is bounded to ([`Space::bound`](crate::engine::space::Space::bound)).
-    pub(super) fn reserve(&self, file: &P::File, writer: Writer) -> Result<u64> {
-        let bounded = writer != Writer::Checkpoint && !self.lock().space.hopeless;
+    pub(super) fn reserve(&self, file: &P::File, class: SpaceClass) -> Result<u64> {
+        let bounded = class != SpaceClass::Checkpoint && !self.lock().space.hopeless;
         if bounded && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }
@@ -53,8 +53,8 @@ impl<P: Platform> Log<P> {
         Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
     }
 
-    /// Reserves one more segment for `writer` if there are too few. One thread at a time does.
-    pub(crate) fn reserve_ahead(&self, file: &P::File, writer: Writer) -> Result<()> {
+    /// Reserves one more segment for `class` if there are too few. One thread at a time does.
+    pub(crate) fn reserve_ahead(&self, file: &P::File, class: SpaceClass) -> Result<()> {
         {
             let mut tail = self.lock();
             if tail.space.reserving || tail.error.is_some() {
@@ -62,7 +62,7 @@ impl<P: Platform> Log<P> {
             }
             tail.space.reserving = true;
         }
-        let reserved = self.reserve(file, writer);
+        let reserved = self.reserve(file, class);
         let mut tail = self.lock();
         tail.space.reserving = false;
         let result = reserved.and_then(|index| tail.space.ready.push(index));
@@ -73,14 +73,14 @@ impl<P: Platform> Log<P> {
     /// Reserves one more segment if users' writes will need it.
     pub(crate) fn reserve_if_wanted(&self, file: &P::File) -> Result {
         if self.wants_segment(&self.lock()) {
-            self.reserve_ahead(file, Writer::User)?;
+            self.reserve_ahead(file, SpaceClass::User)?;
         }
         Ok(())
     }
 
     /// Whether a segment should be reserved ahead.
     pub(crate) fn wants_segment(&self, tail: &LogState) -> bool {
-        let want = self.floor(tail, Writer::User) + 1;
+        let want = self.floor(tail, SpaceClass::User) + 1;
         tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
     }
 
@@ -88,7 +88,7 @@ impl<P: Platform> Log<P> {
     /// what was given back might go to others. False when it is not needed, or not to be had.
     pub(crate) fn keep(&self, file: &P::File, index: u64) -> Result<bool> {
         let tail = self.lock();
-        if tail.space.available() > self.floor(&tail, Writer::User) {
+        if tail.space.available() > self.floor(&tail, SpaceClass::User) {
             return Ok(false);
         }
         drop(tail);
@@ -123,7 +123,8 @@ impl<P: Platform> Log<P> {
     pub(crate) fn trim_reserve(&self, file: &P::File) -> Result {
         loop {
             let mut tail = self.lock();
-            if tail.space.reserving || tail.space.available() <= self.floor(&tail, Writer::User) + 1
+            if tail.space.reserving
+                || tail.space.available() <= self.floor(&tail, SpaceClass::User) + 1
             {
                 return Ok(());
             }
@@ -175,12 +176,12 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Reserved segments that must be left once `writer` has appended.
-    pub(super) fn floor(&self, tail: &LogState, writer: Writer) -> u64 {
+    /// Reserved segments that must be left once `class` has appended.
+    pub(super) fn floor(&self, tail: &LogState, class: SpaceClass) -> u64 {
         if P::sabotaged(Sabotage::SpentReserve) {
             return 0;
         }
-        writer.leaves(
+        class.leaves(
             self.demand.segments(&self.layout),
             for_metadata(tail.space.size),
         )
@@ -188,12 +189,12 @@ impl<P: Platform> Log<P> {
 
     /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,
     /// unless for a discard the `first` time: reclaim uses its reserve in between, and leaves it in the end.
-    pub(super) fn wait_for_space(&self, writer: Writer, first: bool) -> Result {
+    pub(super) fn wait_for_space(&self, class: SpaceClass, first: bool) -> Result {
         let mut tail = self.lock();
-        if !writer.waits() {
+        if !class.waits_for_reclaim() {
             return Err(Error::NoSpace);
         }
-        if tail.space.hopeless && !(first && writer == Writer::Discard) {
+        if tail.space.hopeless && !(first && class == SpaceClass::Discard) {
             tail.space.full = true;
             return Err(Error::NoSpace);
         }

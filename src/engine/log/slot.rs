@@ -5,7 +5,7 @@ use super::chunk::End;
 use super::state::{Current, LeftSegment, LogState};
 use super::{Log, LogGuard, LINK_BYTES};
 use crate::engine::format::{RecordHeader, RECORD_HEADER, UNIT};
-use crate::engine::space::{Writer, BEGINNING, JOURNAL};
+use crate::engine::space::{SpaceClass, JOURNAL_REPLAY, POST_MOUNT};
 use crate::engine::{Error, Result};
 use crate::platform::{MonitorGuard, Platform};
 
@@ -87,7 +87,7 @@ pub(crate) struct Slot<'a, P: Platform> {
     log: &'a Log<P>,
     state: LogGuard<'a, P>,
     record: &'a EncodedRecord<'a>,
-    writer: Writer,
+    class: SpaceClass,
     placed: Placed,
 }
 
@@ -106,7 +106,7 @@ impl<P: Platform> Slot<'_, P> {
     pub(crate) fn commit(mut self, apply: impl FnOnce(&LogState) -> Result) -> Result {
         let state = &mut *self.state;
         self.log.copy(state, self.record)?;
-        state.count_appended(u64::from(self.record.bytes()), self.writer);
+        state.count_appended(u64::from(self.record.bytes()), self.class);
         let applied = apply(state);
         if let Err(error) = applied {
             state.fail(error);
@@ -116,24 +116,26 @@ impl<P: Platform> Slot<'_, P> {
 }
 
 impl LogState {
-    /// The current segment, if `writer` may append.
-    fn admit(&self, writer: Writer) -> Result<Current> {
+    /// The current segment, if `class` may append.
+    fn admit(&self, class: SpaceClass) -> Result<Current> {
         self.check()?;
-        if self.closing() && writer != Writer::Checkpoint {
+        if self.closing() && class != SpaceClass::Checkpoint {
             return Err(Error::Closed);
         }
         self.current.ok_or(Error::ReadOnly)
     }
 
-    /// The class of space that an append for `writer` really has. Directly after an opening a file system writes
+    /// The class of space that an append for `class` really has. Directly after an opening a file system writes
     /// its metadata without saying so.
-    fn effective(&self, writer: Writer, segment_shift: u32) -> Writer {
+    fn effective(&self, class: SpaceClass, segment_shift: u32) -> SpaceClass {
         // By what users wrote themselves: reclaim may have filled segments to make space for it.
         let begun = self.user_bytes() >> segment_shift;
-        let early = begun < BEGINNING || !self.flushed && begun < JOURNAL;
-        match writer {
-            Writer::User | Writer::Metadata if early && self.space.hopeless => Writer::Replay,
-            Writer::User if early => Writer::Metadata,
+        let early = begun < POST_MOUNT || !self.flushed && begun < JOURNAL_REPLAY;
+        match class {
+            SpaceClass::User | SpaceClass::Metadata if early && self.space.hopeless => {
+                SpaceClass::PostMountWrite
+            }
+            SpaceClass::User if early => SpaceClass::Metadata,
             other => other,
         }
     }
@@ -151,12 +153,12 @@ impl<P: Platform> Log<P> {
         &'a self,
         file: &P::File,
         record: &'a EncodedRecord<'a>,
-        writer: Writer,
+        class: SpaceClass,
     ) -> Result<Slot<'a, P>> {
-        if writer.writes() && self.demand.too_much() {
+        if class.is_write() && self.demand.too_much() {
             self.wait_for_checkpoint();
         }
-        let state = self.make_room(file, record.bytes(), writer)?;
+        let state = self.make_room(file, record.bytes(), class)?;
         let current = state.current.ok_or(Error::ReadOnly)?;
         let placed = Placed {
             address: self.layout.segment_offset(current.index) + u64::from(current.offset),
@@ -169,7 +171,7 @@ impl<P: Platform> Log<P> {
             log: self,
             state,
             record,
-            writer,
+            class,
             placed,
         })
     }
@@ -189,7 +191,7 @@ impl<P: Platform> Log<P> {
     }
 
     /// Takes the lock when a record of `need` bytes can be placed at once: there is room in the
-    /// current segment and a buffer for it, and the reserve that `writer` must leave is there. Waits for what is
+    /// current segment and a buffer for it, and the reserve that `class` must leave is there. Waits for what is
     /// missing, and helps to get it.
     ///
     /// # Errors
@@ -199,19 +201,19 @@ impl<P: Platform> Log<P> {
         &self,
         file: &P::File,
         need: u32,
-        writer: Writer,
+        class: SpaceClass,
     ) -> Result<LogGuard<'_, P>> {
         let mut waits = 0;
         loop {
             let mut state = self.lock();
-            let current = state.admit(writer)?;
-            let writer = state.effective(writer, self.layout.segment_shift());
+            let current = state.admit(class)?;
+            let class = state.effective(class, self.layout.segment_shift());
             let fits = current.offset + need + LINK_BYTES <= self.layout.segment_size;
             // A full segment is left only when the one after the next is reserved, so that the log
             // always knows where it goes on.
             let takes = u64::from(!fits);
-            if state.space.available() < self.floor(&state, writer) + takes {
-                self.wait_for_segment(file, state, writer, &mut waits)?;
+            if state.space.available() < self.floor(&state, class) + takes {
+                self.wait_for_segment(file, state, class, &mut waits)?;
                 continue;
             }
             if state.open.is_some() && fits {
@@ -235,13 +237,13 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Reserves one more segment for `writer`, or waits for another thread that does, or for reclaim, which has
+    /// Reserves one more segment for `class`, or waits for another thread that does, or for reclaim, which has
     /// been waited for `waits` times.
     fn wait_for_segment(
         &self,
         file: &P::File,
         mut state: LogGuard<'_, P>,
-        writer: Writer,
+        class: SpaceClass,
         waits: &mut u32,
     ) -> Result {
         if state.space.reserving {
@@ -249,7 +251,7 @@ impl<P: Platform> Log<P> {
             return Ok(());
         }
         drop(state);
-        match self.reserve_ahead(file, writer) {
+        match self.reserve_ahead(file, class) {
             Err(Error::NoSpace) => {}
             other => return other,
         }
@@ -257,7 +259,7 @@ impl<P: Platform> Log<P> {
             // Reclaim finds something each time, and others take it, or reclaim takes it itself.
             self.lock().space.hopeless = true;
         } else {
-            self.wait_for_space(writer, *waits == 0)?;
+            self.wait_for_space(class, *waits == 0)?;
         }
         *waits += 1;
         Ok(())

@@ -2,7 +2,7 @@
 //! [`LogState`]: everything about the log that its lock protects.
 
 use super::chunk::{Chunk, ChunkState, OpenChunk};
-use crate::engine::space::{Space, Writer};
+use crate::engine::space::{Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Unique, Vec};
 
@@ -251,13 +251,13 @@ impl LogState {
         self.held().any(|held| held == index)
     }
 
-    /// Notes that `bytes` were appended for `writer`. A write or discard of a user may let reclaim find space again.
-    pub(super) fn count_appended(&mut self, bytes: u64, writer: Writer) {
+    /// Notes that `bytes` were appended for `class`. A write or discard of a user may let reclaim find space again.
+    pub(super) fn count_appended(&mut self, bytes: u64, class: SpaceClass) {
         self.stats.bytes += bytes;
-        if writer.writes() || writer == Writer::Discard {
+        if class.is_write() || class == SpaceClass::Discard {
             self.stats.user_bytes += bytes;
             self.space.hopeless = false;
-            self.space.full &= writer != Writer::User;
+            self.space.full &= class != SpaceClass::User;
         }
     }
 }

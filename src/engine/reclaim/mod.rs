@@ -24,7 +24,7 @@ use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::SegmentHeader;
 use crate::engine::log::DurableLog;
 use crate::engine::map::reaper::{Progress, Reaper};
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
@@ -202,13 +202,17 @@ enum Emptied {
 }
 
 /// The space class under which live records of segment `index` are relocated.
-fn relocation_class<P: Platform>(store: &Store<P>, index: u64, effort: Effort) -> Result<Writer> {
+fn relocation_class<P: Platform>(
+    store: &Store<P>,
+    index: u64,
+    effort: Effort,
+) -> Result<SpaceClass> {
     if !store.log.crowded(&store.file)? {
-        return Ok(Writer::Mover);
+        return Ok(SpaceClass::Reclaim);
     }
     // Then the segment is not lost when it is free.
     if effort == Effort::Urgent && store.log.complete(&store.file, index)? {
-        return Ok(Writer::Mover);
+        return Ok(SpaceClass::Reclaim);
     }
-    Ok(Writer::RiskyMover)
+    Ok(SpaceClass::ReclaimUnbacked)
 }

@@ -15,7 +15,7 @@ use crate::engine::map::load::Missing;
 use crate::engine::map::table::{Found, NodeId};
 use crate::engine::map::Map;
 use crate::engine::records::ReadBuffers;
-use crate::engine::space::Writer;
+use crate::engine::space::SpaceClass;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::Result;
@@ -32,7 +32,7 @@ impl<P: Platform> Maintenance<P> {
         bytes: &[u8],
         base: u64,
         seed: u32,
-        class: Writer,
+        class: SpaceClass,
     ) -> Result {
         let mut at = SEGMENT_HEADER;
         while at + RECORD_HEADER <= bytes.len() {
@@ -126,7 +126,7 @@ fn move_data<P: Platform>(
     header: &RecordHeader,
     payload: &[u8],
     address: u64,
-    class: Writer,
+    class: SpaceClass,
 ) -> Result {
     let Some(mask) = movable_mask(store, header, payload) else {
         return Ok(());
@@ -205,7 +205,7 @@ fn move_node<P: Platform>(
     header: &RecordHeader,
     payload: &[u8],
     address: u64,
-    class: Writer,
+    class: SpaceClass,
 ) -> Result {
     let id = node_of(header);
     let record = EncodedRecord::new::<P>(*header, &[], payload);

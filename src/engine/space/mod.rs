@@ -4,32 +4,23 @@
 //! Space is reserved before a write is acknowledged (promise P2), and on a full backing file system the
 //! operations that give space back must still find some: a discard takes its place in the log, reclaim
 //! moves what is live, and a checkpoint makes it count. So the log reserves segments ahead, and each
-//! [`Writer`] has to leave a part of them to those that depend on it less than it does.
+//! [`SpaceClass`] has to leave a part of them to those that depend on it less than it does.
+
+mod class;
+
+pub(crate) use self::class::{for_metadata, SpaceClass};
 
 use crate::engine::format::{DeviceSize, Layout, NODE_BYTES, RECORD_HEADER};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Segments that discards leave to reclaim, apart from those of the next checkpoints.
-const FOR_RECLAIM: u64 = 1;
-/// Segments that reclaim leaves to an opening: the power may fail while what it moves lies in two places.
-const FOR_OPENING: u64 = 1;
-/// Segments that users' writes leave to discards. Reclaim uses them as well, and may lose one to checkpoints
-/// before it notices that there is nothing to gain.
-const FOR_DISCARDS: u64 = 2;
-/// Segments that users' writes leave to metadata: a file system must write before it can delete anything,
-/// and takes a failure of that for the end. Its structures and its journal grow with the device, and so does
-/// what the bound on the image's size leaves for all this.
-pub(crate) fn for_metadata(size: DeviceSize) -> u64 {
-    (size.bytes() >> 28).clamp(2, 4)
-}
-
-/// Segments that users may fill after an opening as if it all was metadata, until they first flush: directly
-/// after an opening a file system replays its journal, through the page cache of the device, and cannot say so.
-pub(crate) const JOURNAL: u64 = 16;
-/// The same, whether they have flushed or not: of its superblock, which ext4 writes next, it does not say so either.
-pub(crate) const BEGINNING: u64 = 2;
+/// Segments that users may fill after an open under a metadata class, until they first flush: a file system replays its
+/// journal through the page cache of the device, which does not set REQ_META.
+pub(crate) const JOURNAL_REPLAY: u64 = 16;
+/// Segments after an open that always count as metadata: after replaying its journal, ext4 writes its superblock without
+/// REQ_META.
+pub(crate) const POST_MOUNT: u64 = 2;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
@@ -39,54 +30,6 @@ const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
 /// Nodes that one more record can make dirty, and that two checkpoints store in any case: the nodes above a
 /// leaf, pages of the segment usage and the index above them.
 const NODES_BESIDES: u64 = 48;
-
-/// Whose append it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Writer {
-    /// A write.
-    User,
-    /// A write of a file system's own structures: without it there will be no discard.
-    Metadata,
-    /// A write directly after an opening, which has used what was left to it, and what a file system had left of its
-    /// metadata's reserve when the power failed.
-    Replay,
-    /// A discard: takes little and gives much.
-    Discard,
-    /// Reclaim on a full backing file system, moving a live record out of a segment that may be lost to others when it
-    /// is free, because a part of its space was given back; or for nobody who waits. Discards keep theirs.
-    RiskyMover,
-    /// Reclaim, moving a live record.
-    Mover,
-    /// A checkpoint. Goes on while the volume is being closed.
-    Checkpoint,
-}
-
-impl Writer {
-    /// Reserved segments to be left when two checkpoints, after which what is dead is free, need
-    /// `checkpoints`, and `metadata` are for metadata.
-    pub(crate) fn leaves(self, checkpoints: u64, metadata: u64) -> u64 {
-        match self {
-            Self::User => Self::Metadata.leaves(checkpoints, metadata) + metadata,
-            Self::Metadata => Self::Discard.leaves(checkpoints, metadata) + FOR_DISCARDS,
-            Self::Replay => Self::Metadata.leaves(checkpoints, metadata) - FOR_OPENING,
-            // A discard may need a segment more than it leaves.
-            Self::RiskyMover => Self::Discard.leaves(checkpoints, metadata) + 1,
-            Self::Discard => Self::Mover.leaves(checkpoints, metadata) + FOR_RECLAIM,
-            Self::Mover => checkpoints + FOR_OPENING,
-            Self::Checkpoint => 0,
-        }
-    }
-
-    /// Whether it waits for reclaim to find space: not what reclaim itself does.
-    pub(crate) fn waits(self) -> bool {
-        self.writes() || self == Self::Discard
-    }
-
-    /// Whether it is a write of the user's, of whatever.
-    pub(crate) fn writes(self) -> bool {
-        matches!(self, Self::User | Self::Metadata | Self::Replay)
-    }
-}
 
 /// What the next checkpoint has to store, kept up to date by those who change the table.
 #[derive(Default)]
@@ -312,22 +255,5 @@ mod tests {
         assert_eq!(allocator.take(9), Some(1));
         assert_eq!(allocator.take(9), Some(4));
         assert_eq!(allocator.take(5), None);
-    }
-
-    #[test]
-    fn writers_leave_what_others_need() {
-        let order = [
-            Writer::User,
-            Writer::Metadata,
-            Writer::Replay,
-            Writer::Discard,
-            Writer::Mover,
-            Writer::Checkpoint,
-        ];
-        for pair in order.windows(2) {
-            assert!(pair[0].leaves(3, 2) > pair[1].leaves(3, 2));
-        }
-        assert!(Writer::RiskyMover.leaves(3, 2) > Writer::Discard.leaves(3, 2));
-        assert!(Writer::RiskyMover.leaves(3, 2) < Writer::Metadata.leaves(3, 2));
     }
 }

@@ -23,7 +23,7 @@ use crate::engine::map::range::Part;
 use crate::engine::map::table::{NodeId, Table};
 use crate::engine::reclaim::Maintenance;
 use crate::engine::recovery::check::{self, Finding, Summary};
-use crate::engine::space::{Allocator, Writer};
+use crate::engine::space::{Allocator, SpaceClass};
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -385,7 +385,7 @@ impl<P: Platform> Repair<'_, P> {
         for &(index, seed) in nameless.iter() {
             let base = store.layout.segment_offset(index);
             store.file.read_at(&mut bytes, base)?;
-            maintenance.move_records(&store, &bytes, base, seed, Writer::Mover)?;
+            maintenance.move_records(&store, &bytes, base, seed, SpaceClass::Reclaim)?;
         }
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
