@@ -191,8 +191,9 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     superblock.epoch += 1;
     superblock.salt = P::random_u64();
     superblock.clean = false;
-    // The rebuilt table has no detached subtrees.
+    // The rebuilt table has no detached subtrees, and its blocks are counted while it is rebuilt.
     superblock.detached = false;
+    superblock.mapped = 0;
     let allocator = Allocator::new(segments, segments);
     let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
     for index in 0..segments.min(fit) {
