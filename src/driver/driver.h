@@ -47,6 +47,7 @@ const struct attribute_group **cloop_sysfs_groups(void);
 /* sysfs.rs; a cloop_queue is the queuedata of a disk */
 
 int cloop_queue_info(const struct cloop_queue *queue, struct cloop_info *info);
+const char *cloop_queue_algorithm(const struct cloop_queue *queue, int *len);
 struct file *cloop_queue_file(const struct cloop_queue *queue);
 void cloop_queue_set_table_limit(const struct cloop_queue *queue, u64 bytes);
 

@@ -110,13 +110,10 @@ static DEVICE_ATTR_RO(write_amplification);
 static ssize_t algorithm_show(struct device *dev,
 			      struct device_attribute *attr, char *buf)
 {
-	struct cloop_info info;
-	int ret = info_of(dev, &info);
+	int len;
+	const char *name = cloop_queue_algorithm(queue_of(dev), &len);
 
-	if (ret)
-		return ret;
-	return sysfs_emit(buf, "%s\n",
-			  info.algorithm == CLOOP_ALGORITHM_LZ4 ? "lz4" : "none");
+	return sysfs_emit(buf, "%.*s\n", len, name);
 }
 static DEVICE_ATTR_RO(algorithm);
 

@@ -3,6 +3,7 @@
 
 use crate::block::AttributeGroups;
 use crate::c;
+use crate::engine::Codec;
 use crate::info;
 use crate::queue::Queue;
 use kernel::prelude::*;
@@ -16,6 +17,7 @@ pub(crate) fn groups() -> AttributeGroups {
 // bindgen reads the declarations in driver.h. The arrays have a type only if those are the same.
 const _: () = {
     let _ = [c::cloop_queue_info, cloop_queue_info];
+    let _ = [c::cloop_queue_algorithm, cloop_queue_algorithm];
     let _ = [c::cloop_queue_file, cloop_queue_file];
     let _ = [c::cloop_queue_set_table_limit, cloop_queue_set_table_limit];
 };
@@ -42,6 +44,23 @@ unsafe extern "C" fn cloop_queue_info(
     // SAFETY: By the safety requirement of this function.
     let (queue, info) = unsafe { (queue_of(queue), &mut *info) };
     info::describe(queue.server(), info).map_or_else(|e| e.to_errno(), |()| 0)
+}
+
+/// The name of the algorithm that compresses new records: `*len` bytes, without a NUL, which are never freed.
+///
+/// # Safety
+///
+/// As [`queue_of`], and `len` is writable.
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_algorithm(
+    queue: *const c::cloop_queue,
+    len: *mut c_int,
+) -> *const c_char {
+    // SAFETY: By the safety requirement of this function.
+    let (queue, len) = unsafe { (queue_of(queue), &mut *len) };
+    let name = Codec::of(queue.server().volume().algorithm()).name;
+    *len = name.len() as c_int;
+    name.as_ptr().cast()
 }
 
 /// The backing file, valid as long as the device.
