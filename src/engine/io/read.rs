@@ -56,6 +56,8 @@ impl<P: Platform> Store<P> {
     }
 
     /// Reads blocks within one leaf and returns how many.
+    // A frame of its own, as that of `write_record`.
+    #[inline(never)]
     fn read_some(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result<u64> {
         let n = self.look_up(ws, block, (out.len() / BLOCK_SIZE) as u64)?;
         if ws.run.is_empty() {

@@ -67,6 +67,8 @@ impl<P: Platform> Store<P> {
     }
 
     /// Writes one record with at most these blocks, and returns how many it covers.
+    // A frame of its own: a discard, which is served by the same caller, does not need the space.
+    #[inline(never)]
     fn write_record(
         &self,
         ws: &mut Workspace<P>,
@@ -184,6 +186,8 @@ impl<P: Platform> Store<P> {
         Ok(())
     }
 
+    // A frame of its own, as that of `write_record`.
+    #[inline(never)]
     fn zero_some(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         let length = count.to_le_bytes();
         let header = RecordHeader::plain(Kind::Zero, block);
