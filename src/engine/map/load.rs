@@ -145,6 +145,11 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// Puts a node that was read into the table, unless that has changed meanwhile.
     fn install(&self, stored: &Stored, words: Vec<u64>) -> Result {
         let mut map = self.store.map.lock();
+        // The table may have stored the node elsewhere, its segment been used again, and the node stored at the same
+        // place once more: the entry is the same then, and the seed is another.
+        if map.seed(stored.entry)? != stored.seed {
+            return Ok(());
+        }
         match stored.detached {
             true => map.reattach(stored.id, stored.entry, &words),
             false => map.table.install(stored.id, stored.entry, words),
@@ -175,5 +180,63 @@ impl<'a, P: Platform> Loader<'a, P> {
             true => Ok(words),
             false => corrupt("table node", entry.address()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::log::Placed;
+    use crate::engine::{CreateOptions, Volume, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE};
+    use crate::platform::std::{Std, StdFile};
+
+    /// A node that was read before its segment was used again must not come into the table, although the entry of the
+    /// node may be the same.
+    #[test]
+    fn a_node_of_an_earlier_incarnation_is_not_installed() {
+        let file = || StdFile::from_file(tempfile::tempfile().unwrap()).unwrap();
+        let image = file();
+        let options = CreateOptions {
+            size: 1 << 24,
+            record_size: 4096,
+            segment_size: DEFAULT_SEGMENT_SIZE,
+            algorithm: crate::engine::Algorithm::Raw,
+            uuid: [7; 16],
+        };
+        Volume::<Std>::create(&image, &options).unwrap();
+        let volume = Volume::<Std>::open(image, crate::engine::Access::Write).unwrap();
+        let mut ws = volume.workspace().unwrap();
+        volume.write(&mut ws, 0, &[1; BLOCK_SIZE]).unwrap();
+        volume.checkpoint().unwrap();
+        volume.shed_table(u64::MAX);
+
+        let (store, leaf) = (&*volume.store, NodeId::leaf(0));
+        let loader = store.loader();
+        let root = loader.node(&mut ws.read, NodeId { level: 1, index: 0 }, Missing::Leave);
+        assert_eq!(root, Ok(Found::Loaded));
+        let Step::Read(stored) = loader.next_step(leaf, Missing::Leave, true).unwrap() else {
+            panic!("the leaf is not evicted");
+        };
+        let words = loader
+            .read(
+                &mut ws.read,
+                stored.id,
+                stored.entry,
+                stored.seed,
+                stored.segments,
+            )
+            .unwrap();
+        let segment = store.layout.segment_of(stored.entry.address()).unwrap();
+        let again = Placed {
+            address: stored.entry.address(),
+            segment,
+            seq: 1 << 20,
+            seed: !stored.seed,
+            before: None,
+        };
+        store.map.lock().enter(&again).unwrap();
+        loader.install(&stored, words).unwrap();
+        let found = store.map.lock().table.find_node(leaf);
+        assert_eq!(found, Found::Stored(leaf, stored.entry));
     }
 }
