@@ -4,7 +4,7 @@
 
 use crate::engine::checkpoint::{due, CheckpointKind};
 use crate::engine::map::reaper::Progress;
-use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance};
+use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
@@ -80,7 +80,7 @@ struct Plan {
 
 /// Reserves again what the opening has used of the reserve, lest there is none left for the next one. Reclaim
 /// finds the space if need be.
-fn refill<P: Platform>(store: &Store<P>, maintenance: &P::Monitor<Maintenance<P>>) {
+fn refill<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
     loop {
         let mut tail = store.log.lock();
         while tail.space.reserving {
@@ -99,7 +99,7 @@ fn refill<P: Platform>(store: &Store<P>, maintenance: &P::Monitor<Maintenance<P>
 }
 
 /// Writes a checkpoint whenever the log has grown enough, and reclaims space.
-pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &P::Monitor<Maintenance<P>>) {
+pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
     refill(store, maintenance);
     let mut plan = Plan {
         failed: None,

@@ -53,6 +53,7 @@ pub(crate) struct Store<P: Platform> {
 impl<P: Platform> Store<P> {
     /// A store around a sector table that `superblock` leads to. Its log has not begun, its segment usage is empty,
     /// and the memory of the table has no limit.
+    #[inline(never)]
     pub(crate) fn new(
         file: Arc<P::File>,
         superblock: &Superblock,

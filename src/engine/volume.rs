@@ -6,7 +6,7 @@ use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::CheckpointKind;
 use crate::engine::format::{Algorithm, DeviceSize, Layout};
 use crate::engine::freeing;
-use crate::engine::reclaim::{self, Maintenance};
+use crate::engine::reclaim::{self, SharedMaintenance};
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Opened};
 use crate::engine::space::SpaceClass;
@@ -81,7 +81,7 @@ pub struct State {
 /// is there the next time.
 pub struct Volume<P: Platform> {
     pub(crate) store: Arc<Store<P>>,
-    maintenance: Arc<P::Monitor<Maintenance<P>>>,
+    maintenance: Arc<SharedMaintenance<P>>,
     threads: P::Monitor<Vec<P::Thread>>,
     access: Access,
     clean_at_open: bool,

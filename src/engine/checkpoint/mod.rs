@@ -28,7 +28,7 @@ use crate::engine::log::{DurableLog, LogState};
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{Buf, Vec};
+use crate::platform::mem::{boxed, Box, Buf, Vec};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 /// Log segments after which a checkpoint is due: a sixteenth of the segments in use, within these bounds.
@@ -71,18 +71,22 @@ pub(crate) struct CheckpointState<P: Platform> {
 
 impl<P: Platform> CheckpointState<P> {
     /// The state behind `superblock`, whose stored segment usage has its nodes at `usage_nodes`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
     pub(crate) fn new(
-        superblock: Superblock,
+        superblock: &Superblock,
         usage_nodes: Vec<Vec<u64>>,
         ws: Workspace<P>,
         page: Buf,
-    ) -> Self {
-        Self {
-            superblock,
+    ) -> Result<Box<Self>> {
+        boxed(Self {
+            superblock: *superblock,
             usage_nodes,
             ws,
             page,
-        }
+        })
     }
 
     /// The superblock last written (or read).

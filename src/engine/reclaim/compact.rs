@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Compaction: relocates live records to shrink the image, until the remaining gain is not worth the I/O.
 
-use super::{Effort, Maintenance};
+use super::{Effort, Maintenance, SharedMaintenance};
 use crate::engine::map::reaper::Progress;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
@@ -19,7 +19,7 @@ const FRUITLESS: u32 = 6;
 /// Those of the log, and [`Error::Closed`].
 pub(crate) fn compact<P: Platform>(
     store: &Store<P>,
-    maintenance: &P::Monitor<Maintenance<P>>,
+    maintenance: &SharedMaintenance<P>,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result {
     let mut best = u64::MAX;

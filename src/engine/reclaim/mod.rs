@@ -27,7 +27,7 @@ use crate::engine::map::reaper::{Progress, Reaper};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{Buf, Vec};
+use crate::platform::mem::{boxed, Box, Buf, Vec};
 use crate::platform::{BackingFile, Platform};
 
 /// Nodes of detached subtrees that the reaper looks at in one go.
@@ -36,7 +36,7 @@ const REAP_BATCH: usize = 64;
 /// What maintains an open image, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint): checkpoints, the search
 /// for detached subtrees, and reclaim.
 pub(crate) struct Maintenance<P: Platform> {
-    checkpoint: CheckpointState<P>,
+    checkpoint: Box<CheckpointState<P>>,
     reaper: Reaper,
     /// Memory for a segment being emptied, once there was one.
     segment: Option<Buf>,
@@ -44,16 +44,23 @@ pub(crate) struct Maintenance<P: Platform> {
     victims: Vec<u64>,
 }
 
+/// The maintenance of an open image with its lock. It is in a box, so that no stack frame of an opening holds it.
+pub(crate) type SharedMaintenance<P> = <P as Platform>::Monitor<Box<Maintenance<P>>>;
+
 impl<P: Platform> Maintenance<P> {
     /// Goes on after the checkpoint that `checkpoint` tells of.
-    pub(crate) fn new(checkpoint: CheckpointState<P>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub(crate) fn new(checkpoint: Box<CheckpointState<P>>) -> Result<Box<Self>> {
         let reaper = Reaper::new(checkpoint.superblock().detached);
-        Self {
+        boxed(Self {
             checkpoint,
             reaper,
             segment: None,
             victims: Vec::new(),
-        }
+        })
     }
 
     /// The state of checkpoints.

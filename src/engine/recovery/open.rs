@@ -13,8 +13,9 @@ use crate::engine::map::table::Table;
 use crate::engine::reclaim::Maintenance;
 use crate::engine::space::Allocator;
 use crate::engine::store::Store;
+use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Buf};
+use crate::platform::mem::{arc, boxed, Arc, Box, Buf, Vec};
 use crate::platform::{BackingFile, Platform};
 
 /// Bytes of memory for the sector table of a volume whose user set no limit.
@@ -23,7 +24,7 @@ pub const DEFAULT_TABLE_LIMIT: u64 = 32 << 20;
 /// An image as it was found, replayed in memory.
 pub(crate) struct Opened<P: Platform> {
     pub(crate) store: Arc<Store<P>>,
-    pub(crate) maintenance: Maintenance<P>,
+    pub(crate) maintenance: Box<Maintenance<P>>,
     pub(crate) replayed: Replayed,
     /// The superblock said that the image was closed cleanly.
     pub(crate) clean: bool,
@@ -40,6 +41,7 @@ pub(crate) struct Opened<P: Platform> {
 ///
 /// [`Error::Feature`] for an image that this software may only read. [`Error::Corrupt`] when neither superblock
 /// leads to a whole checkpoint and a whole log; the error is the one of the newest. Those of [`read_superblocks`].
+#[inline(never)]
 pub(crate) fn open<P: Platform>(file: P::File, access: Access) -> Result<Opened<P>> {
     let file = arc(file)?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
@@ -84,7 +86,7 @@ fn attempt<P: Platform>(
     access: Access,
 ) -> Result<Opened<P>> {
     let newest = &superblocks.newest;
-    let superblock = begin_epoch::<P>(found, newest, access);
+    let superblock = begin_epoch::<P>(found, newest, access)?;
     let mut table = Table::new(found.height, found.map_root, found.detached);
     table.grow(newest.height)?;
     let allocator = Allocator::new(found.segments, found.usage_segments);
@@ -92,16 +94,41 @@ fn attempt<P: Platform>(
     store.map.set_limit(DEFAULT_TABLE_LIMIT);
     let mut ws = store.workspace()?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
+    let (usage_nodes, replayed) = recover(&store, &mut ws, &mut page, found, newest)?;
+    let checkpoint = CheckpointState::new(&superblock, usage_nodes, ws, page)?;
+    Ok(Opened {
+        store,
+        maintenance: Maintenance::new(checkpoint)?,
+        replayed,
+        clean: found.clean,
+        spare: None,
+        length: superblocks.length(),
+    })
+}
+
+/// Loads the segment usage that the checkpoint `found` stored, and replays the log over the checkpoint. Returns the
+/// places of the nodes of the usage.
+///
+/// Like the other steps of an opening it is not inlined: the frame of one step is gone when the next begins, and the
+/// kernel has 16 KiB of stack.
+#[inline(never)]
+fn recover<P: Platform>(
+    store: &Store<P>,
+    ws: &mut Workspace<P>,
+    page: &mut Buf,
+    found: &Superblock,
+    newest: &Superblock,
+) -> Result<(Vec<Vec<u64>>, Replayed)> {
     // What is replayed may have happened on a larger device.
     store.set_size(newest.size.max(found.size));
-    let limit = segment_limit(&store, found)?;
+    let limit = segment_limit(store, found)?;
     if found.segments > limit || found.log_start.segment >= limit {
         return corrupt(
             "superblock: more segments than the file has",
             found.offset(),
         );
     }
-    let usage_nodes = load_usage(&store, &mut ws, found, &mut page)?;
+    let usage_nodes = load_usage(store, ws, found, page)?;
     let replayed = if found.clean && found == newest {
         // Only the checkpoint itself lies in the log. Damage there is found when it is read, and costs no more
         // than its blocks.
@@ -110,35 +137,29 @@ fn attempt<P: Platform>(
             seq: found.log_end >> store.layout.segment_shift(),
         }
     } else {
-        replay(&store, &mut ws, found, newest.log_end)?
+        replay(store, ws, found, newest.log_end)?
     };
-    list_free(&store)?;
+    list_free(store)?;
     store.set_size(newest.size);
-    let checkpoint = CheckpointState::new(superblock, usage_nodes, ws, page);
-    Ok(Opened {
-        store,
-        maintenance: Maintenance::new(checkpoint),
-        replayed,
-        clean: found.clean,
-        spare: None,
-        length: superblocks.length(),
-    })
+    Ok((usage_nodes, replayed))
 }
 
 /// The superblock to go on from. Size and algorithm are the newest ones, whichever checkpoint leads to them; a volume
 /// that will be written begins a new epoch.
-fn begin_epoch<P: Platform>(found: &Superblock, newest: &Superblock, access: Access) -> Superblock {
-    let mut superblock = Superblock {
-        generation: newest.generation,
-        size: newest.size,
-        algorithm: newest.algorithm,
-        ..*found
-    };
+fn begin_epoch<P: Platform>(
+    found: &Superblock,
+    newest: &Superblock,
+    access: Access,
+) -> Result<Box<Superblock>> {
+    let mut superblock = boxed(*found)?;
+    superblock.generation = newest.generation;
+    superblock.size = newest.size;
+    superblock.algorithm = newest.algorithm;
     if access == Access::Write {
         superblock.epoch = newest.epoch + 1;
         superblock.salt = P::random_u64();
     }
-    superblock
+    Ok(superblock)
 }
 
 /// Hands the free segments to the log: those that were dead in the checkpoint and are not in the chain that was
@@ -163,6 +184,7 @@ fn list_free<P: Platform>(store: &Store<P>) -> Result {
 /// # Errors
 ///
 /// [`Error::NoSpace`] without room for two segments, and the errors of the backing file.
+#[inline(never)]
 pub(crate) fn begin_writing<P: Platform>(opened: &mut Opened<P>) -> Result {
     let store = &*opened.store;
     if !opened.clean {

@@ -3,7 +3,7 @@
 
 use crate::engine::format::{corrupt, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS};
 use crate::engine::{Error, Result};
-use crate::platform::mem::Buf;
+use crate::platform::mem::{boxed, Box, Buf};
 use crate::platform::{BackingFile, Platform};
 
 /// The valid superblocks of an image, which belong together.
@@ -43,7 +43,10 @@ pub(crate) fn read_slot<P: Platform>(
 ///
 /// Neither slot has a valid superblock; the two belong to different images; or newer software wrote either of
 /// them, which only that software can judge.
-pub(crate) fn read_superblocks<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Superblocks> {
+pub(crate) fn read_superblocks<P: Platform>(
+    file: &P::File,
+    page: &mut Buf,
+) -> Result<Box<Superblocks>> {
     let first = read_slot::<P>(file, 0, page);
     let second = read_slot::<P>(file, 1, page);
     for slot in [&first, &second] {
@@ -63,5 +66,5 @@ pub(crate) fn read_superblocks<P: Platform>(file: &P::File, page: &mut Buf) -> R
         (Ok(only), Err(_)) | (Err(_), Ok(only)) => (only, None),
         (Err(Error::NotAnImage), Err(error)) | (Err(error), Err(_)) => return Err(error),
     };
-    Ok(Superblocks { newest, older })
+    boxed(Superblocks { newest, older })
 }

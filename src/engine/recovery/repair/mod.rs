@@ -380,8 +380,8 @@ impl<P: Platform> Repair<'_, P> {
             patch(&mut page, offset, &incarnation.header.encode::<P>())?;
         }
         store.file.sync()?;
-        let checkpoint = CheckpointState::new(superblock, Vec::new(), ws, page);
-        let mut maintenance = Maintenance::new(checkpoint);
+        let checkpoint = CheckpointState::new(&superblock, Vec::new(), ws, page)?;
+        let mut maintenance = Maintenance::new(checkpoint)?;
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
             let base = store.layout.segment_offset(index);
