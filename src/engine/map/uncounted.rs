@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A table that a repair puts together without counting anything, and counts in the end.
+
+use super::range::Part;
+use super::table::{Found, Visibility};
+use super::usage::{Change, Usage};
+use super::{Map, BROKEN_TABLE};
+use crate::engine::format::{Entry, Layout, NODE_ENTRIES};
+use crate::engine::Result;
+use crate::platform::mem::Vec;
+
+impl Map {
+    /// Points a block to `entry`, and creates the leaf if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub(crate) fn set_uncounted(&mut self, block: u64, entry: Entry) -> Result {
+        loop {
+            match self.table.find(block) {
+                Found::Absent(_) if entry.is_hole() => return Ok(()),
+                Found::Absent(id) => {
+                    let words = Vec::filled(0, NODE_ENTRIES)?;
+                    self.table.install(id, Entry::HOLE, words)?;
+                }
+                _ => break,
+            }
+        }
+        self.fill_uncounted(block, 1, entry);
+        Ok(())
+    }
+
+    /// Points blocks of one leaf, if that is loaded, to `entry`.
+    pub(crate) fn fill_uncounted(&mut self, block: u64, count: usize, entry: Entry) {
+        if let Some((leaf, _)) = self.table.leaf_mut(block) {
+            let first = block as usize % NODE_ENTRIES;
+            leaf[first..first + count].fill(entry.0);
+        }
+    }
+
+    /// Counts all entries of loaded leaves, of `blocks` blocks in all, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when an entry points outside the segments.
+    pub(crate) fn count_all(&mut self, blocks: u64) -> Result {
+        self.mapped = 0;
+        self.for_each_part(0, blocks, &mut |map, part| {
+            let Part::Leaf(at, count) = part else {
+                return Ok(());
+            };
+            let first = at as usize % NODE_ENTRIES;
+            let leaf = map.table.leaf(at).ok_or(BROKEN_TABLE)?;
+            for &word in &leaf[first..first + count] {
+                map.usage
+                    .account(Entry(word), Visibility::Included, Change::Add)?;
+                map.mapped += u64::from(word != 0);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Forgets all segments.
+    pub(crate) fn forget_segments(&mut self, layout: Layout) {
+        self.usage = Usage::new(layout);
+    }
+}
