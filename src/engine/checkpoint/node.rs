@@ -3,7 +3,7 @@
 
 use crate::engine::codec::Params;
 use crate::engine::format::{encode_node, Algorithm, Entry, Kind, RecordHeader, NODE_BYTES};
-use crate::engine::log::EncodedRecord;
+use crate::engine::log::{EncodedRecord, LogState};
 use crate::engine::map::table::NodeId;
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
@@ -17,7 +17,7 @@ pub(super) fn append_node<P: Platform>(
     ws: &mut Workspace<P>,
     kind: Kind,
     id: NodeId,
-    apply: &mut dyn FnMut(Entry) -> Result,
+    apply: &mut dyn FnMut(Entry, &LogState) -> Result,
 ) -> Result {
     let bytes = &mut ws.read.blocks[..NODE_BYTES];
     encode_node(&ws.words, bytes);
@@ -35,5 +35,5 @@ pub(super) fn append_node<P: Platform>(
     let placed = slot.placed();
     store.map.lock().enter(placed)?;
     let entry = Entry::new(placed.address, units, 0, 1);
-    slot.commit(|_| apply(entry))
+    slot.commit(|log| apply(entry, log))
 }

@@ -4,7 +4,6 @@
 use super::node::append_node;
 use super::CheckpointState;
 use crate::engine::format::{Entry, Kind};
-use crate::engine::map::table::NodeId;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::{Platform, Sabotage};
@@ -29,13 +28,12 @@ impl<P: Platform> CheckpointState<P> {
             }
             let empty = ws.words.iter().all(|&word| word == 0);
             if empty {
-                // Nodes are dropped only under the log's lock.
-                let _log = store.log.lock();
-                store_node(store, id, Entry::HOLE)?;
+                let log = store.log.lock();
+                store.map.lock().set_stored(id, Entry::HOLE, &log)?;
                 continue;
             }
-            let stored = append_node(store, ws, Kind::MapNode, id, &mut |entry| {
-                store_node(store, id, entry)
+            let stored = append_node(store, ws, Kind::MapNode, id, &mut |entry, log| {
+                store.map.lock().set_stored(id, entry, log)
             });
             if let Err(error) = stored {
                 // Not stored: it stays due.
@@ -44,9 +42,4 @@ impl<P: Platform> CheckpointState<P> {
             }
         }
     }
-}
-
-/// The stored copy of a node moves to `entry`.
-fn store_node<P: Platform>(store: &Store<P>, id: NodeId, entry: Entry) -> Result {
-    store.map.lock().set_stored(id, entry)
 }

@@ -137,7 +137,7 @@ impl<P: Platform> CheckpointState<P> {
             index: index as u64,
         };
         let place = &mut self.usage_nodes[usize::from(level)][index];
-        append_node(store, &mut self.ws, Kind::UsageNode, id, &mut |entry| {
+        append_node(store, &mut self.ws, Kind::UsageNode, id, &mut |entry, _| {
             let old = Entry(core::mem::replace(place, entry.0));
             store.map.lock().move_usage_node(old, entry)
         })

@@ -6,6 +6,7 @@ use super::table::Visibility;
 use super::usage::Change;
 use super::{Map, BROKEN_TABLE};
 use crate::engine::format::{Entry, NodeId, NODE_ENTRIES};
+use crate::engine::log::LogState;
 use crate::engine::{Error, Result};
 
 impl Map {
@@ -37,12 +38,14 @@ impl Map {
         self.count_mapped(delta, visibility)
     }
 
-    /// The stored copy of a node of the sector table is now at `entry`; a hole if the node is empty.
+    /// The stored copy of a node of the sector table is now at `entry`; a hole if the node is empty. An empty node is
+    /// removed from memory. Who holds the lock of the log relies on loaded nodes, so the state of the log is the proof
+    /// that no other thread does.
     ///
     /// # Errors
     ///
     /// As [`replace`](Self::replace).
-    pub(crate) fn set_stored(&mut self, id: NodeId, entry: Entry) -> Result {
+    pub(crate) fn set_stored(&mut self, id: NodeId, entry: Entry, _log: &LogState) -> Result {
         let old = self.table.set_stored(id, entry);
         self.usage
             .account(entry, Visibility::Included, Change::Add)?;
@@ -55,9 +58,10 @@ impl Map {
     /// # Errors
     ///
     /// As [`replace`](Self::replace).
-    pub(crate) fn move_stored(&mut self, id: NodeId, entry: Entry) -> Result {
+    pub(crate) fn move_stored(&mut self, id: NodeId, entry: Entry, log: &LogState) -> Result {
         let detached = self.table.stored_at(id).is_some_and(Entry::is_detached);
-        self.set_stored(id, if detached { entry.detached() } else { entry })
+        let entry = if detached { entry.detached() } else { entry };
+        self.set_stored(id, entry, log)
     }
 
     /// The record of a node of the segment usage moved from `old` to `new`; holes for a new node and for one that is
@@ -91,9 +95,9 @@ impl Map {
 
     /// Takes a detached leaf with these `words` off the counts and out of the table. Not while a checkpoint is written,
     /// whose counts must be those of its table.
-    pub(super) fn reap_leaf(&mut self, id: NodeId, words: &[u64]) -> Result {
+    pub(super) fn reap_leaf(&mut self, id: NodeId, words: &[u64], log: &LogState) -> Result {
         self.drop_blocks(words, Visibility::Included)?;
-        self.set_stored(id, Entry::HOLE)
+        self.set_stored(id, Entry::HOLE, log)
     }
 
     /// Takes the blocks of a leaf off the counts.

@@ -127,13 +127,12 @@ fn reap_node<P: Platform>(
     let words = store
         .loader()
         .read(&mut ws.read, id, entry, seed, segments)?;
-    // Nodes are removed only under the log's lock.
-    let _tail = store.log.lock();
+    let log = store.log.lock();
     let mut map = store.map.lock();
     // A write there may have reattached the node meanwhile.
     if map.table.detached_at(id) == Some(entry) {
         match id.level {
-            0 => map.reap_leaf(id, &words)?,
+            0 => map.reap_leaf(id, &words, &log)?,
             _ => map.reattach(id, entry, &words)?,
         }
     }

@@ -223,7 +223,7 @@ fn move_node<P: Platform>(
         here(&map)
     };
     if unchanged {
-        slot.commit(|_| store.map.lock().move_stored(id, entry))?;
+        slot.commit(|log| store.map.lock().move_stored(id, entry, log))?;
         count(&store.counters.moved, u64::from(units) * UNIT as u64);
     }
     Ok(())
