@@ -37,7 +37,9 @@ fn is_zero(block: &[u8]) -> bool {
 /// The blocks that are not all zeros: bit `i` for the block `i`.
 fn stored_blocks(data: &[u8]) -> u32 {
     let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
-    blocks.fold(0, |mask, (i, block)| mask | u32::from(!is_zero(block)) << i)
+    blocks.fold(0, |mask, (i, block)| {
+        mask | (u32::from(!is_zero(block)) << i)
+    })
 }
 
 impl<P: Platform> Store<P> {

@@ -57,10 +57,10 @@ pub(super) fn node_is_live<P: Platform>(
     if id.level >= height || id.index >= 1 << (reach - shift - NODE_SHIFT) {
         return Ok(false);
     }
-    if id.level + 1 < height {
-        if store.loader().node(buffers, id.parent(), Missing::Leave)? != Found::Loaded {
-            return Ok(false);
-        }
+    if id.level + 1 < height
+        && store.loader().node(buffers, id.parent(), Missing::Leave)? != Found::Loaded
+    {
+        return Ok(false);
     }
     Ok(store.map.lock().stores(id, address))
 }
