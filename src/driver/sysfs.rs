@@ -50,16 +50,17 @@ unsafe extern "C" fn cloop_queue_info(
 ///
 /// # Safety
 ///
-/// As [`queue_of`], and `len` is writable.
+/// As [`queue_of`], and `len` points to an integer that only the caller uses.
 #[no_mangle]
 unsafe extern "C" fn cloop_queue_algorithm(
     queue: *const c::cloop_queue,
     len: *mut c_int,
 ) -> *const c_char {
     // SAFETY: By the safety requirement of this function.
-    let (queue, len) = unsafe { (queue_of(queue), &mut *len) };
-    let name = Codec::of(queue.server().volume().algorithm()).name;
-    *len = name.len() as c_int;
+    let volume = unsafe { queue_of(queue) }.server().volume();
+    let name = Codec::of(volume.algorithm()).name;
+    // SAFETY: As above. The integer need not be initialised.
+    unsafe { len.write(name.len() as c_int) };
     name.as_ptr().cast()
 }
 
