@@ -120,6 +120,8 @@ fn movable_mask<P: Platform>(
 }
 
 /// Moves what is still live of a data record.
+// A frame of its own: the checkpoint that `move_records` may write does not need the space.
+#[inline(never)]
 fn move_data<P: Platform>(
     store: &Store<P>,
     ws: &mut Workspace<P>,
@@ -199,6 +201,8 @@ fn repack<'a, P: Platform>(
 }
 
 /// Moves the stored copy of a node of the sector table.
+// A frame of its own, as that of `move_data`.
+#[inline(never)]
 fn move_node<P: Platform>(
     store: &Store<P>,
     buffers: &mut ReadBuffers<P>,
