@@ -134,6 +134,45 @@ fn does_not_overwrite_unless_forced() {
     lab.cloop(&["check", "empty"]).succeeds();
 }
 
+/// Of commands that make the same image at the same time one succeeds, and none removes the image of another.
+#[test]
+fn one_of_several_creators_succeeds() {
+    let lab = Lab::new();
+    lab.file("raw", &vec![7; 1 << 20]);
+    for round in 0..30 {
+        let name = format!("image{round}");
+        let commands = [
+            vec!["create", "--size", "8M", &name],
+            vec!["import", "raw", &name],
+            vec!["create", "--size", "8M", &name],
+        ];
+        let running: Vec<_> = commands
+            .iter()
+            .map(|args| {
+                let mut command = lab.command(args);
+                command.stderr(std::process::Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        let mut succeeded = 0;
+        for child in running {
+            let output = child.wait_with_output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            match output.status.code() {
+                Some(0) => succeeded += 1,
+                code => assert!(
+                    code == Some(1)
+                        && (text.contains("in use by another process")
+                            || text.contains("exists and is not empty")),
+                    "round {round}: {code:?} {text}"
+                ),
+            }
+        }
+        assert_eq!(succeeded, 1, "round {round}");
+        lab.cloop(&["check", &name]).succeeds();
+    }
+}
+
 #[test]
 fn paths_that_cannot_be_made() {
     let lab = Lab::new();

@@ -52,32 +52,24 @@ pub(crate) struct Target {
 impl Target {
     /// Opens `path` to be filled with `size` bytes (0: not known yet). It must be a new or empty file, or
     /// an empty device; with `force` it may have contents, which are lost by this call.
+    ///
+    /// Of several commands that make the same file at the same time one succeeds: the lock decides which. Only its holder
+    /// looks at the contents, and only its holder cleans up.
     pub(crate) fn claim(path: &Path, force: bool, size: u64) -> Result<Self> {
-        let (file, undo) = match fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => {
-                return Err(fail(path, "is a directory; give the path of a file"));
+        let (file, undo) = loop {
+            let (file, undo) = open(path)?;
+            image::lock(path, &file, Lock::Exclusive)?;
+            // The command that held the lock before may have removed its unfinished file.
+            if matches!(undo, Undo::Wipe)
+                || leads_to(path, &file).map_err(|e| fail::io(path, &e))?
+            {
+                break (file, undo);
             }
-            Ok(meta) if meta.file_type().is_block_device() => {
-                (device(path, force, size)?, Undo::Wipe)
-            }
-            Ok(meta) if meta.is_file() => (existing(path, force)?, Undo::Truncate),
-            Ok(_) => {
-                return Err(fail(
-                    path,
-                    "neither a regular file nor a block device; choose another path",
-                ));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(path)
-                    .map_err(|e| new_file_error(path, &e))?;
-                (file, Undo::Unlink)
-            }
-            Err(error) => return Err(fail::io(path, &error)),
         };
+        match undo {
+            Undo::Wipe => refuse_used_device(path, &file, force, size)?,
+            Undo::Unlink | Undo::Truncate => refuse_used_file(path, &file, force)?,
+        }
         let copy = file.try_clone().map_err(|e| fail::io(path, &e))?;
         clean_up_on_signals().map_err(|e| fail::io(path, &e))?;
         *half_made() = Some(HalfMade {
@@ -89,7 +81,6 @@ impl Target {
             path: path.to_owned(),
             file,
         };
-        image::lock(path, &target.file, Lock::Exclusive)?;
         if matches!(undo, Undo::Truncate) {
             target.file.set_len(0).map_err(|e| fail::io(path, &e))?;
         }
@@ -144,11 +135,20 @@ impl HalfMade {
 
     /// Removes the file, unless the path leads to another file by now.
     fn unlink(&self) -> io::Result<()> {
-        let (ours, now) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
-        if (ours.dev(), ours.ino()) == (now.dev(), now.ino()) {
+        if leads_to(&self.path, &self.file)? {
             fs::remove_file(&self.path)?;
         }
         Ok(())
+    }
+}
+
+/// True if `path` is a name of the open file `file`.
+fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(now) => Ok((ours.dev(), ours.ino()) == (now.dev(), now.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -185,12 +185,46 @@ fn new_file_error(path: &Path, error: &io::Error) -> anyhow::Error {
     }
 }
 
-fn existing(path: &Path, force: bool) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|e| fail::io(path, &e))?;
+/// Opens the file or device at `path`, or makes the file, and says how to undo the work on it.
+fn open(path: &Path) -> Result<(File, Undo)> {
+    loop {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let undo = match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(fail(path, "is a directory; give the path of a file"));
+            }
+            Ok(meta) if meta.file_type().is_block_device() => {
+                options.custom_flags(OFlags::EXCL.bits() as i32);
+                Undo::Wipe
+            }
+            Ok(meta) if meta.is_file() => Undo::Truncate,
+            Ok(_) => {
+                return Err(fail(
+                    path,
+                    "neither a regular file nor a block device; choose another path",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                options.create_new(true);
+                Undo::Unlink
+            }
+            Err(error) => return Err(fail::io(path, &error)),
+        };
+        match (options.open(path), undo) {
+            (Ok(file), _) => return Ok((file, undo)),
+            // Another command has made the file meanwhile.
+            (Err(error), Undo::Unlink)
+                if error.kind() == io::ErrorKind::AlreadyExists && path.exists() => {}
+            (Err(error), Undo::Unlink) => return Err(new_file_error(path, &error)),
+            // Another command has removed its unfinished file meanwhile.
+            (Err(error), Undo::Truncate) if error.kind() == io::ErrorKind::NotFound => {}
+            (Err(error), _) => return Err(fail::io(path, &error)),
+        }
+    }
+}
+
+fn refuse_used_file(path: &Path, file: &File, force: bool) -> Result<()> {
     let len = file.metadata().map_err(|e| fail::io(path, &e))?.len();
     if len > 0 && !force {
         return Err(fail(
@@ -198,20 +232,10 @@ fn existing(path: &Path, force: bool) -> Result<File> {
             "exists and is not empty; choose another path, or overwrite it with --force",
         ));
     }
-    // Checked before the target is registered for cleanup: an image of another program must not be
-    // truncated.
-    image::lock(path, &file, Lock::Exclusive)?;
-    Ok(file)
+    Ok(())
 }
 
-fn device(path: &Path, force: bool, size: u64) -> Result<File> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlags::EXCL.bits() as i32)
-        .open(path)
-        .map_err(|e| fail::io(path, &e))?;
-    image::lock(path, &file, Lock::Exclusive)?;
+fn refuse_used_device(path: &Path, mut file: &File, force: bool, size: u64) -> Result<()> {
     let capacity = file
         .seek(SeekFrom::End(0))
         .and_then(|end| file.rewind().map(|()| end))
@@ -224,8 +248,7 @@ fn device(path: &Path, force: bool, size: u64) -> Result<File> {
     }
     if !force {
         let mut start = Vec::new();
-        (&file)
-            .take(START)
+        file.take(START)
             .read_to_end(&mut start)
             .and_then(|_| file.rewind())
             .map_err(|e| fail::io(path, &e))?;
@@ -236,5 +259,5 @@ fn device(path: &Path, force: bool, size: u64) -> Result<File> {
             ));
         }
     }
-    Ok(file)
+    Ok(())
 }
