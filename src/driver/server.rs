@@ -104,9 +104,9 @@ impl Server {
         (mut block, mut count): (u64, u64),
         mut f: impl FnMut(u64, usize) -> engine::Result,
     ) -> engine::Result {
-        let record = u64::from(self.volume.layout().record_size) / BLOCK_SIZE as u64;
+        let layout = self.volume.layout();
         while count > 0 {
-            let n = count.min(record - block % record);
+            let n = count.min(layout.left_in_natural_unit(block));
             f(block, n as usize * BLOCK_SIZE)?;
             block += n;
             count -= n;

@@ -43,7 +43,8 @@ impl Layout {
 
     /// The end of a segment that stays unused when its log ends at byte `offset`, in 1/256 of a segment.
     pub fn unused_end(&self, offset: u32) -> u8 {
-        let parts = self.segment_size.saturating_sub(offset) / (self.segment_size / 256);
+        // A shift, because objtool takes the panic on a zero divisor for a function that returns.
+        let parts = self.segment_size.saturating_sub(offset) >> (self.segment_shift() - 8);
         parts.min(255) as u8
     }
 
@@ -55,6 +56,14 @@ impl Layout {
     /// Blocks in a record of full size.
     pub fn record_blocks(&self) -> u64 {
         u64::from(self.record_size >> BLOCK_SHIFT)
+    }
+
+    /// Number of blocks from `block` on to the end of its natural unit, see
+    /// [`in_natural_unit`](Self::in_natural_unit).
+    pub fn left_in_natural_unit(&self, block: u64) -> u64 {
+        // Not a remainder: objtool takes the panic on a zero divisor for a function that returns.
+        let record = self.record_blocks();
+        record - (block & (record - 1))
     }
 
     /// Whether `span` blocks from `block` on lie within one natural unit: blocks that a record of full size covers.

@@ -56,11 +56,10 @@ impl<P: Platform> Store<P> {
         }
         self.check_range(block, (data.len() / BLOCK_SIZE) as u64)?;
         count(&self.counters.bytes_written, data.len() as u64);
-        let record = self.layout.record_blocks();
         let (mut at, mut rest) = (block, data);
         while !rest.is_empty() {
             // Records lie at natural alignment: rewriting a region supersedes whole records.
-            let span = (record - at % record) as usize * BLOCK_SIZE;
+            let span = self.layout.left_in_natural_unit(at) as usize * BLOCK_SIZE;
             let written = self.write_record(ws, at, &rest[..rest.len().min(span)], class)?;
             at += written as u64;
             rest = &rest[written * BLOCK_SIZE..];
