@@ -85,9 +85,9 @@ impl<'a, P: Platform> Loader<'a, P> {
                 }
                 Step::Read(stored) => stored,
             };
-            // A node that failed is tried again only if it has moved meanwhile.
+            // A node that failed is tried again only if another is stored there or elsewhere meanwhile.
             if let Some((place, error)) = failed {
-                if place == (stored.id, stored.entry) {
+                if place == (stored.id, stored.entry, stored.seed) {
                     return Err(error);
                 }
             }
@@ -99,7 +99,7 @@ impl<'a, P: Platform> Loader<'a, P> {
                 stored.segments,
             ) {
                 Ok(words) => self.install(&stored, words)?,
-                Err(error) => failed = Some(((stored.id, stored.entry), error)),
+                Err(error) => failed = Some(((stored.id, stored.entry, stored.seed), error)),
             }
         }
     }
