@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The commit path: an fsync makes the log durable, and all who wait share it.
 
-use super::chunk::End;
+use super::seal::End;
 use super::{Log, LogGuard};
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};

@@ -9,6 +9,10 @@
 //! A log position (`lsn`) is `sequence number of the segment << log2 segment_size | offset`, so
 //! positions grow with the log and never repeat.
 //!
+//! The files, each above those before it: [`record`], [`segment`] and [`chunk`] (types), [`state`] (what the lock
+//! protects), [`seal`] and [`write`] (a chunk from the first record to the backing file), [`reserve`] (segments ahead),
+//! [`slot`] (appending) and [`commit`] (the fsync).
+//!
 //! # Lock order
 //!
 //! [`Rank::Log`] is held while a record is placed and the sector table (under [`Rank::Map`]) changed
@@ -16,15 +20,20 @@
 
 mod chunk;
 mod commit;
+mod record;
 mod reserve;
+mod seal;
+mod segment;
 mod slot;
 mod state;
+mod write;
 
 pub(crate) use self::commit::DurableLog;
-pub(crate) use self::slot::{EncodedRecord, Placed};
-pub(crate) use self::state::{LeftSegment, LogState};
+pub(crate) use self::record::EncodedRecord;
+pub(crate) use self::segment::{LeftSegment, Placed};
+pub(crate) use self::state::LogState;
 
-use self::state::Current;
+use self::segment::Current;
 use crate::engine::access::Access;
 use crate::engine::format::{self, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER};
 use crate::engine::space::{Allocator, Demand, Space, SpaceClass};

@@ -1,82 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Slot`]: the next place in the log, held for one record until it is committed or dropped.
 
-use super::chunk::End;
-use super::state::{Current, LeftSegment, LogState};
+use super::record::EncodedRecord;
+use super::seal::End;
+use super::segment::{Current, LeftSegment, Placed};
+use super::state::LogState;
 use super::{Log, LogGuard, LINK_BYTES};
-use crate::engine::format::{RecordHeader, RECORD_HEADER, UNIT};
 use crate::engine::space::{SpaceClass, JOURNAL_REPLAY, POST_MOUNT};
 use crate::engine::{Error, Result};
 use crate::platform::{MonitorGuard, Platform};
 
 /// Rounds of reclaim that one record waits for.
 const RECLAIM_ROUNDS: u32 = 8;
-
-/// Most bytes that come before the rest of a payload.
-const LEAD: usize = 8;
-
-/// A record as the log stores it. It can be placed more than once, because it is tied to its place only when it is
-/// copied there.
-pub(crate) struct EncodedRecord<'a> {
-    header: RecordHeader,
-    /// The encoded header, and the first bytes of the payload.
-    head: [u8; RECORD_HEADER + LEAD],
-    /// Bytes of `head`.
-    head_len: usize,
-    /// The rest of the payload.
-    rest: &'a [u8],
-}
-
-impl<'a> EncodedRecord<'a> {
-    /// Completes `header` with the length of the payload and encodes it. The payload is `lead`, at most 8 bytes, and
-    /// `rest`. The checksum is computed here, outside of any lock.
-    pub(crate) fn new<P: Platform>(mut header: RecordHeader, lead: &[u8], rest: &'a [u8]) -> Self {
-        header.payload = lead.len() + rest.len();
-        let mut head = [0; RECORD_HEADER + LEAD];
-        let head_len = RECORD_HEADER + lead.len();
-        head[..RECORD_HEADER].copy_from_slice(&header.encode::<P>(&[lead, rest]));
-        head[RECORD_HEADER..head_len].copy_from_slice(lead);
-        Self {
-            header,
-            head,
-            head_len,
-            rest,
-        }
-    }
-
-    /// The header of the record.
-    pub(crate) fn header(&self) -> &RecordHeader {
-        &self.header
-    }
-
-    /// Bytes the record takes in the log.
-    pub(super) fn bytes(&self) -> u32 {
-        self.header.units() * UNIT as u32
-    }
-
-    /// Writes the record to the beginning of `to`, tied to byte `offset` of the segment with this seed, and clears
-    /// the rest of its space.
-    pub(super) fn copy_to(&self, to: &mut [u8], seed: u32, offset: u32) {
-        let end = self.head_len + self.rest.len();
-        to[..self.head_len].copy_from_slice(&self.head[..self.head_len]);
-        RecordHeader::stamp(&mut to[..RECORD_HEADER], seed, offset);
-        to[self.head_len..end].copy_from_slice(self.rest);
-        to[end..self.bytes() as usize].fill(0);
-    }
-}
-
-/// Where a record lies.
-#[derive(Clone, Copy)]
-pub(crate) struct Placed {
-    /// Byte offset in the image.
-    pub(crate) address: u64,
-    /// The segment there, its sequence number and its seed.
-    pub(crate) segment: u64,
-    pub(crate) seq: u64,
-    pub(crate) seed: u32,
-    /// The segment before it in the log, if known.
-    pub(crate) before: Option<LeftSegment>,
-}
 
 /// The next place in the log, held for one record: the lock of the log is taken, and the segment, the buffer and
 /// the reserve have space for the record.

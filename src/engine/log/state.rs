@@ -2,34 +2,10 @@
 //! [`LogState`]: everything about the log that its lock protects.
 
 use super::chunk::{Chunk, ChunkState, OpenChunk};
+use super::segment::Current;
 use crate::engine::space::{Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Unique, Vec};
-
-/// The segment that the log fills.
-#[derive(Clone, Copy)]
-pub(super) struct Current {
-    pub(super) index: u64,
-    pub(super) seq: u64,
-    pub(super) seed: u32,
-    /// Where the next record goes: a byte offset in the segment.
-    pub(super) offset: u32,
-    /// The segment after this one, already reserved.
-    pub(super) next: u64,
-    /// The segment before this one.
-    pub(super) before: Option<LeftSegment>,
-    /// The unused end of this segment once it is full, see [`LeftSegment::unused_end`].
-    pub(super) unused_end: u8,
-}
-
-/// A segment that the log has filled and left.
-#[derive(Clone, Copy)]
-pub(crate) struct LeftSegment {
-    /// Index of the segment.
-    pub(crate) index: u64,
-    /// Its end that stays unused, in 1/256 of a segment.
-    pub(crate) unused_end: u8,
-}
 
 /// The state of the log, under [`Rank::Log`](crate::platform::Rank::Log).
 ///

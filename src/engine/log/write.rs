@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Writing sealed chunks to the backing file, and reading what is not written yet.
+
+use super::chunk::ChunkState;
+use super::{Log, LogGuard};
+use crate::engine::Result;
+use crate::platform::mem::Unique;
+use crate::platform::{BackingFile, MonitorGuard, Platform};
+
+impl<P: Platform> Log<P> {
+    /// Writes the oldest queued chunk, or waits for one that is being written.
+    pub(super) fn write_or_wait(&self, file: &P::File) -> Result {
+        if !self.write_one(file) {
+            let mut state = self.lock();
+            state.check()?;
+            if state.pool.is_empty() && !state.queued(u64::MAX) {
+                state.wait();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the oldest queued chunk. False when there is none, or the log has stopped.
+    pub(crate) fn write_one(&self, file: &P::File) -> bool {
+        let (lsn, offset, len, unused, buf) = {
+            let mut state = self.lock();
+            if state.error.is_some() {
+                return false;
+            }
+            let queued = state
+                .chunks
+                .iter_mut()
+                .find(|c| c.state == ChunkState::Queued);
+            let Some(chunk) = queued else { return false };
+            chunk.state = ChunkState::Writing;
+            let buf = chunk.buf.clone();
+            (chunk.lsn, chunk.offset, chunk.len, chunk.unused, buf)
+        };
+        let result = file.write_at(&buf[..len], offset);
+        let mut punched = Ok(());
+        if unused > 0 {
+            // As long as the chunk is listed the segment cannot become free, let alone be used again.
+            punched = file.punch(offset + len as u64, unused);
+        }
+        // The lock is not held: readers of the chunk do not share it but look under the lock.
+        drop(buf);
+        let mut state = self.lock();
+        state.note(&punched);
+        let at = state.chunks.iter().position(|c| c.lsn == lsn);
+        match (result, at) {
+            (Ok(()), Some(at)) => {
+                let buf = state.chunks.remove(at).and_then(|c| Unique::reclaim(c.buf));
+                if let Some(buf) = buf {
+                    // Within the capacity the pool was made with.
+                    let _ = state.pool.push(buf);
+                }
+            }
+            (Err(error), Some(at)) => {
+                state.chunks[at].state = ChunkState::Failed;
+                state.fail(error);
+            }
+            (_, None) => {}
+        }
+        state.notify_all();
+        true
+    }
+
+    /// Writes every chunk that begins before log position `end`, and waits for those that others are writing. Stops
+    /// when the log does.
+    pub(super) fn write_up_to<'a>(
+        &'a self,
+        file: &P::File,
+        mut state: LogGuard<'a, P>,
+        end: u64,
+    ) -> LogGuard<'a, P> {
+        while state.error.is_none() && state.chunks.iter().any(|c| c.lsn < end) {
+            if state.queued(end) {
+                drop(state);
+                self.write_one(file);
+                state = self.lock();
+            } else {
+                state.wait();
+            }
+        }
+        state
+    }
+
+    /// If byte `address` of the image lies in a part of the log that is still in memory, copies what
+    /// follows it there to the start of `out` and returns how many bytes that were.
+    pub(crate) fn read_memory(&self, address: u64, out: &mut [u8]) -> Option<usize> {
+        let state = self.lock();
+        let mut copy = |bytes: &[u8], start: u64| {
+            let at = (address - start) as usize;
+            let n = out.len().min(bytes.len() - at);
+            out[..n].copy_from_slice(&bytes[at..at + n]);
+            n
+        };
+        if let (Some(open), Some(current)) = (state.open.as_ref(), state.current) {
+            let base = self.layout.segment_offset(current.index);
+            let (start, end) = (
+                base + u64::from(open.start),
+                base + u64::from(current.offset),
+            );
+            if (start..end).contains(&address) {
+                return Some(copy(&open.buf[..(end - start) as usize], start));
+            }
+        }
+        let chunk = state
+            .chunks
+            .iter()
+            .find(|c| (c.offset..c.offset + c.len as u64).contains(&address))?;
+        Some(copy(&chunk.buf[..chunk.len], chunk.offset))
+    }
+}
