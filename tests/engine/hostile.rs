@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 type Home = Fuzz<true>;
@@ -288,17 +289,38 @@ fn a_long_empty_file_is_refused_at_once() {
     );
 }
 
-/// The inputs that the fuzzer kept. `CLOOP_WRITE_SEEDS=1` writes those that it starts with.
+/// Writes the inputs that the fuzzer starts with into the corpus in `directory`.
+fn write_seeds(directory: &Path) {
+    for (i, base) in bases::<Fuzz<false>>(true).iter().enumerate() {
+        fs::write(
+            directory.join(format!("image/base-{i}")),
+            compact(&base.bytes),
+        )
+        .unwrap();
+    }
+    for i in 0..5 {
+        fs::write(
+            directory.join(format!("forgery/base-{i}")),
+            [i, 0, 0, 0, 0, 9],
+        )
+        .unwrap();
+    }
+}
+
+/// The inputs that the fuzzer kept, out of their archive. With `CLOOP_WRITE_SEEDS=DIRECTORY`, the
+/// corpus is this directory, and gets the inputs that the fuzzer starts with.
 #[test]
 fn the_corpus_of_the_fuzzer_is_survived() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    if std::env::var_os("CLOOP_WRITE_SEEDS").is_some() {
-        for (i, base) in bases::<Fuzz<false>>(true).iter().enumerate() {
-            fs::write(corpus.join(format!("image/base-{i}")), compact(&base.bytes)).unwrap();
-        }
-        for i in 0..5 {
-            fs::write(corpus.join(format!("forgery/base-{i}")), [i, 0, 0, 0, 0, 9]).unwrap();
-        }
+    let unpacked = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut corpus = unpacked.path().to_path_buf();
+    if let Some(directory) = std::env::var_os("CLOOP_WRITE_SEEDS") {
+        corpus = directory.into();
+        write_seeds(&corpus);
+    } else {
+        let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus.tar.xz");
+        let mut tar = Command::new("tar");
+        tar.arg("-xJf").arg(&archive).arg("-C").arg(&corpus);
+        assert!(tar.status().unwrap().success(), "{}", archive.display());
     }
     let bases = forgery_bases();
     let (mut cases, mut count) = (Cases::default(), 0);
@@ -306,7 +328,7 @@ fn the_corpus_of_the_fuzzer_is_survived() {
         for entry in fs::read_dir(corpus.join(target)).unwrap() {
             let path = entry.unwrap().path();
             let input = fs::read(&path).unwrap();
-            let name = format!("{target}: {}", path.display());
+            let name = path.strip_prefix(&corpus).unwrap().display().to_string();
             cases.run(&name, || match target {
                 "image" => exercise_compact(&input),
                 _ => exercise_forgery(&bases, &input),
