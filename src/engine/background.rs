@@ -30,7 +30,7 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
                 if tail.stopping() {
                     return;
                 }
-                let state = (tail.space.allocator.available(), tail.user_bytes());
+                let state = (tail.space.free(), tail.user_bytes());
                 let wanted = store.log.wants_segment(&tail) && refused != Some(state);
                 if tail.wants_writing() || wanted {
                     break state;
@@ -83,7 +83,7 @@ struct Plan {
 fn refill<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
     loop {
         let mut tail = store.log.lock();
-        while tail.space.reserving {
+        while tail.space.file_end_held() {
             tail.wait();
         }
         if tail.stopping() || !store.log.wants_segment(&tail) {
@@ -127,9 +127,7 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMainte
             Task::Space => {
                 let gained = state.make_space(store).unwrap_or(false);
                 let mut tail = store.log.lock();
-                tail.space.wanted = false;
-                tail.space.hopeless = !gained;
-                tail.space.rounds += 1;
+                tail.space.answer_requests(gained);
                 tail.notify_all();
             }
             Task::Step => {
@@ -165,7 +163,7 @@ impl Plan {
                 return Task::Stop;
             }
             let works = tail.error().is_none();
-            if works && tail.space.wanted {
+            if works && tail.space.reclaim_wanted() {
                 return Task::Space;
             }
             self.failed = self.failed.filter(|at| tail.appended() < at + segment);
@@ -219,12 +217,12 @@ fn tidy<P: Platform>(
         total = look().1;
     }
     if total.garbage <= idle_garbage(&total) {
-        store.log.trim_reserve(&store.file)?;
+        store.log.shrink_reserve(&store.file)?;
         return Ok(false);
     }
     let mut idle = || {
         let tail = store.log.lock();
-        !tail.stopping() && !tail.space.wanted && tail.user_bytes() == moment
+        !tail.stopping() && !tail.space.reclaim_wanted() && tail.user_bytes() == moment
     };
     let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut idle)?;
     if look().1.dead > 0 {

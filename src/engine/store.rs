@@ -68,7 +68,7 @@ impl<P: Platform> Store<P> {
             file,
             layout,
             algorithm: superblock.algorithm,
-            map: SharedMap::new(map, log.demand.clone())?,
+            map: SharedMap::new(map, log.checkpoint_cost.clone())?,
             log,
             cache: RecordCache::new(&layout)?,
             blocks: AtomicU64::new(superblock.size.blocks()),
@@ -96,7 +96,7 @@ impl<P: Platform> Store<P> {
     pub(crate) fn set_size(&self, size: DeviceSize) {
         let mut tail = self.log.lock();
         self.blocks.store(size.blocks(), Ordering::Relaxed);
-        tail.space.size = size;
+        tail.space.resize(size);
     }
 
     /// Checks a range of blocks against the device, and that it is still open.

@@ -360,7 +360,7 @@ impl<P: Platform> Volume<P> {
 
     /// Whether the last write that needed space found none.
     pub fn full(&self) -> bool {
-        self.store.log.lock().space.full
+        self.store.log.lock().space.refused()
     }
 
     /// The first run of mapped blocks at or after `block`: its first block and length.
@@ -402,7 +402,7 @@ impl<P: Platform> Volume<P> {
             before = maintenance.image_length();
             maintenance.checkpoint(&self.store, CheckpointKind::Closing)?;
         }
-        freeing::trim(&self.store, before.max(maintenance.image_length()))
+        freeing::shrink_to_fit(&self.store, before.max(maintenance.image_length()))
     }
 
     /// The figures of the moment.
@@ -415,8 +415,8 @@ impl<P: Platform> Volume<P> {
         let allocated_bytes = store.file.allocated()?;
         let tail = store.log.lock();
         let map = store.map.lock();
-        let free_segments = tail.space.allocator.available();
-        let segments = tail.space.allocator.in_use();
+        let free_segments = tail.space.free();
+        let segments = tail.space.in_use();
         let counters = &store.counters;
         let segment_size = u64::from(store.layout.segment_size);
         let total = map.total(tail.held());
@@ -441,8 +441,8 @@ impl<P: Platform> Volume<P> {
             garbage_bytes: total.garbage + total.dead * segment_size,
             moved_bytes: counters.moved.load(Ordering::Relaxed),
             freed_segments: counters.freed.load(Ordering::Relaxed),
-            reserved_bytes: tail.space.available() * segment_size,
-            full: u64::from(tail.space.full),
+            reserved_bytes: tail.space.reserved() * segment_size,
+            full: u64::from(tail.space.refused()),
         })
     }
 

@@ -42,12 +42,13 @@ const COST: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
 /// True if the log, or what the checkpoint has to store, has grown enough since the last one began.
 pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &LogState) -> bool {
-    let in_use = tail.space.allocator.in_use();
+    let in_use = tail.space.in_use();
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
     let cost = (in_use * u64::from(store.layout.segment_size) / 64)
         .clamp(*COST.start(), *COST.end())
         .min(store.map.limit() / 2);
-    store.log.segments_since_checkpoint(tail) >= interval || store.log.demand.bytes() >= cost
+    store.log.segments_since_checkpoint(tail) >= interval
+        || store.log.checkpoint_cost.bytes() >= cost
 }
 
 /// What follows a checkpoint in the log.
@@ -125,7 +126,7 @@ impl<P: Platform> CheckpointState<P> {
         }
         count(&store.counters.checkpoints, 1);
         // Either superblock alone must do, the older one included.
-        freeing::cut(store, before.max(self.superblock.length))?;
+        freeing::truncate_free_end(store, before.max(self.superblock.length))?;
         Ok(durable)
     }
 
@@ -192,7 +193,7 @@ impl<P: Platform> CheckpointState<P> {
         let mut tail = store.log.lock();
         tail.end_checkpoint(written.then(|| store.log.lsn_of(start)));
         if written {
-            tail.space.allocator.covered = self.superblock.usage_segments;
+            tail.space.cover(self.superblock.usage_segments);
         }
         tail.notify_all();
     }

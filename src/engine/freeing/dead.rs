@@ -78,8 +78,8 @@ fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u6
 /// Lets the log use segments again that are free in the usage, and gives the space of those back that it need not keep.
 pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) -> Result {
     for &index in segments.iter() {
-        if !store.log.keep(&store.file, index)? {
-            store.log.give_back(&store.file, index)?;
+        if !store.log.keep_in_reserve(&store.file, index)? {
+            store.log.deallocate(&store.file, index)?;
         }
     }
     count(&store.counters.freed, segments.len() as u64);
@@ -105,13 +105,13 @@ pub(crate) fn punch<P: Platform>(
 pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
     let mut tail = store.log.lock();
     let mut map = store.map.lock();
-    for index in 0..tail.space.allocator.count {
+    for index in 0..tail.space.segments() {
         if map
             .segment(index)
             .is_some_and(|s| !s.is_free() && s.is_dead() && s.seq() == 0)
         {
             map.set_free(index);
-            tail.space.allocator.release(index)?;
+            tail.space.release(index)?;
         }
     }
     Ok(())

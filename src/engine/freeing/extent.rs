@@ -7,12 +7,12 @@ use crate::engine::map::Map;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::{BackingFile, MonitorGuard, Platform};
+use crate::platform::{BackingFile, Platform};
 
 /// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
 /// after a crash, and the log leads to what it has used of it.
 pub(crate) fn extent(tail: &LogState, map: &Map) -> u64 {
-    let last = (0..tail.space.allocator.count)
+    let last = (0..tail.space.segments())
         .rev()
         .find(|&index| tail.is_current(index) || map.segment(index).is_some_and(|s| !s.is_free()));
     last.map_or(0, |index| index + 1)
@@ -52,48 +52,38 @@ pub(crate) fn image_length<P: Platform>(
     last.unwrap_or(0).max(least)
 }
 
-/// Cuts off what is free at the end of the file, but not below `keep` bytes.
-pub(crate) fn cut<P: Platform>(store: &Store<P>, keep: u64) -> Result {
+/// Cuts off the free segments at the end of the file, but leaves `keep` bytes of it.
+pub(crate) fn truncate_free_end<P: Platform>(store: &Store<P>, keep: u64) -> Result {
     if store.file.fixed_size() {
         return Ok(());
     }
-    let keep = {
-        let mut tail = store.log.lock();
-        while tail.space.reserving {
-            tail.wait();
-        }
-        tail.space.allocator.shrink();
-        // Nobody makes the file longer meanwhile.
-        tail.space.reserving = true;
-        keep.max(store.layout.segment_offset(tail.space.allocator.count))
-    };
+    let _hold = store.log.hold_file_end();
+    let segments = store.log.lock().space.shrink();
+    let keep = keep.max(store.layout.segment_offset(segments));
     let cut = store.file.len().and_then(|len| {
         if len > keep {
             store.file.truncate(keep)?;
         }
         Ok(())
     });
-    let mut tail = store.log.lock();
-    tail.space.reserving = false;
-    tail.note(&cut);
-    tail.notify_all();
+    store.log.lock().note(&cut);
     Ok(())
 }
 
-/// Gives back what was reserved when the power failed: everything that is not in use. But the file stays `length`
+/// Deallocates the segments that were reserved when the power failed: every one that is not in use. But the file stays `length`
 /// bytes long, because a superblock says so.
-pub(crate) fn give_back<P: Platform>(store: &Store<P>, length: u64) -> Result {
+pub(crate) fn deallocate_unused<P: Platform>(store: &Store<P>, length: u64) -> Result {
     let (count, free) = {
         let tail = store.log.lock();
         let map = store.map.lock();
         let mut free = Vec::new();
-        for (index, segment) in (0..tail.space.allocator.count).zip(map.segments()) {
+        for (index, segment) in (0..tail.space.segments()).zip(map.segments()) {
             if segment.is_free() {
                 let size = u64::from(store.layout.segment_size);
                 free.push((store.layout.segment_offset(index), size))?;
             }
         }
-        (tail.space.allocator.count, free)
+        (tail.space.segments(), free)
     };
     let end = store.layout.segment_offset(count).max(length);
     if !store.file.fixed_size() && store.file.len()? > end {
@@ -102,15 +92,15 @@ pub(crate) fn give_back<P: Platform>(store: &Store<P>, length: u64) -> Result {
     punch_ranges(store, &free, end)
 }
 
-/// Gives back what a closed image does not need: reserved segments, free ones, and the end of
-/// the file.
-pub(crate) fn trim<P: Platform>(store: &Store<P>, length: u64) -> Result {
+/// Deallocates all that a closed image does not need: reserved segments, free ones, unused ends, and the file
+/// behind `length` bytes.
+pub(crate) fn shrink_to_fit<P: Platform>(store: &Store<P>, length: u64) -> Result {
     let size = u64::from(store.layout.segment_size);
     let free = {
         let tail = store.log.lock();
         let map = store.map.lock();
         let mut free = Vec::new();
-        for index in 0..tail.space.allocator.count {
+        for index in 0..tail.space.segments() {
             let used = match store.log.used(&tail, index) {
                 Some(used) => used,
                 None if map.segment(index).is_none_or(|s| s.is_free()) => 0,
@@ -126,8 +116,7 @@ pub(crate) fn trim<P: Platform>(store: &Store<P>, length: u64) -> Result {
     punch_ranges(store, &free, length)
 }
 
-/// Gives the space of ranges (offset and length, in order) back, up to the end of the file. Neighbours in
-/// one call each.
+/// Punches ranges (offset and length, in order) up to the `end` of the file. Neighbours share a call.
 fn punch_ranges<P: Platform>(store: &Store<P>, ranges: &[(u64, u64)], end: u64) -> Result {
     let mut pending: Option<(u64, u64)> = None;
     for &(start, len) in ranges.iter().filter(|range| range.0 < end) {

@@ -9,5 +9,7 @@ mod extent;
 mod unneeded;
 
 pub(crate) use self::dead::{find_dead, free, free_at_once, free_superseded, punch, punch_dead};
-pub(crate) use self::extent::{cut, extent, give_back, image_length, trim, Length};
+pub(crate) use self::extent::{
+    deallocate_unused, extent, image_length, shrink_to_fit, truncate_free_end, Length,
+};
 pub(crate) use self::unneeded::Superseded;

@@ -36,7 +36,7 @@ pub(crate) use self::state::LogState;
 use self::segment::Current;
 use crate::engine::access::Access;
 use crate::engine::format::{self, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER};
-use crate::engine::space::{Allocator, Demand, Space, SpaceClass};
+use crate::engine::space::{Allocator, CheckpointCost, Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
@@ -49,8 +49,8 @@ const LINK_BYTES: u32 = 32;
 /// The log of an open volume.
 pub(crate) struct Log<P: Platform> {
     state: P::Monitor<LogState>,
-    /// Space the next checkpoint needs, see [`Demand`].
-    pub(crate) demand: Arc<Demand>,
+    /// Space the next checkpoint needs, see [`CheckpointCost`].
+    pub(crate) checkpoint_cost: Arc<CheckpointCost>,
     layout: Layout,
     epoch: u64,
     salt: u64,
@@ -82,7 +82,7 @@ impl<P: Platform> Log<P> {
         let state = LogState::new(space, pool, chunks, error);
         Ok(Self {
             state: P::Monitor::new(state, Rank::Log)?,
-            demand: arc(Demand::default())?,
+            checkpoint_cost: arc(CheckpointCost::default())?,
             layout,
             epoch: superblock.epoch,
             salt: superblock.salt,
@@ -109,7 +109,7 @@ impl<P: Platform> Log<P> {
         let next = match self.reserve(file, SpaceClass::Checkpoint) {
             Ok(next) => next,
             Err(error) => {
-                self.lock().space.allocator.release(index)?;
+                self.lock().space.release(index)?;
                 return Err(error);
             }
         };

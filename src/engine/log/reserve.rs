@@ -1,76 +1,115 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Segments reserved ahead of the log, so that what is acknowledged has its space (promise P2), and the wait
 //! for more of them.
+//!
+//! The state is [`Space`](crate::engine::space::Space), under the lock of the log. Here are the calls to the backing
+//! file, which are made without that lock.
 
 use super::{Log, LogState};
-use crate::engine::space::{for_metadata, SpaceClass};
+use crate::engine::space::SpaceClass;
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
+/// The right to reserve a segment or to cut the file: one thread has it at a time. Dropping it gives it back, and wakes
+/// those who wait for it. The lock of the log must be free then.
+pub(crate) struct FileEndHold<'a, P: Platform> {
+    log: &'a Log<P>,
+}
+
+impl<P: Platform> Drop for FileEndHold<'_, P> {
+    fn drop(&mut self) {
+        let mut state = self.log.lock();
+        state.space.release_file_end();
+        state.notify_all();
+    }
+}
+
 impl<P: Platform> Log<P> {
-    /// Chooses a free segment, or a new one, and reserves its space. Called without the lock.
+    /// Waits for the right to change the end of the file.
+    pub(crate) fn hold_file_end(&self) -> FileEndHold<'_, P> {
+        let mut state = self.lock();
+        while state.space.file_end_held() {
+            state.wait();
+        }
+        state.space.hold_file_end();
+        FileEndHold { log: self }
+    }
+
+    /// The right to change the end of the file; nothing if another thread has it, or the log has stopped.
+    fn try_hold_file_end(&self) -> Option<FileEndHold<'_, P>> {
+        let mut state = self.lock();
+        if state.space.file_end_held() || state.error.is_some() {
+            return None;
+        }
+        state.space.hold_file_end();
+        Some(FileEndHold { log: self })
+    }
+
+    /// Chooses a free segment, or a new one, and allocates its space.
     ///
     /// # Errors
     ///
     /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
     /// reached the size it is bounded to ([`Space::bound`](crate::engine::space::Space::bound)).
     pub(super) fn reserve(&self, file: &P::File, class: SpaceClass) -> Result<u64> {
-        let bounded = class != SpaceClass::Checkpoint && !self.lock().space.hopeless;
+        let bounded = class != SpaceClass::Checkpoint && !self.lock().space.reclaim_exhausted();
         if bounded && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }
-        let max = self.layout.max_segments();
-        let taken = self.lock().space.allocator.take(max);
+        let taken = self.lock().space.take();
         let index = taken.ok_or(Error::NoSpace)?;
         if P::sabotaged(Sabotage::Unreserved) {
             return Ok(index);
         }
         let allocated = self.allocate(file, index);
-        let mut tail = self.lock();
-        tail.space.crowded = allocated == Err(Error::NoSpace);
+        let mut state = self.lock();
+        state
+            .space
+            .set_backing_full(allocated == Err(Error::NoSpace));
         if let Err(error) = allocated {
-            tail.space.allocator.release(index)?;
+            state.space.release(index)?;
             return Err(error);
         }
         Ok(index)
     }
 
-    /// Has the file system reserve the space of a segment, as far as it has none.
+    /// Has the file system allocate the space of a segment, as far as it has none.
     fn allocate(&self, file: &P::File, index: u64) -> Result {
         let size = u64::from(self.layout.segment_size);
         file.allocate(self.layout.segment_offset(index), size)
     }
 
-    /// Whether one more segment would make the image larger than it may get.
+    /// True if one more segment would make the image larger than it may get.
     fn at_bound(&self, file: &P::File) -> Result<bool> {
         let size = u64::from(self.layout.segment_size);
         let (bound, in_use) = {
-            let tail = self.lock();
-            (tail.space.bound(), tail.space.allocator.in_use())
+            let state = self.lock();
+            (state.space.bound(), state.space.in_use())
         };
-        // What the file really takes is less where ends of segments were given back; asking costs a call.
+        // The file takes less than this where ends of segments were punched; asking for its size costs a call.
         let most = self.layout.segment_offset(in_use + 1);
         Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
     }
 
-    /// Reserves one more segment for `class` if there are too few. One thread at a time does.
-    pub(crate) fn reserve_ahead(&self, file: &P::File, class: SpaceClass) -> Result<()> {
-        {
-            let mut tail = self.lock();
-            if tail.space.reserving || tail.error.is_some() {
-                return Ok(());
-            }
-            tail.space.reserving = true;
-        }
-        let reserved = self.reserve(file, class);
-        let mut tail = self.lock();
-        tail.space.reserving = false;
-        let result = reserved.and_then(|index| tail.space.ready.push(index));
-        tail.notify_all();
-        result
+    /// Reserves one more segment for `class`. Nothing happens if another thread does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], and those of the backing file.
+    pub(crate) fn reserve_ahead(&self, file: &P::File, class: SpaceClass) -> Result {
+        let Some(_hold) = self.try_hold_file_end() else {
+            return Ok(());
+        };
+        let index = self.reserve(file, class)?;
+        let mut state = self.lock();
+        state.space.add_to_reserve(index)
     }
 
     /// Reserves one more segment if users' writes will need it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reserve_ahead`](Self::reserve_ahead).
     pub(crate) fn reserve_if_wanted(&self, file: &P::File) -> Result {
         if self.wants_segment(&self.lock()) {
             self.reserve_ahead(file, SpaceClass::User)?;
@@ -78,40 +117,52 @@ impl<P: Platform> Log<P> {
         Ok(())
     }
 
-    /// Whether a segment should be reserved ahead.
-    pub(crate) fn wants_segment(&self, tail: &LogState) -> bool {
-        let want = self.floor(tail, SpaceClass::User) + 1;
-        tail.space.available() < want && !tail.space.reserving && tail.error.is_none()
+    /// True if a segment should be reserved ahead.
+    pub(crate) fn wants_segment(&self, state: &LogState) -> bool {
+        let want = self.floor(state, SpaceClass::User) + 1;
+        state.space.reserved() < want && !state.space.file_end_held() && state.error.is_none()
     }
 
-    /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system
-    /// what was given back might go to others. False when it is not needed, or not to be had.
-    pub(crate) fn keep(&self, file: &P::File, index: u64) -> Result<bool> {
-        let tail = self.lock();
-        if tail.space.available() > self.floor(&tail, SpaceClass::User) {
+    /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system other files might
+    /// take its space. False when it is not needed, or its space not to be had.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn keep_in_reserve(&self, file: &P::File, index: u64) -> Result<bool> {
+        let state = self.lock();
+        if state.space.reserved() > self.floor(&state, SpaceClass::User) {
             return Ok(false);
         }
-        drop(tail);
-        // Its end was given back when the log had left it.
+        drop(state);
+        // Its unused end was punched when the log had left it.
         if self.allocate(file, index).is_err() {
             return Ok(false);
         }
-        let mut tail = self.lock();
-        tail.space.ready.push(index)?;
-        tail.notify_all();
+        let mut state = self.lock();
+        state.space.add_to_reserve(index)?;
+        state.notify_all();
         Ok(true)
     }
 
-    /// Whether the backing file system is full: asks it, if the reserve is short.
-    pub(crate) fn crowded(&self, file: &P::File) -> Result<bool> {
+    /// True if the backing file system is full. Asks it, if the reserve is short.
+    ///
+    /// # Errors
+    ///
+    /// Those of the backing file.
+    pub(crate) fn backing_full(&self, file: &P::File) -> Result<bool> {
         match self.reserve_if_wanted(file) {
-            Ok(()) | Err(Error::NoSpace) => Ok(self.lock().space.crowded),
+            Ok(()) | Err(Error::NoSpace) => Ok(self.lock().space.backing_full()),
             Err(error) => Err(error),
         }
     }
 
-    /// Reserves again what was given back of segment `index`. False when there is no space for it.
-    pub(crate) fn complete(&self, file: &P::File, index: u64) -> Result<bool> {
+    /// Allocates again the ranges of segment `index` that were punched. False when there is no space for them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the backing file.
+    pub(crate) fn allocate_punched(&self, file: &P::File, index: u64) -> Result<bool> {
         match self.allocate(file, index) {
             Ok(()) => Ok(true),
             Err(Error::NoSpace) => Ok(false),
@@ -119,97 +170,104 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Gives back what is reserved beyond what writers need: a checkpoint that had much to store needed more.
-    pub(crate) fn trim_reserve(&self, file: &P::File) -> Result {
-        loop {
-            let mut tail = self.lock();
-            if tail.space.reserving
-                || tail.space.available() <= self.floor(&tail, SpaceClass::User) + 1
-            {
-                return Ok(());
-            }
-            let Some(far) = tail.space.last() else {
-                return Ok(());
-            };
-            drop(tail);
-            self.give_back(file, far)?;
-        }
-    }
-
-    /// Gives the space of a segment back, which is free from now on: it is good to be used again even if that fails.
-    pub(crate) fn give_back(&self, file: &P::File, index: u64) -> Result {
+    /// Punches a whole segment, and makes it free. It is good to be used again even if the punch fails.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn deallocate(&self, file: &P::File, index: u64) -> Result {
         let size = u64::from(self.layout.segment_size);
         let punched = file.punch(self.layout.segment_offset(index), size);
-        let mut tail = self.lock();
-        tail.note(&punched);
-        tail.space.allocator.release(index)?;
-        tail.notify_all();
+        let mut state = self.lock();
+        state.note(&punched);
+        state.space.release(index)?;
+        state.notify_all();
         Ok(())
     }
 
-    /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
-    pub(crate) fn move_reserve(&self, file: &P::File) -> Result {
+    /// Deallocates reserved segments that no class needs: a checkpoint that had much to store needed more.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn shrink_reserve(&self, file: &P::File) -> Result {
         loop {
-            let mut tail = self.lock();
-            let last = tail.space.ready.iter().copied().max();
-            let near = tail
-                .space
-                .allocator
-                .lowest()
-                .filter(|&near| Some(near) < last);
-            if near.is_none() || tail.space.reserving {
+            let mut state = self.lock();
+            let enough = self.floor(&state, SpaceClass::User) + 1;
+            if state.space.file_end_held() || state.space.reserved() <= enough {
                 return Ok(());
             }
-            let near = tail.space.allocator.take(0).ok_or(Error::NoSpace)?;
-            drop(tail);
-            let allocated = self.allocate(file, near);
-            let mut tail = self.lock();
-            if allocated.is_err() {
-                return tail.space.allocator.release(near);
+            let Some(far) = state.space.take_farthest() else {
+                return Ok(());
+            };
+            drop(state);
+            self.deallocate(file, far)?;
+        }
+    }
+
+    /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn move_reserve(&self, file: &P::File) -> Result {
+        loop {
+            let mut state = self.lock();
+            if state.space.file_end_held() {
+                return Ok(());
             }
-            tail.space.ready.push(near)?;
-            let far = tail.space.last();
-            drop(tail);
+            let Some(near) = state.space.take_nearer() else {
+                return Ok(());
+            };
+            drop(state);
+            let allocated = self.allocate(file, near);
+            let mut state = self.lock();
+            if allocated.is_err() {
+                return state.space.release(near);
+            }
+            state.space.add_to_reserve(near)?;
+            let far = state.space.take_farthest();
+            drop(state);
             if let Some(far) = far {
-                self.give_back(file, far)?;
+                self.deallocate(file, far)?;
             }
         }
     }
 
     /// Reserved segments that must be left once `class` has appended.
-    pub(super) fn floor(&self, tail: &LogState, class: SpaceClass) -> u64 {
+    pub(super) fn floor(&self, state: &LogState, class: SpaceClass) -> u64 {
         if P::sabotaged(Sabotage::SpentReserve) {
             return 0;
         }
-        class.leaves(
-            self.demand.segments(&self.layout),
-            for_metadata(tail.space.size),
-        )
+        let checkpoints = self.checkpoint_cost.segments(&self.layout);
+        state.space.must_leave(class, checkpoints)
     }
 
-    /// Asks reclaim for space and waits until it has done what it can. Does not ask if it could do nothing before,
-    /// unless for a discard the `first` time: reclaim uses its reserve in between, and leaves it in the end.
-    pub(super) fn wait_for_space(&self, class: SpaceClass, first: bool) -> Result {
-        let mut tail = self.lock();
+    /// Asks reclaim for space and waits until it has made a round. If reclaim is exhausted, only a discard that has not
+    /// waited yet (`waits` is 0) asks: reclaim uses the discards' reserve in between, and leaves it in the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when it does not ask, [`Error::Closed`], and the error that stopped the log.
+    pub(super) fn wait_for_reclaim(&self, class: SpaceClass, waits: u32) -> Result {
+        let mut state = self.lock();
         if !class.waits_for_reclaim() {
             return Err(Error::NoSpace);
         }
-        if tail.space.hopeless && !(first && class == SpaceClass::Discard) {
-            tail.space.full = true;
+        let asks_anyway = waits == 0 && class == SpaceClass::Discard;
+        if state.space.reclaim_exhausted() && !asks_anyway {
+            state.space.refuse();
             return Err(Error::NoSpace);
         }
-        let round = tail.space.rounds;
-        // Once: several that wait would wake each other for ever.
-        tail.space.wanted = true;
-        tail.notify_all();
-        while tail.space.rounds == round {
-            if let Some(error) = tail.error {
-                return Err(error);
-            }
-            if tail.closing() || tail.stopping() {
+        // Once: several threads that wait would wake each other for ever.
+        let round = state.space.request_reclaim();
+        state.notify_all();
+        while state.space.reclaim_rounds() == round {
+            state.check()?;
+            if state.closing() || state.stopping() {
                 return Err(Error::Closed);
             }
-            tail.wait();
+            state.wait();
         }
         Ok(())
     }

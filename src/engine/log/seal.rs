@@ -91,7 +91,7 @@ impl<P: Platform> Log<P> {
         }
         // On a full file system others might take the unused end, and the segment could not be reserved again when
         // it is free.
-        let unused = match state.space.crowded {
+        let unused = match state.space.backing_full() {
             true => 0,
             false => u64::from(current.offset - to),
         };

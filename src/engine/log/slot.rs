@@ -6,7 +6,7 @@ use super::seal::End;
 use super::segment::{Current, LeftSegment, Placed};
 use super::state::LogState;
 use super::{Log, LogGuard, LINK_BYTES};
-use crate::engine::space::{SpaceClass, JOURNAL_REPLAY, POST_MOUNT};
+use crate::engine::space::SpaceClass;
 use crate::engine::{Error, Result};
 use crate::platform::{MonitorGuard, Platform};
 
@@ -60,19 +60,13 @@ impl LogState {
         self.current.ok_or(Error::ReadOnly)
     }
 
-    /// The class of space that an append for `class` really has. Directly after an opening a file system writes
-    /// its metadata without saying so.
+    /// The class under which an append for `class` really counts, see [`Space::effective`].
+    ///
+    /// [`Space::effective`]: crate::engine::space::Space::effective
     fn effective(&self, class: SpaceClass, segment_shift: u32) -> SpaceClass {
-        // By what users wrote themselves: reclaim may have filled segments to make space for it.
-        let begun = self.user_bytes() >> segment_shift;
-        let early = begun < POST_MOUNT || !self.flushed && begun < JOURNAL_REPLAY;
-        match class {
-            SpaceClass::User | SpaceClass::Metadata if early && self.space.hopeless => {
-                SpaceClass::PostMountWrite
-            }
-            SpaceClass::User if early => SpaceClass::Metadata,
-            other => other,
-        }
+        // By the bytes that users wrote: reclaim may have filled segments to make space for them.
+        let written = self.user_bytes() >> segment_shift;
+        self.space.effective(class, written, self.flushed)
     }
 }
 
@@ -90,7 +84,7 @@ impl<P: Platform> Log<P> {
         record: &'a EncodedRecord<'a>,
         class: SpaceClass,
     ) -> Result<Slot<'a, P>> {
-        if class.is_write() && self.demand.too_much() {
+        if class.is_write() && self.checkpoint_cost.too_much() {
             self.wait_for_checkpoint();
         }
         let state = self.make_room(file, record.bytes(), class)?;
@@ -147,7 +141,7 @@ impl<P: Platform> Log<P> {
             // A full segment is left only when the one after the next is reserved, so that the log
             // always knows where it goes on.
             let takes = u64::from(!fits);
-            if state.space.available() < self.floor(&state, class) + takes {
+            if state.space.reserved() < self.floor(&state, class) + takes {
                 self.wait_for_segment(file, state, class, &mut waits)?;
                 continue;
             }
@@ -181,7 +175,7 @@ impl<P: Platform> Log<P> {
         class: SpaceClass,
         waits: &mut u32,
     ) -> Result {
-        if state.space.reserving {
+        if state.space.file_end_held() {
             state.wait();
             return Ok(());
         }
@@ -192,9 +186,9 @@ impl<P: Platform> Log<P> {
         }
         if *waits == RECLAIM_ROUNDS {
             // Reclaim finds something each time, and others take it, or reclaim takes it itself.
-            self.lock().space.hopeless = true;
+            self.lock().space.exhaust_reclaim();
         } else {
-            self.wait_for_space(class, *waits == 0)?;
+            self.wait_for_reclaim(class, *waits)?;
         }
         *waits += 1;
         Ok(())
@@ -212,7 +206,7 @@ impl<P: Platform> Log<P> {
             index: c.index,
             unused_end: c.unused_end,
         });
-        if let Some(after) = state.space.next() {
+        if let Some(after) = state.space.take_nearest() {
             self.begin(state, current.next, current.seq + 1, after, before);
         }
         Ok(())

@@ -219,7 +219,7 @@ impl LogState {
     /// The current segment and those that are reserved, the next one among them.
     pub(crate) fn held(&self) -> impl Iterator<Item = u64> + Clone + '_ {
         let used = self.current.iter().flat_map(|c| [c.index, c.next]);
-        used.chain(self.space.ready.iter().copied())
+        used.chain(self.space.reserve())
     }
 
     /// Whether segment `index` is the current one or reserved.
@@ -227,13 +227,12 @@ impl LogState {
         self.held().any(|held| held == index)
     }
 
-    /// Notes that `bytes` were appended for `class`. A write or discard of a user may let reclaim find space again.
+    /// Notes that `bytes` were appended for `class`.
     pub(super) fn count_appended(&mut self, bytes: u64, class: SpaceClass) {
         self.stats.bytes += bytes;
         if class.is_write() || class == SpaceClass::Discard {
             self.stats.user_bytes += bytes;
-            self.space.hopeless = false;
-            self.space.full &= class != SpaceClass::User;
         }
+        self.space.appended(class);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Map;
 use crate::engine::log::LogState;
-use crate::engine::space::Demand;
+use crate::engine::space::CheckpointCost;
 use crate::engine::Result;
 use crate::platform::mem::Arc;
 use crate::platform::{Monitor, Platform, Rank, Sabotage};
@@ -29,7 +29,7 @@ struct Figures {
     /// There may be detached subtrees.
     detached: AtomicBool,
     /// The nodes that the next checkpoint has to store.
-    demand: Arc<Demand>,
+    checkpoint_cost: Arc<CheckpointCost>,
 }
 
 impl Figures {
@@ -37,7 +37,7 @@ impl Figures {
         self.memory.store(map.memory(), Ordering::Relaxed);
         self.detached
             .store(map.may_have_detached(), Ordering::Relaxed);
-        self.demand.set(map.dirty_nodes());
+        self.checkpoint_cost.set(map.dirty_nodes());
     }
 }
 
@@ -72,17 +72,17 @@ impl<P: Platform> Drop for MapGuard<'_, P> {
 }
 
 impl<P: Platform> SharedMap<P> {
-    /// Shares `map`, and keeps `demand` up to date with its dirty nodes. There is no limit on its memory.
+    /// Shares `map`, and keeps `checkpoint_cost` up to date with its dirty nodes. There is no limit on its memory.
     ///
     /// # Errors
     ///
     /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
-    pub(crate) fn new(map: Map, demand: Arc<Demand>) -> Result<Self> {
+    pub(crate) fn new(map: Map, checkpoint_cost: Arc<CheckpointCost>) -> Result<Self> {
         let figures = Figures {
             memory: AtomicU64::new(0),
             limit: AtomicU64::new(u64::MAX),
             detached: AtomicBool::new(false),
-            demand,
+            checkpoint_cost,
         };
         figures.publish(&map);
         Ok(Self {
@@ -115,7 +115,7 @@ impl<P: Platform> SharedMap<P> {
         self.figures.limit.store(bytes, Ordering::Relaxed);
         // A quarter is left for the pointers of inner nodes, and for writers that have passed the check already.
         let dirty = (bytes - bytes / 4).min(MOST_DIRTY);
-        self.figures.demand.bound(dirty);
+        self.figures.checkpoint_cost.bound(dirty);
     }
 
     /// True if there may be detached subtrees. Takes no lock.

@@ -28,8 +28,7 @@ pub(crate) fn compact<P: Platform>(
         let more = maintenance.lock().compact_round(store)?;
         let (size, garbage) = {
             let tail = store.log.lock();
-            let allocator = &tail.space.allocator;
-            let size = allocator.in_use() + allocator.count;
+            let size = tail.space.in_use() + tail.space.segments();
             (size, store.map.lock().total(tail.held()).garbage)
         };
         patience = if size < best { FRUITLESS } else { patience - 1 };
@@ -68,7 +67,7 @@ impl<P: Platform> Maintenance<P> {
                 break;
             }
         }
-        store.log.trim_reserve(&store.file)?;
+        store.log.shrink_reserve(&store.file)?;
         self.free_dead(store)
     }
 }
@@ -76,8 +75,7 @@ impl<P: Platform> Maintenance<P> {
 /// True if the log writes behind where the image could end.
 fn far<P: Platform>(store: &Store<P>) -> bool {
     let tail = store.log.lock();
-    let allocator = &tail.space.allocator;
-    (allocator.in_use()..allocator.count).any(|index| tail.is_current_or_next(index))
+    (tail.space.in_use()..tail.space.segments()).any(|index| tail.is_current_or_next(index))
 }
 
 /// Has the log go on in another segment. False when there is no space for that: then the image stays as long as it is.

@@ -18,7 +18,7 @@ const FRUITLESS: u32 = 8;
 /// Segments that are reserved or free, and what all of them hold.
 fn look<P: Platform>(store: &Store<P>) -> (u64, Total) {
     let tail = store.log.lock();
-    let available = tail.space.available() + tail.space.allocator.available();
+    let available = tail.space.reserved() + tail.space.free();
     let total = store.map.lock().total(tail.held());
     (available, total)
 }

@@ -214,11 +214,11 @@ fn relocation_class<P: Platform>(
     index: u64,
     effort: Effort,
 ) -> Result<SpaceClass> {
-    if !store.log.crowded(&store.file)? {
+    if !store.log.backing_full(&store.file)? {
         return Ok(SpaceClass::Reclaim);
     }
     // Then the segment is not lost when it is free.
-    if effort == Effort::Urgent && store.log.complete(&store.file, index)? {
+    if effort == Effort::Urgent && store.log.allocate_punched(&store.file, index)? {
         return Ok(SpaceClass::Reclaim);
     }
     Ok(SpaceClass::ReclaimUnbacked)

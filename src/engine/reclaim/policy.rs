@@ -62,7 +62,7 @@ pub(super) fn score(
     let segment = map.segment(index)?;
     let garbage = gain(layout, segment, effort);
     // One that lies far behind makes the image longer than it need be.
-    let far = effort == Effort::Pack && index >= tail.space.allocator.in_use();
+    let far = effort == Effort::Pack && index >= tail.space.in_use();
     if segment.is_free()
         || segment.state() == State::Stuck
         || segment.is_dead()

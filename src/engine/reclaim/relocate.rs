@@ -46,7 +46,7 @@ impl<P: Platform> Maintenance<P> {
             let address = base + at as u64;
             // What is moved makes nodes of the table dirty, and those stay in memory.
             let most = store.map.limit() / 2;
-            if store.log.demand.bytes() >= most.max(FEW_DIRTY) {
+            if store.log.checkpoint_cost.bytes() >= most.max(FEW_DIRTY) {
                 self.checkpoint(store, CheckpointKind::Running)?;
             }
             let ws = self.checkpoint.workspace();

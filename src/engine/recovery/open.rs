@@ -167,13 +167,13 @@ fn begin_epoch<P: Platform>(
 fn list_free<P: Platform>(store: &Store<P>) -> Result {
     let mut tail = store.log.lock();
     let mut map = store.map.lock();
-    let count = tail.space.allocator.count;
+    let count = tail.space.segments();
     if let Some(last) = count.checked_sub(1) {
         map.grow_segments(last)?;
     }
     for index in (0..count).rev() {
         if map.segment(index).is_some_and(|s| s.is_free()) {
-            tail.space.allocator.release(index)?;
+            tail.space.release(index)?;
         }
     }
     Ok(())
@@ -188,7 +188,7 @@ fn list_free<P: Platform>(store: &Store<P>) -> Result {
 pub(crate) fn begin_writing<P: Platform>(opened: &mut Opened<P>) -> Result {
     let store = &*opened.store;
     if !opened.clean {
-        freeing::give_back(store, opened.length)?;
+        freeing::deallocate_unused(store, opened.length)?;
     }
     let seq = opened.replayed.next_seq();
     match store.log.start(&store.file, seq) {

@@ -114,7 +114,7 @@ impl<P: Platform> Replay<'_, P> {
                         seq: at.seq + 1,
                     };
                     let mut tail = self.store.log.lock();
-                    tail.space.allocator.count = tail.space.allocator.count.max(index + 1);
+                    tail.space.extend_to(index);
                 }
                 _ => {
                     let after = LogPosition {

@@ -6,254 +6,283 @@
 //! moves what is live, and a checkpoint makes it count. So the log reserves segments ahead, and each
 //! [`SpaceClass`] has to leave a part of them to those that depend on it less than it does.
 
+//! - class.rs: the classes, and the table of what each leaves;
+//! - cost.rs: what the next checkpoints need;
+//! - allocator.rs: which segments of the image are free;
+//! - [`Space`], here: the reserve, and the state of the space.
+
+mod allocator;
 mod class;
+mod cost;
 
-pub(crate) use self::class::{for_metadata, SpaceClass};
+pub(crate) use self::allocator::{Allocator, MAX_UNCOVERED};
+pub(crate) use self::class::SpaceClass;
+pub(crate) use self::cost::CheckpointCost;
 
-use crate::engine::format::{DeviceSize, Layout, NODE_BYTES, RECORD_HEADER};
+use self::class::for_metadata;
+use crate::engine::format::{DeviceSize, Layout};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Segments that users may fill after an open under a metadata class, until they first flush: a file system replays its
 /// journal through the page cache of the device, which does not set REQ_META.
-pub(crate) const JOURNAL_REPLAY: u64 = 16;
+const JOURNAL_REPLAY: u64 = 16;
 /// Segments after an open that always count as metadata: after replaying its journal, ext4 writes its superblock without
 /// REQ_META.
-pub(crate) const POST_MOUNT: u64 = 2;
+const POST_MOUNT: u64 = 2;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
 
-/// Space the stored copy of a node takes at most, in bytes.
-const NODE_SPACE: u64 = (NODE_BYTES + RECORD_HEADER) as u64;
-/// Nodes that one more record can make dirty, and that two checkpoints store in any case: the nodes above a
-/// leaf, pages of the segment usage and the index above them.
-const NODES_BESIDES: u64 = 48;
-
-/// What the next checkpoint has to store, kept up to date by those who change the table.
+/// What reclaim was asked for, and how that went.
 #[derive(Default)]
-pub(crate) struct Demand {
-    nodes: AtomicU64,
-    most: AtomicU64,
+struct Requests {
+    /// A writer waits for reclaim to find space.
+    wanted: bool,
+    /// Reclaim found nothing, and nothing was written or discarded since.
+    exhausted: bool,
+    /// Rounds of reclaim that were made for writers that wait.
+    rounds: u64,
 }
 
-impl Demand {
-    /// `nodes` of the sector table and the segment usage are dirty.
-    pub(crate) fn set(&self, nodes: u64) {
-        self.nodes.store(nodes, Ordering::Relaxed);
-    }
-
-    /// From `bytes` of dirty nodes on, writers wait for a checkpoint: the nodes must stay in memory until then.
-    pub(crate) fn bound(&self, bytes: u64) {
-        self.most.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Whether writers are to wait for a checkpoint.
-    pub(crate) fn too_much(&self) -> bool {
-        self.bytes() >= self.most.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of the stored nodes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.nodes.load(Ordering::Relaxed) * NODE_SPACE
-    }
-
-    /// Segments for them. What is left of a segment that the next node does not fit into is lost.
-    pub(crate) fn segments(&self, layout: &Layout) -> u64 {
-        let usable = u64::from(layout.segment_size) - 2 * NODE_SPACE;
-        (self.bytes() + NODES_BESIDES * NODE_SPACE).div_ceil(usable)
-    }
+/// Who may change which space of the backing file is allocated behind the segments in use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FileEnd {
+    /// Any thread.
+    Free,
+    /// The one thread that reserves a segment, or cuts the file.
+    Held,
 }
 
-/// Most segments that come into use behind those that the stored segment usage covers. Whoever opens the
-/// image makes room for all of them.
-pub(crate) const MAX_UNCOVERED: u64 = 1 << 16;
-
-/// Free segments of the image.
-pub(crate) struct Allocator {
-    /// Segments that were in use and are free again: a bit each.
-    free: Vec<u64>,
-    /// Bits that are set.
-    available: u64,
-    /// No word before this one has any.
-    first: usize,
-    /// Segments the image has; the next new one gets this index.
-    pub(crate) count: u64,
-    /// Segments that the stored segment usage covers.
-    pub(crate) covered: u64,
-}
-
-impl Allocator {
-    /// `count` segments, all in use.
-    pub(crate) fn new(count: u64, covered: u64) -> Self {
-        Self {
-            free: Vec::new(),
-            available: 0,
-            first: 0,
-            count,
-            covered,
-        }
-    }
-
-    /// Makes segment `index` available.
-    pub(crate) fn release(&mut self, index: u64) -> Result {
-        let word = (index / 64) as usize;
-        while self.free.len() <= word {
-            self.free.push(0)?;
-        }
-        self.available += u64::from(!self.is_free(index));
-        self.free[word] |= 1 << (index % 64);
-        self.first = self.first.min(word);
-        Ok(())
-    }
-
-    fn remove(&mut self, index: u64) {
-        self.free[(index / 64) as usize] &= !(1 << (index % 64));
-        self.available -= 1;
-    }
-
-    fn is_free(&self, index: u64) -> bool {
-        let word = self.free.get((index / 64) as usize);
-        word.is_some_and(|word| (word >> (index % 64)) & 1 == 1)
-    }
-
-    /// The lowest free segment, or a new one while there are fewer than `max`.
-    pub(crate) fn take(&mut self, max: u64) -> Option<u64> {
-        let end = self.covered + MAX_UNCOVERED;
-        match self.lowest() {
-            Some(lowest) if lowest < end => {
-                self.remove(lowest);
-                Some(lowest)
-            }
-            None if self.count < max.min(end) => {
-                self.count += 1;
-                Some(self.count - 1)
-            }
-            _ => None,
-        }
-    }
-
-    /// The free segment nearest to the beginning of the image.
-    pub(crate) fn lowest(&mut self) -> Option<u64> {
-        while *self.free.get(self.first)? == 0 {
-            self.first += 1;
-        }
-        let bit = self.free[self.first].trailing_zeros();
-        Some(self.first as u64 * 64 + u64::from(bit))
-    }
-
-    /// Forgets the free segments at the end; what is left ends with one in use.
-    pub(crate) fn shrink(&mut self) {
-        while self.count > 0 && self.is_free(self.count - 1) {
-            self.count -= 1;
-            self.remove(self.count);
-        }
-    }
-
-    /// Number of free segments.
-    pub(crate) fn available(&self) -> u64 {
-        self.available
-    }
-
-    /// Number of segments that are not free.
-    pub(crate) fn in_use(&self) -> u64 {
-        self.count - self.available
-    }
-}
-
-/// Bytes the image of a device may take, but for checkpoints: the bound on its size less what those may take at
-/// that moment.
-fn image_bound(layout: &Layout, size: DeviceSize) -> u64 {
-    size.image_bound()
-        .saturating_sub(BELOW_BOUND * u64::from(layout.segment_size))
-}
-
-/// The log's part of the space, under [`Rank::Log`](crate::platform::Rank::Log).
+/// The space of an image, under [`Rank::Log`](crate::platform::Rank::Log).
+///
+/// The life of a segment: it is *free* until it is *taken* and its space allocated, then *reserved* for the log, then
+/// *held* by the log as the current or the next one, then *in use* until it is *released* and free again.
 pub(crate) struct Space {
-    pub(crate) allocator: Allocator,
+    allocator: Allocator,
     /// Segments with their space, for the log to use.
-    pub(crate) ready: Vec<u64>,
-    /// A thread is reserving one more, or cutting the file: nobody else does.
-    pub(crate) reserving: bool,
-    /// Somebody waits for reclaim to find space.
-    pub(crate) wanted: bool,
-    /// Reclaim found nothing, and nothing was written or discarded since. An image of its largest size
-    /// may then grow beyond it.
-    pub(crate) hopeless: bool,
+    reserve: Vec<u64>,
+    file_end: FileEnd,
+    requests: Requests,
     /// The backing file system had no space when it was last asked for a segment.
-    pub(crate) crowded: bool,
+    backing_full: bool,
     /// The last write that needed space found none.
-    pub(crate) full: bool,
-    /// Rounds of reclaim that were made for those who wait.
-    pub(crate) rounds: u64,
-    /// Size of the device.
-    pub(crate) size: DeviceSize,
+    refused: bool,
+    size: DeviceSize,
     layout: Layout,
 }
 
+/// The free segments, and what is known of them.
 impl Space {
+    /// The space of an image with a device of this size, without a reserve.
     pub(crate) fn new(allocator: Allocator, layout: Layout, size: DeviceSize) -> Self {
         Self {
             allocator,
-            ready: Vec::new(),
-            reserving: false,
-            wanted: false,
-            hopeless: false,
-            crowded: false,
-            full: false,
-            rounds: 0,
+            reserve: Vec::new(),
+            file_end: FileEnd::Free,
+            requests: Requests::default(),
+            backing_full: false,
+            refused: false,
             size,
             layout,
         }
     }
 
-    /// Bytes the image may take, but for checkpoints.
+    /// Number of segments of the image, the free ones included.
+    pub(crate) fn segments(&self) -> u64 {
+        self.allocator.count()
+    }
+
+    /// Number of segments that are not free.
+    pub(crate) fn in_use(&self) -> u64 {
+        self.allocator.in_use()
+    }
+
+    /// Number of free segments.
+    pub(crate) fn free(&self) -> u64 {
+        self.allocator.free()
+    }
+
+    /// Takes the lowest free segment, or a new one.
+    pub(crate) fn take(&mut self) -> Option<u64> {
+        self.allocator.take(self.layout.max_segments())
+    }
+
+    /// Makes segment `index` free.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn release(&mut self, index: u64) -> Result {
+        self.allocator.release(index)
+    }
+
+    /// Makes room for segment `index`, which is in use.
+    pub(crate) fn extend_to(&mut self, index: u64) {
+        self.allocator.extend(index + 1);
+    }
+
+    /// Forgets the free segments at the end of the image, and returns how many segments are left.
+    pub(crate) fn shrink(&mut self) -> u64 {
+        self.allocator.shrink();
+        self.allocator.count()
+    }
+
+    /// Notes that the stored segment usage covers `segments` segments.
+    pub(crate) fn cover(&mut self, segments: u64) {
+        self.allocator.cover(segments);
+    }
+
+    /// Notes the size of the device, which bounds the size of the image.
+    pub(crate) fn resize(&mut self, size: DeviceSize) {
+        self.size = size;
+    }
+
+    /// Bytes the image may take, but for checkpoints: the bound on its size less what those may take at that moment.
     pub(crate) fn bound(&self) -> u64 {
-        image_bound(&self.layout, self.size)
-    }
-
-    /// Number of segments ready to be used.
-    pub(crate) fn available(&self) -> u64 {
-        self.ready.len() as u64
-    }
-
-    /// Takes the ready segment nearest to the beginning of the image.
-    pub(crate) fn next(&mut self) -> Option<u64> {
-        let (at, _) = self
-            .ready
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, &index)| index)?;
-        self.ready.remove(at)
-    }
-
-    /// Takes the ready segment farthest from the beginning of the image.
-    pub(crate) fn last(&mut self) -> Option<u64> {
-        let (at, _) = self
-            .ready
-            .iter()
-            .enumerate()
-            .max_by_key(|(_, &index)| index)?;
-        self.ready.remove(at)
+        let checkpoints = BELOW_BOUND * u64::from(self.layout.segment_size);
+        self.size.image_bound().saturating_sub(checkpoints)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The reserve.
+impl Space {
+    /// Number of segments in the reserve.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserve.len() as u64
+    }
 
-    #[test]
-    fn free_segments_are_taken_from_the_beginning_and_forgotten_at_the_end() {
-        let mut allocator = Allocator::new(6, 6);
-        for index in [4, 1, 5] {
-            allocator.release(index).unwrap();
+    /// The segments in the reserve.
+    pub(crate) fn reserve(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+        self.reserve.iter().copied()
+    }
+
+    /// Puts segment `index`, whose space is allocated, into the reserve.
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn add_to_reserve(&mut self, index: u64) -> Result {
+        self.reserve.push(index)
+    }
+
+    /// Takes the reserved segment nearest to the beginning of the image.
+    pub(crate) fn take_nearest(&mut self) -> Option<u64> {
+        let indices = self.reserve.iter().enumerate();
+        let (at, _) = indices.min_by_key(|(_, &index)| index)?;
+        self.reserve.remove(at)
+    }
+
+    /// Takes the reserved segment farthest from the beginning of the image.
+    pub(crate) fn take_farthest(&mut self) -> Option<u64> {
+        let indices = self.reserve.iter().enumerate();
+        let (at, _) = indices.max_by_key(|(_, &index)| index)?;
+        self.reserve.remove(at)
+    }
+
+    /// Takes a free segment that lies nearer to the beginning of the image than one in the reserve, if there is one.
+    pub(crate) fn take_nearer(&mut self) -> Option<u64> {
+        let farthest = self.reserve().max()?;
+        let lowest = self.allocator.lowest()?;
+        // Not a new one: no segment lies behind all that there are.
+        (lowest < farthest).then(|| self.allocator.take(0))?
+    }
+
+    /// Reserved segments that must be left once `class` has appended, when two checkpoints need `checkpoints`.
+    pub(crate) fn must_leave(&self, class: SpaceClass, checkpoints: u64) -> u64 {
+        class.leaves(checkpoints, for_metadata(self.size))
+    }
+
+    /// The class under which an append for `class` really counts when users have filled `written` segments since the
+    /// open: until then a file system writes its metadata without saying so.
+    pub(crate) fn effective(&self, class: SpaceClass, written: u64, flushed: bool) -> SpaceClass {
+        let early = written < POST_MOUNT || !flushed && written < JOURNAL_REPLAY;
+        match class {
+            SpaceClass::User | SpaceClass::Metadata if early && self.requests.exhausted => {
+                SpaceClass::PostMountWrite
+            }
+            SpaceClass::User if early => SpaceClass::Metadata,
+            other => other,
         }
-        assert_eq!((allocator.available(), allocator.in_use()), (3, 3));
-        allocator.shrink();
-        assert_eq!((allocator.count, allocator.available()), (4, 1));
-        assert_eq!(allocator.take(9), Some(1));
-        assert_eq!(allocator.take(9), Some(4));
-        assert_eq!(allocator.take(5), None);
+    }
+}
+
+/// What happened to the space, for those who decide by it.
+impl Space {
+    /// True if a thread reserves a segment or cuts the file: no other thread may.
+    pub(crate) fn file_end_held(&self) -> bool {
+        self.file_end == FileEnd::Held
+    }
+
+    /// A thread begins to reserve a segment or to cut the file.
+    pub(crate) fn hold_file_end(&mut self) {
+        self.file_end = FileEnd::Held;
+    }
+
+    /// That thread is done.
+    pub(crate) fn release_file_end(&mut self) {
+        self.file_end = FileEnd::Free;
+    }
+
+    /// True if the backing file system had no space when it was last asked for a segment.
+    pub(crate) fn backing_full(&self) -> bool {
+        self.backing_full
+    }
+
+    /// Notes whether the backing file system had space for a segment.
+    pub(crate) fn set_backing_full(&mut self, full: bool) {
+        self.backing_full = full;
+    }
+
+    /// True if the last write that needed space found none.
+    pub(crate) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    /// A write was refused for lack of space.
+    pub(crate) fn refuse(&mut self) {
+        self.refused = true;
+    }
+
+    /// A record of this class was appended: a write or a discard may let reclaim find space again.
+    pub(crate) fn appended(&mut self, class: SpaceClass) {
+        if class.waits_for_reclaim() {
+            self.requests.exhausted = false;
+            self.refused &= class != SpaceClass::User;
+        }
+    }
+
+    /// True if a writer waits for reclaim to find space.
+    pub(crate) fn reclaim_wanted(&self) -> bool {
+        self.requests.wanted
+    }
+
+    /// True if reclaim found nothing, and nothing was written or discarded since. An image of its largest size
+    /// may then grow beyond it.
+    pub(crate) fn reclaim_exhausted(&self) -> bool {
+        self.requests.exhausted
+    }
+
+    /// Reclaim takes what it finds itself, or others do: as good as if it found nothing.
+    pub(crate) fn exhaust_reclaim(&mut self) {
+        self.requests.exhausted = true;
+    }
+
+    /// Asks reclaim for space. Returns how many rounds it has made: the next one is the answer.
+    pub(crate) fn request_reclaim(&mut self) -> u64 {
+        self.requests.wanted = true;
+        self.requests.rounds
+    }
+
+    /// Rounds of reclaim that were made for writers that wait.
+    pub(crate) fn reclaim_rounds(&self) -> u64 {
+        self.requests.rounds
+    }
+
+    /// Answers those who wait: reclaim has made a round, and `found` space or none.
+    pub(crate) fn answer_requests(&mut self, found: bool) {
+        self.requests.wanted = false;
+        self.requests.exhausted = !found;
+        self.requests.rounds += 1;
     }
 }

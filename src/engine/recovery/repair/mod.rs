@@ -392,7 +392,7 @@ impl<P: Platform> Repair<'_, P> {
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
         let before = maintenance.image_length();
         maintenance.checkpoint(&store, CheckpointKind::Closing)?;
-        freeing::trim(&store, before.max(maintenance.image_length()))?;
+        freeing::shrink_to_fit(&store, before.max(maintenance.image_length()))?;
         Ok(unnamed)
     }
 }
@@ -402,7 +402,7 @@ fn start<P: Platform>(store: &Store<P>, seq: u64, seeds: &[Option<u32>]) -> Resu
     match store.log.start(&store.file, seq) {
         Err(Error::NoSpace) => {
             for (index, _) in (0..).zip(seeds).filter(|(_, seed)| seed.is_none()) {
-                store.log.lock().space.allocator.release(index)?;
+                store.log.lock().space.release(index)?;
             }
             store.log.start(&store.file, seq)
         }
