@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Background work of an open volume: one thread writes what is full and reserves segments ahead, another
+//! Background work of an open volume: one thread writes sealed chunks and reserves segments ahead, another
 //! writes checkpoints and reclaims space.
 
 use crate::engine::checkpoint::{due, CheckpointKind};
+use crate::engine::log::LogState;
 use crate::engine::map::reaper::Progress;
+use crate::engine::map::usage::Total;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
@@ -12,84 +14,66 @@ use crate::platform::{Monitor, MonitorGuard, Platform};
 
 /// Time without a write after which the device counts as idle, in milliseconds.
 const IDLE_MS: u32 = 5000;
-/// Time after which what failed is tried again, in milliseconds.
+/// Time after which failed work is tried again, in milliseconds.
 const RETRY_MS: u32 = 1000;
-/// Segments emptied before users' writes are looked at again.
+/// Segments emptied beside users' writes before the maintenance thread looks for more urgent work.
 const STEP: usize = 1;
-/// Segments emptied between two checkpoints while nobody writes.
+/// Segments emptied between two checkpoints while users do not write.
 const IDLE_BATCH: usize = 8;
 
-/// Writes full chunks and reserves segments ahead, so that writers and flushes find less to do.
+/// Writes sealed chunks and reserves segments ahead, so that writers and flushes find less to do.
 pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
-    // After a failed reservation: wait until something has changed. Writers try for themselves.
+    // The state of the space when a reservation failed: the thread tries again when it has changed. Writers try for
+    // themselves.
     let mut refused = None;
     loop {
-        let state = {
-            let mut tail = store.log.lock();
+        let space = {
+            let mut state = store.log.lock();
             loop {
-                if tail.stopping() {
+                if state.stopping() {
                     return;
                 }
-                let state = (tail.space.free(), tail.user_bytes());
-                let wanted = store.log.wants_segment(&tail) && refused != Some(state);
-                if tail.wants_writing() || wanted {
-                    break state;
+                let space = (state.space.free(), state.user_bytes());
+                let wanted = store.log.wants_segment(&state) && refused != Some(space);
+                if state.wants_writing() || wanted {
+                    break space;
                 }
-                tail.wait_idle(0);
+                state.wait_idle(0);
             }
         };
         store.log.write_one(&store.file);
-        if refused != Some(state) {
-            refused = store
-                .log
-                .reserve_if_wanted(&store.file)
-                .err()
-                .map(|_| state);
+        if refused != Some(space) {
+            let reserved = store.log.reserve_if_wanted(&store.file);
+            refused = reserved.err().map(|_| space);
         }
     }
 }
 
-enum Task {
-    Stop,
-    Checkpoint,
-    /// Somebody waits for space.
-    Space,
-    /// Some garbage is to go beside users' writes.
-    Step,
-    /// Discards have detached subtrees.
-    Reap,
-    /// Nobody writes: put everything in order.
-    Tidy,
-}
-
-/// What the maintenance thread remembers. Moments are counted in bytes appended by users.
-struct Plan {
-    /// End of the log when a checkpoint failed.
-    failed: Option<u64>,
-    /// There is so much garbage that users' writes are accompanied by reclaim.
-    busy: bool,
-    /// Moment of the last step beside users' writes.
-    stepped: u64,
-    /// Moment at which the device was found idle.
-    quiet: Option<u64>,
-    /// Moment since which everything is in order.
-    tidied: Option<u64>,
-    /// Detached subtrees could not be read: not now.
-    later: bool,
-}
-
-/// Reserves again what the opening has used of the reserve, lest there is none left for the next one. Reclaim
-/// finds the space if need be.
-fn refill<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
+/// Writes a checkpoint whenever the log has grown enough, and reclaims space.
+pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
+    refill(store, maintenance);
+    let mut plan = Plan::default();
     loop {
-        let mut tail = store.log.lock();
-        while tail.space.file_end_held() {
-            tail.wait();
-        }
-        if tail.stopping() || !store.log.wants_segment(&tail) {
+        let task = plan.next(store);
+        if task == Task::Stop {
             return;
         }
-        drop(tail);
+        plan.work(store, &mut maintenance.lock(), task);
+    }
+}
+
+/// Reserves again the segments of the reserve that the open has used, so that the next open finds them. Reclaim finds
+/// the space if need be.
+fn refill<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
+    loop {
+        let mut state = store.log.lock();
+        while state.space.file_end_held() {
+            state.wait();
+        }
+        if state.stopping() || !store.log.wants_segment(&state) {
+            return;
+        }
+        drop(state);
         match store.log.reserve_ahead(&store.file, SpaceClass::User) {
             Ok(()) => {}
             Err(Error::NoSpace) if maintenance.lock().make_space(store) == Ok(true) => {}
@@ -98,57 +82,84 @@ fn refill<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
     }
 }
 
-/// Writes a checkpoint whenever the log has grown enough, and reclaims space.
-pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
-    refill(store, maintenance);
-    let mut plan = Plan {
-        failed: None,
-        busy: false,
-        stepped: 0,
-        quiet: None,
-        tidied: None,
-        later: false,
-    };
-    loop {
-        let task = plan.next(store);
-        let mut state = match task {
-            Task::Stop => return,
-            _ => maintenance.lock(),
-        };
-        match task {
-            Task::Stop => return,
-            Task::Checkpoint => {
-                let failed = state.checkpoint(store, CheckpointKind::Running).is_err();
-                let tail = store.log.lock();
-                plan.failed = failed.then(|| tail.appended());
-                let total = store.map.lock().total(tail.held());
-                plan.busy = total.garbage > busy_garbage(&total);
-            }
-            Task::Space => {
-                let gained = state.make_space(store).unwrap_or(false);
-                let mut tail = store.log.lock();
-                tail.space.answer_requests(gained);
-                tail.notify_all();
-            }
-            Task::Step => {
-                let mut going = || !store.log.lock().stopping();
-                let emptied = state.empty_segments(store, Effort::Busy, STEP, &mut going);
-                // Until the next checkpoint looks again.
-                plan.busy = matches!(emptied, Ok(1..));
-            }
-            Task::Reap => match state.reap(store) {
-                Ok(Progress::More) => {}
-                // What they referred to can be freed.
-                Ok(Progress::Done) => plan.tidied = None,
-                Err(_) => plan.later = true,
-            },
-            Task::Tidy => {
-                let moment = plan.quiet.unwrap_or(0);
-                // What cannot be done now is not tried again before something has changed.
-                if !tidy(store, &mut state, moment).unwrap_or(false) {
-                    plan.tidied = plan.quiet;
-                }
-            }
+/// One piece of work of the maintenance thread, the most urgent first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// The volume is being closed.
+    Stop,
+    /// Find space for writers that wait for it.
+    MakeSpace,
+    /// Write a checkpoint: the log has grown enough.
+    Checkpoint,
+    /// Empty a segment beside users' writes: there is much garbage.
+    Step,
+    /// Take detached subtrees off the counts.
+    Reap,
+    /// Put everything in order: users have not written since this moment.
+    Tidy(Moment),
+}
+
+/// A moment in the life of a device, counted in bytes that users have appended since the open. Two equal moments have no
+/// write between them.
+type Moment = u64;
+
+/// Whether checkpoints are written when they are due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Checkpoints {
+    /// They are.
+    Work,
+    /// The last one failed when the log ended here. The next one waits until a segment was appended, or some time has
+    /// passed.
+    Failed(u64),
+}
+
+/// Whether detached subtrees can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reaping {
+    Works,
+    /// It failed, and is tried again when some time has passed.
+    Failed,
+}
+
+/// Whether segments are emptied beside users' writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stepping {
+    /// There is little garbage.
+    Off,
+    /// There is so much garbage that each segment users fill is followed by a step.
+    On,
+}
+
+/// What users do, as far as it matters to work that is for idle times.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Users {
+    /// They may write at any moment.
+    Active,
+    /// They have not written for a while at this moment.
+    Idle(Moment),
+}
+
+/// What the maintenance thread remembers.
+struct Plan {
+    checkpoints: Checkpoints,
+    reaping: Reaping,
+    stepping: Stepping,
+    /// The last step.
+    stepped: Moment,
+    users: Users,
+    /// Everything is in order since this moment.
+    tidy: Option<Moment>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            checkpoints: Checkpoints::Work,
+            reaping: Reaping::Works,
+            stepping: Stepping::Off,
+            stepped: 0,
+            users: Users::Active,
+            tidy: None,
         }
     }
 }
@@ -156,77 +167,157 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMainte
 impl Plan {
     /// Waits for something to do.
     fn next<P: Platform>(&mut self, store: &Store<P>) -> Task {
-        let segment = u64::from(store.layout.segment_size);
-        let mut tail = store.log.lock();
+        let mut state = store.log.lock();
         loop {
-            if tail.stopping() {
-                return Task::Stop;
+            if let Some(task) = self.choose(store, &state) {
+                return task;
             }
-            let works = tail.error().is_none();
-            if works && tail.space.reclaim_wanted() {
-                return Task::Space;
-            }
-            self.failed = self.failed.filter(|at| tail.appended() < at + segment);
-            if works && self.failed.is_none() && due(store, &tail) {
-                return Task::Checkpoint;
-            }
-            let moment = tail.user_bytes();
-            if works && self.busy && moment - self.stepped >= segment {
-                self.stepped = moment;
-                return Task::Step;
-            }
-            if works && !self.later && store.map.may_have_detached() {
-                return Task::Reap;
-            }
-            let untidy = works && self.tidied != Some(moment);
-            if untidy && self.quiet == Some(moment) {
-                return Task::Tidy;
-            }
-            let timeout = match self.failed {
-                Some(_) => RETRY_MS,
-                None if self.later => RETRY_MS,
-                None if untidy => IDLE_MS,
-                None => 0,
-            };
-            let passed = tail.wait_idle(timeout);
-            if passed && core::mem::take(&mut self.later) {
-                continue;
-            }
-            if passed && self.failed.take().is_none() && tail.user_bytes() == moment {
-                self.quiet = Some(moment);
+            let moment = state.user_bytes();
+            let passed = state.wait_idle(self.timeout(&state));
+            if passed {
+                self.time_passed(moment, state.user_bytes());
             }
         }
     }
+
+    /// The most urgent task, if there is any.
+    fn choose<P: Platform>(&mut self, store: &Store<P>, state: &LogState) -> Option<Task> {
+        let segment = u64::from(store.layout.segment_size);
+        let moment = state.user_bytes();
+        if state.stopping() {
+            return Some(Task::Stop);
+        }
+        if let Checkpoints::Failed(at) = self.checkpoints {
+            if state.appended() >= at + segment {
+                self.checkpoints = Checkpoints::Work;
+            }
+        }
+        if state.error().is_some() {
+            return None;
+        }
+        if state.space.reclaim_wanted() {
+            return Some(Task::MakeSpace);
+        }
+        if self.checkpoints == Checkpoints::Work && due(store, state) {
+            return Some(Task::Checkpoint);
+        }
+        if self.stepping == Stepping::On && moment - self.stepped >= segment {
+            self.stepped = moment;
+            return Some(Task::Step);
+        }
+        if self.reaping == Reaping::Works && store.map.may_have_detached() {
+            return Some(Task::Reap);
+        }
+        let idle = self.users == Users::Idle(moment);
+        (idle && self.tidy != Some(moment)).then_some(Task::Tidy(moment))
+    }
+
+    /// Milliseconds after which there may be something to do although nothing has happened; 0 for never.
+    fn timeout(&self, state: &LogState) -> u32 {
+        let untidy = state.error().is_none() && self.tidy != Some(state.user_bytes());
+        match (self.checkpoints, self.reaping) {
+            (Checkpoints::Failed(_), _) | (_, Reaping::Failed) => RETRY_MS,
+            _ if untidy => IDLE_MS,
+            _ => 0,
+        }
+    }
+
+    /// The time is over. Users had appended `before` bytes when it began, and have appended `now`.
+    fn time_passed(&mut self, before: Moment, now: Moment) {
+        if self.reaping == Reaping::Failed {
+            self.reaping = Reaping::Works;
+        } else if self.checkpoints != Checkpoints::Work {
+            self.checkpoints = Checkpoints::Work;
+        } else if before == now {
+            self.users = Users::Idle(now);
+        }
+    }
+
+    /// Does a task.
+    fn work<P: Platform>(
+        &mut self,
+        store: &Store<P>,
+        maintenance: &mut Maintenance<P>,
+        task: Task,
+    ) {
+        match task {
+            Task::Stop => {}
+            Task::MakeSpace => {
+                let found = maintenance.make_space(store).unwrap_or(false);
+                let mut state = store.log.lock();
+                state.space.answer_requests(found);
+                state.notify_all();
+            }
+            Task::Checkpoint => self.checkpoint(store, maintenance),
+            Task::Step => {
+                let mut go_on = || !store.log.lock().stopping();
+                let emptied = maintenance.empty_segments(store, Effort::Busy, STEP, &mut go_on);
+                // Once there is nothing to empty, the next checkpoint looks again.
+                self.stepping = match emptied {
+                    Ok(1..) => Stepping::On,
+                    _ => Stepping::Off,
+                };
+            }
+            Task::Reap => match maintenance.reap(store) {
+                Ok(Progress::More) => {}
+                // The records below the subtrees are dead now, and their segments can be freed.
+                Ok(Progress::Done) => self.tidy = None,
+                Err(_) => self.reaping = Reaping::Failed,
+            },
+            Task::Tidy(moment) => {
+                // Failed work is not tried again before something has changed.
+                if !tidy(store, maintenance, moment).unwrap_or(false) {
+                    self.tidy = Some(moment);
+                }
+            }
+        }
+    }
+
+    /// Writes a checkpoint, and looks how much garbage there is.
+    fn checkpoint<P: Platform>(&mut self, store: &Store<P>, maintenance: &mut Maintenance<P>) {
+        let written = maintenance.checkpoint(store, CheckpointKind::Running);
+        let state = store.log.lock();
+        self.checkpoints = match written {
+            Ok(_) => Checkpoints::Work,
+            Err(_) => Checkpoints::Failed(state.appended()),
+        };
+        let total = store.map.lock().total(state.held());
+        self.stepping = match total.garbage > busy_garbage(&total) {
+            true => Stepping::On,
+            false => Stepping::Off,
+        };
+    }
 }
 
-/// A step of what is done while nobody writes: makes recovery short, frees what is dead, moves what
-/// lies scattered. True when there is more to do. `moment` is when the device was found idle.
+/// A step of the work for idle times: makes recovery short, frees dead segments, moves live records together. True when
+/// there is more to do. `moment` is when the device was found idle.
 fn tidy<P: Platform>(
     store: &Store<P>,
     maintenance: &mut Maintenance<P>,
-    moment: u64,
+    moment: Moment,
 ) -> Result<bool> {
-    let look = || {
-        let tail = store.log.lock();
-        let total = store.map.lock().total(tail.held());
-        (tail.unsettled(), total)
-    };
-    let (unsettled, mut total) = look();
-    if unsettled || total.dead > 0 {
+    if store.log.lock().unsettled() || total(store).dead > 0 {
         maintenance.free_dead(store)?;
-        total = look().1;
     }
-    if total.garbage <= idle_garbage(&total) {
+    let left = total(store);
+    if left.garbage <= idle_garbage(&left) {
         store.log.shrink_reserve(&store.file)?;
         return Ok(false);
     }
-    let mut idle = || {
-        let tail = store.log.lock();
-        !tail.stopping() && !tail.space.reclaim_wanted() && tail.user_bytes() == moment
+    let mut still_idle = || {
+        let state = store.log.lock();
+        !state.stopping() && !state.space.reclaim_wanted() && state.user_bytes() == moment
     };
-    let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut idle)?;
-    if look().1.dead > 0 {
+    let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut still_idle)?;
+    if total(store).dead > 0 {
         maintenance.free_dead(store)?;
     }
     Ok(emptied > 0)
+}
+
+/// What all segments hold.
+fn total<P: Platform>(store: &Store<P>) -> Total {
+    let state = store.log.lock();
+    let map = store.map.lock();
+    map.total(state.held())
 }
