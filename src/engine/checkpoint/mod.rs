@@ -125,12 +125,12 @@ impl<P: Platform> CheckpointState<P> {
             freeing::free(store, &dead?)?;
         }
         count(&store.counters.checkpoints, 1);
-        // Either superblock alone must do, the older one included.
-        freeing::truncate_free_end(store, before.max(self.superblock.length))?;
+        // Each superblock alone must be enough, and the older one may say that the image is longer.
+        freeing::truncate_free_end(store, before.max(self.superblock.length));
         Ok(durable)
     }
 
-    /// Steps 2 to 5.
+    /// Steps 2 to 5: stores the tables, and commits a superblock that leads to them.
     fn write_tables(
         &mut self,
         store: &Store<P>,
@@ -155,8 +155,8 @@ impl<P: Platform> CheckpointState<P> {
         next.clean = kind == CheckpointKind::Closing;
         set_extent(store, &mut next, &durable);
         if next.clean && store.file.len()? < next.length {
-            // A segment that an earlier close had cut short is whole again; durably so before the
-            // superblock says it.
+            // An earlier close had cut a segment short that is whole again. The file must be durably that long before
+            // the superblock says so.
             store.file.truncate(next.length)?;
             store.log.sync_file(&store.file)?;
         }
@@ -186,7 +186,7 @@ impl<P: Platform> CheckpointState<P> {
         next
     }
 
-    /// Tells the map and the log how the checkpoint that began at `start` went, and wakes those who wait for it.
+    /// Tells the map and the log whether the checkpoint that began at `start` was written, and wakes those who wait for it.
     fn end(&self, store: &Store<P>, start: LogPosition, written: bool) {
         let stored = written.then_some(start.seq);
         store.map.lock().end_checkpoint(stored);

@@ -11,8 +11,8 @@ use crate::platform::mem::Buf;
 use crate::platform::{BackingFile, Platform, Sabotage};
 
 impl<P: Platform> CheckpointState<P> {
-    /// Appends a copy of the superblock to come, for the day when both slots are lost. It is all that leads
-    /// to the table and to the log behind it. The segment usage follows it, and says that its segment is in use.
+    /// Appends a copy of the superblock to come, from which a repair goes on when both slots are lost: it leads to the
+    /// table and to the log behind it. The segment usage follows it, and says that its segment is in use.
     pub(super) fn append_superblock(&mut self, store: &Store<P>, next: &Superblock) -> Result {
         let copy = Superblock {
             clean: false,
@@ -54,7 +54,7 @@ impl<P: Platform> CheckpointState<P> {
     }
 }
 
-/// Writes a superblock durably.
+/// Writes a superblock into its slot, durably.
 fn write<P: Platform>(store: &Store<P>, superblock: &Superblock, page: &mut Buf) -> Result {
     if P::sabotaged(Sabotage::BothSuperblocks) {
         let mut other = *superblock;

@@ -16,7 +16,7 @@ impl<P: Platform> CheckpointState<P> {
     /// many segments the stored usage covers.
     pub(super) fn write_usage(&mut self, store: &Store<P>) -> Result<u64> {
         self.write_changed(store).inspect_err(|_| {
-            // Some pages moved and their index did not: store all of them the next time.
+            // Some pages moved and their index did not: the next checkpoint stores all of them.
             store.map.lock().mark_all_pages_dirty();
         })
     }
@@ -41,7 +41,7 @@ impl<P: Platform> CheckpointState<P> {
     }
 
     fn write_changed(&mut self, store: &Store<P>) -> Result<u64> {
-        // Free segments at the end are not worth a word.
+        // Free segments at the end of the image are not stored.
         let segments = {
             let tail = store.log.lock();
             let map = store.map.lock();
@@ -58,7 +58,7 @@ impl<P: Platform> CheckpointState<P> {
         Ok(segments)
     }
 
-    /// Appends the pages that changed; returns which did.
+    /// Appends the pages that changed. Returns which did.
     fn write_pages(&mut self, store: &Store<P>, pages: usize) -> Result<Vec<bool>> {
         let mut changed: Vec<bool> = Vec::filled(false, pages)?;
         for page in 0..pages {
@@ -71,7 +71,8 @@ impl<P: Platform> CheckpointState<P> {
         Ok(changed)
     }
 
-    /// Appends the index nodes of a level of which a node below `changed`, and those that are new; returns which.
+    /// Appends the index nodes of a level that are new, or have a node below that is in `changed`. Returns which were
+    /// appended.
     fn write_index(&mut self, store: &Store<P>, level: u8, changed: &[bool]) -> Result<Vec<bool>> {
         let below = usize::from(level) - 1;
         let count = self.usage_nodes[usize::from(level)].len();
@@ -107,7 +108,7 @@ impl<P: Platform> CheckpointState<P> {
         Ok(())
     }
 
-    /// Forgets stored nodes of the segment usage that fewer segments do not need.
+    /// Drops stored nodes that fewer segments do not need.
     fn drop_nodes(&mut self, store: &Store<P>, height: u8, pages: usize) -> Result {
         let mut nodes = pages;
         for level in 0..self.usage_nodes.len() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Segments in which nothing is live any more become free: when two checkpoints have found them dead, or as soon
-//! as the durable log supersedes what either superblock has in them.
+//! Dead segments, in which no record is live, become free: when two checkpoints in a row have found them dead, or as soon
+//! as the durable log supersedes the records in them that either superblock leads to.
 
 use super::unneeded::{Superseded, Unneeded};
 use crate::engine::map::usage::State;
@@ -9,8 +9,12 @@ use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Platform, Sabotage};
 
-/// Segments that this checkpoint (replay from sequence number `start`) and the one
-/// before it found dead. They become free in the usage.
+/// Finds the segments that this checkpoint, whose replay starts at sequence number `start`, and the one before it found
+/// dead. They become free in the segment usage.
+///
+/// # Errors
+///
+/// Those of memory.
 pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Unneeded<u64>> {
     let mut dead = Vec::new();
     let tail = store.log.lock();
@@ -38,8 +42,12 @@ pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Unn
     Ok(Unneeded::dead_twice(dead))
 }
 
-/// Frees the segments that neither superblock needs because the log supersedes what their tables have in them,
-/// without a checkpoint: only the log must be durable. Not while a checkpoint is written.
+/// Frees the segments that neither superblock needs because the log supersedes the records in them, without a checkpoint:
+/// only the log must be durable. No checkpoint may be under way.
+///
+/// # Errors
+///
+/// Those of the log and of memory.
 pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result {
     let Some(found) = find_superseded(store)? else {
         return Ok(());
@@ -55,7 +63,7 @@ pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result {
     free(store, &unneeded)
 }
 
-/// Segments that the log supersedes, if there are any.
+/// Finds the segments that the log supersedes, if there are any.
 fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u64>>> {
     let mut found = Vec::new();
     let tail = store.log.lock();
@@ -75,7 +83,12 @@ fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u6
     Ok(Some(Superseded::new(&tail, found)))
 }
 
-/// Lets the log use segments again that are free in the usage, and gives the space of those back that it need not keep.
+/// Lets the log use segments again that are free in the segment usage, and deallocates those that the reserve does not
+/// need.
+///
+/// # Errors
+///
+/// Those of memory.
 pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) -> Result {
     for &index in segments.iter() {
         if !store.log.keep_in_reserve(&store.file, index)? {
@@ -86,7 +99,11 @@ pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) -> R
     Ok(())
 }
 
-/// Gives ranges of a segment back: offsets of their first byte and of the one behind them.
+/// Punches ranges of segment `index`. A range is the offset of its first byte and of the byte behind it.
+///
+/// # Errors
+///
+/// Those of the backing file.
 pub(crate) fn punch<P: Platform>(
     store: &Store<P>,
     index: u64,
@@ -99,9 +116,12 @@ pub(crate) fn punch<P: Platform>(
     Ok(())
 }
 
-/// Frees what the newest checkpoint does not need, although the one before it may: on a full file system an
-/// image that was not closed could not be opened otherwise. The reserve it had is among it. Only while
-/// opening.
+/// Frees the segments that the newest checkpoint does not need, although the one before it may: on a full file system an
+/// image that was not closed could not be opened otherwise. The reserve of the last open is among them. For opening only.
+///
+/// # Errors
+///
+/// Those of memory.
 pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
     let mut tail = store.log.lock();
     let mut map = store.map.lock();
@@ -117,7 +137,7 @@ pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
     Ok(())
 }
 
-/// Gives the space of what is dead back at once.
+/// Punches all dead segments at once, whatever the superblocks need: for [`Sabotage::EarlyPunch`] only.
 pub(crate) fn punch_dead<P: Platform>(store: &Store<P>) -> Result {
     let segments = store.map.lock().segment_count();
     for index in 0..segments {

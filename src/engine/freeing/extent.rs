@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where the image ends, and giving space back to the backing file that lies behind it or is not in use.
+//! The end of the image, and deallocating space behind it or not in use.
 
 use crate::engine::format::{BLOCK_SIZE, SUPERBLOCK_OFFSETS};
 use crate::engine::log::{DurableLog, LogState};
@@ -9,8 +9,8 @@ use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Platform};
 
-/// Segments up to the last one that is in use. Not what is reserved: the file may be too short for that
-/// after a crash, and the log leads to what it has used of it.
+/// Number of segments up to the last one in use. The reserve does not count: after a crash the file may be too short for
+/// it, and the log leads to the part of it that was used.
 pub(crate) fn extent(tail: &LogState, map: &Map) -> u64 {
     let last = (0..tail.space.segments())
         .rev()
@@ -18,12 +18,12 @@ pub(crate) fn extent(tail: &LogState, map: &Map) -> u64 {
     last.map_or(0, |index| index + 1)
 }
 
-/// What is asked about the length of an image.
+/// Which length of an image is asked for.
 #[derive(Clone, Copy)]
 pub(crate) enum Length<'a> {
-    /// How long it is at least when the log is durable that far.
+    /// The least length, when the log is durable that far.
     AtLeast(&'a DurableLog),
-    /// How long it is once it is closed.
+    /// The length once the image is closed.
     Exact,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn image_length<P: Platform>(
                 let whole = u64::from(store.layout.segment_size);
                 store.log.used(tail, index).unwrap_or(whole)
             }
-            // Its header was certainly written.
+            // The header of such a segment was certainly written.
             Length::AtLeast(log) if segment.seq() <= log.end() >> shift => BLOCK_SIZE as u64,
             Length::AtLeast(_) => 0,
         };
@@ -52,10 +52,11 @@ pub(crate) fn image_length<P: Platform>(
     last.unwrap_or(0).max(least)
 }
 
-/// Cuts off the free segments at the end of the file, but leaves `keep` bytes of it.
-pub(crate) fn truncate_free_end<P: Platform>(store: &Store<P>, keep: u64) -> Result {
+/// Cuts off the free segments at the end of the file, but leaves `keep` bytes of it. Errors of the file are counted, and
+/// do no harm.
+pub(crate) fn truncate_free_end<P: Platform>(store: &Store<P>, keep: u64) {
     if store.file.fixed_size() {
-        return Ok(());
+        return;
     }
     let _hold = store.log.hold_file_end();
     let segments = store.log.lock().space.shrink();
@@ -67,11 +68,14 @@ pub(crate) fn truncate_free_end<P: Platform>(store: &Store<P>, keep: u64) -> Res
         Ok(())
     });
     store.log.lock().note(&cut);
-    Ok(())
 }
 
-/// Deallocates the segments that were reserved when the power failed: every one that is not in use. But the file stays `length`
-/// bytes long, because a superblock says so.
+/// Deallocates the segments that were reserved when the power failed: every one that is not in use. The file stays at
+/// least `length` bytes long, because a superblock says so.
+///
+/// # Errors
+///
+/// Those of the backing file and of memory.
 pub(crate) fn deallocate_unused<P: Platform>(store: &Store<P>, length: u64) -> Result {
     let (count, free) = {
         let tail = store.log.lock();
@@ -94,6 +98,10 @@ pub(crate) fn deallocate_unused<P: Platform>(store: &Store<P>, length: u64) -> R
 
 /// Deallocates all that a closed image does not need: reserved segments, free ones, unused ends, and the file
 /// behind `length` bytes.
+///
+/// # Errors
+///
+/// Those of the backing file and of memory.
 pub(crate) fn shrink_to_fit<P: Platform>(store: &Store<P>, length: u64) -> Result {
     let size = u64::from(store.layout.segment_size);
     let free = {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Freeing: which segments no superblock needs any more, and how their space goes back to the log or to the
-//! backing file.
+//! Freeing: finds the segments that neither superblock needs, and returns their space to the log or to the backing file.
 //!
-//! It uses the log and the map, and knows nothing of checkpoints and reclaim, which call it.
+//! It uses the log and the map. Checkpoints, reclaim and recovery call it.
+//!
+//! - unneeded.rs: the proofs that make freeing safe;
+//! - dead.rs: segments without live records;
+//! - extent.rs: the end of the image, and deallocation behind it.
 
 mod dead;
 mod extent;

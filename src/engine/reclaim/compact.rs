@@ -11,8 +11,8 @@ use core::sync::atomic::Ordering;
 /// Rounds without gain after which compaction is over: the log's own end moves as well, so some rounds gain nothing.
 const FRUITLESS: u32 = 6;
 
-/// Moves what is stored together until no more space can be given back that is worth the work. The lock of `maintenance`
-/// is free between rounds; `go_on` is asked there with what is left to gain, in bytes.
+/// Relocates live records to shrink the image, until the remaining gain is not worth the I/O. The lock of `maintenance` is
+/// free between rounds; `go_on` is asked there with the garbage that is left, in bytes.
 ///
 /// # Errors
 ///
@@ -48,10 +48,10 @@ impl<P: Platform> Maintenance<P> {
         }
         let mut going = || !store.log.lock().closing();
         while self.reap(store)? == Progress::More && going() {}
-        // What is moved goes to where the reserve is.
+        // Records are relocated to where the reserve is.
         store.log.move_reserve(&store.file)?;
         let emptied = self.empty_segments(store, Effort::Pack, usize::MAX, &mut going)?;
-        // The log itself may lie behind everything else, and can be moved once it has gone on.
+        // The log itself may lie behind all other segments, and its records can be relocated once it has gone on.
         let moved = emptied > 0 || far(store) && leave_segment(store)?;
         self.free_dead(store)?;
         Ok(moved)

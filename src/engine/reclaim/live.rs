@@ -10,17 +10,16 @@ use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::Platform;
 
-/// What the sector table has for the blocks of a record's span: a bit for each block.
+/// Where the blocks of a record's span are by now, as the sector table says: a bit for each block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Live {
-    /// Blocks that the table has in this record.
+    /// Blocks that are live in this record.
     pub(super) here: u32,
     /// Blocks that are holes.
     pub(super) holes: u32,
 }
 
-/// What the table has for the blocks of the data record at `address`, which stores those of `mask`. Its leaf is loaded,
-/// or there is nothing.
+/// The live blocks of the data record at `address`, which stores those of `mask`. None if its leaf is not loaded.
 pub(super) fn live_blocks(map: &Map, header: &RecordHeader, mask: u32, address: u64) -> Live {
     let first = header.number as usize % NODE_ENTRIES;
     let (mut here, mut holes) = (0, 0);

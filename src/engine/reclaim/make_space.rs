@@ -10,12 +10,12 @@ use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::Platform;
 
-/// Segments that are found for those who wait, if possible.
+/// Segments to be found for writers that wait.
 const GAIN: u64 = 2;
 /// Rounds without gain after which there is no space to be found.
 const FRUITLESS: u32 = 8;
 
-/// Segments that are reserved or free, and what all of them hold.
+/// Number of segments that are reserved or free, and the sums over all segments.
 fn look<P: Platform>(store: &Store<P>) -> (u64, Total) {
     let tail = store.log.lock();
     let available = tail.space.reserved() + tail.space.free();
@@ -24,7 +24,11 @@ fn look<P: Platform>(store: &Store<P>) -> (u64, Total) {
 }
 
 impl<P: Platform> Maintenance<P> {
-    /// Finds space for those who wait; false when there is none to be found.
+    /// Finds space for writers that wait. False when there is none to be found.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log and of memory.
     pub(crate) fn make_space(&mut self, store: &Store<P>) -> Result<bool> {
         while self.reap(store)? == Progress::More && !store.log.lock().stopping() {}
         let (before, _) = look(store);
@@ -50,7 +54,7 @@ impl<P: Platform> Maintenance<P> {
         Ok(look(store).0 > before)
     }
 
-    /// One round: empties segments, and frees what is dead then. `available` segments and `total` were there before.
+    /// One round: empties segments, and frees the dead ones. There were `available` segments and `total` before it.
     fn empty_and_free(&mut self, store: &Store<P>, available: u64, total: &Total) -> Result<Round> {
         let mut going = || !store.log.lock().stopping();
         let emptied = match total.garbage - total.stuck >= u64::from(store.layout.segment_size) {
@@ -59,8 +63,7 @@ impl<P: Platform> Maintenance<P> {
         };
         freeing::free_superseded(store)?;
         let (now, left) = look(store);
-        // Where nodes of the table were, and what is young, needs checkpoints to be free. They cost space
-        // as well.
+        // Segments that held nodes of the table, and young ones, need checkpoints to be free. Those cost space as well.
         let settled = now <= available && left.dead + left.stuck > 0;
         if settled {
             self.free_dead(store)?;
@@ -69,10 +72,10 @@ impl<P: Platform> Maintenance<P> {
     }
 }
 
-/// What a round did.
+/// The result of a round.
 struct Round {
     /// Segments emptied.
     emptied: usize,
-    /// It took checkpoints.
+    /// Checkpoints were written.
     settled: bool,
 }

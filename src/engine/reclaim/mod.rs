@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Reclaim: segments with little left in them are emptied by moving what is live to the head of the log.
+//! Reclaim: empties segments that hold little live data by relocating their live records to the head of the log.
 //!
-//! A moved record is an ordinary record of the log with the same contents, so replay needs to know nothing
-//! about it. It is placed only if the sector table still points to the old one when the log's lock is
-//! held (otherwise it would undo a newer write), and in pieces that cover nothing but what it held and
-//! what is a hole. Once two checkpoints have found a segment dead it is free, as any other.
+//! A relocated record is an ordinary record of the log with the same contents, so replay knows nothing of
+//! relocation. It is appended only if the sector table still points to the old record when the log's lock is
+//! held (otherwise it would undo a newer write), and in pieces that cover only blocks that were live in the old
+//! record, and holes. Once two checkpoints have found the segment dead it is free, as any other.
 //!
-//! policy.rs chooses the segments, relocate.rs moves their records, punch.rs gives dead ranges back in place,
-//! make_space.rs finds space for writers that wait, and compact.rs shrinks the image on request.
+//! - policy.rs chooses the segments;
+//! - live.rs tells which records are live;
+//! - relocate.rs appends them again;
+//! - punch.rs punches dead ranges of segments that stay in use;
+//! - make_space.rs finds space for writers that wait;
+//! - compact.rs shrinks the image on request.
 
 mod compact;
 mod live;
@@ -33,12 +37,12 @@ use crate::platform::{BackingFile, Platform};
 /// Nodes of detached subtrees that the reaper looks at in one go.
 const REAP_BATCH: usize = 64;
 
-/// What maintains an open image, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint): checkpoints, the search
-/// for detached subtrees, and reclaim.
+/// The maintenance of an open image, under [`Rank::Checkpoint`](crate::platform::Rank::Checkpoint): its checkpoints, its
+/// reaper, and reclaim.
 pub(crate) struct Maintenance<P: Platform> {
     checkpoint: Box<CheckpointState<P>>,
     reaper: Reaper,
-    /// Memory for a segment being emptied, once there was one.
+    /// Memory for the segment being emptied, allocated with the first one.
     segment: Option<Buf>,
     /// Segments chosen to be emptied beside users' writes, the best one last.
     victims: Vec<u64>,
@@ -68,7 +72,7 @@ impl<P: Platform> Maintenance<P> {
         &self.checkpoint
     }
 
-    /// The state of checkpoints, to commit a superblock without writing a whole one.
+    /// The state of checkpoints, to commit a superblock without writing a whole checkpoint.
     pub(crate) fn checkpoint_state_mut(&mut self) -> &mut CheckpointState<P> {
         &mut self.checkpoint
     }
@@ -92,7 +96,11 @@ impl<P: Platform> Maintenance<P> {
             .write(store, kind, self.reaper.may_have_missed())
     }
 
-    /// Writes two checkpoints: what is dead now is free afterwards.
+    /// Writes two checkpoints, after which the segments that are dead now are free.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint`](Self::checkpoint).
     pub(crate) fn free_dead(&mut self, store: &Store<P>) -> Result {
         self.checkpoint(store, CheckpointKind::Running)?;
         self.checkpoint(store, CheckpointKind::Running)?;
@@ -117,7 +125,7 @@ impl<P: Platform> Maintenance<P> {
         limit: usize,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<usize> {
-        // Looking at all segments for each one that is emptied beside users' writes would take longer than that.
+        // Beside users' writes, a look at all segments for each one that is emptied would take longer than emptying it.
         let mut chosen = match effort {
             Effort::Busy => core::mem::take(&mut self.victims),
             _ => Vec::new(),
@@ -133,7 +141,7 @@ impl<P: Platform> Maintenance<P> {
                 looked = true;
                 continue;
             };
-            // Much may have happened since it was chosen.
+            // The segment may have changed since it was chosen.
             let worth = {
                 let tail = store.log.lock();
                 let map = store.map.lock();
@@ -154,8 +162,8 @@ impl<P: Platform> Maintenance<P> {
         Ok(emptied)
     }
 
-    /// Moves everything live out of a segment, or gives what is dead in it back where that is as good. What is damaged
-    /// stays, and the segment with it.
+    /// Relocates all live records of a segment, or punches its dead ranges where that is as good. A damaged record stays,
+    /// and the segment with it.
     fn empty_segment(&mut self, store: &Store<P>, index: u64, effort: Effort) -> Result {
         let seed = match store.map.lock().segment(index) {
             Some(segment) if !segment.is_free() => segment.seed(),
@@ -194,7 +202,7 @@ impl<P: Platform> Maintenance<P> {
             return Ok(Emptied::InPlace);
         }
         let class = relocation_class(store, index, effort)?;
-        self.move_records(store, bytes, base, seed, class)?;
+        self.relocate_records(store, bytes, base, seed, class)?;
         Ok(Emptied::ByMoving)
     }
 }
@@ -202,9 +210,9 @@ impl<P: Platform> Maintenance<P> {
 /// How a segment was emptied.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Emptied {
-    /// What is dead in it was given back, and what is live stays.
+    /// Its dead ranges were punched, and its live records stay.
     InPlace,
-    /// What is live was moved, as far as it could be read.
+    /// Its live records were relocated, as far as they could be read.
     ByMoving,
 }
 
@@ -217,7 +225,7 @@ fn relocation_class<P: Platform>(
     if !store.log.backing_full(&store.file)? {
         return Ok(SpaceClass::Reclaim);
     }
-    // Then the segment is not lost when it is free.
+    // With all its space allocated the segment is not lost to other files when it is free.
     if effort == Effort::Urgent && store.log.allocate_punched(&store.file, index)? {
         return Ok(SpaceClass::Reclaim);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which segments are worth emptying, and how much garbage is worth any work.
+//! The policy of reclaim: how much garbage is worth any work, and which segments are emptied first.
 
 use crate::engine::format::Layout;
 use crate::engine::log::LogState;
@@ -20,18 +20,18 @@ const OLDEST: u64 = 1 << 20;
 /// How far reclaim goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Beside users' writes: what costs little and gives much.
+    /// Beside users' writes: segments that cost little and give much.
     Busy,
-    /// While nobody writes, until little garbage is left.
+    /// While users do not write: until little garbage is left.
     Idle,
-    /// For writers that wait: whatever gives anything.
+    /// For writers that wait: every segment that gives anything.
     Urgent,
-    /// As asked for: the smallest image that is worth the work.
+    /// For compaction: the smallest image that is worth the work.
     Pack,
 }
 
-/// Garbage that is left alone when nobody writes, in bytes: with it, what the log reserves, and the metadata
-/// the image stays within promise P3.
+/// Garbage that is left alone when users do not write, in bytes. With it, the reserve and the metadata the image stays
+/// within promise P3.
 pub(crate) fn idle_garbage(total: &Total) -> u64 {
     total.live / 25 + (2 << 20)
 }
@@ -41,15 +41,15 @@ pub(crate) fn busy_garbage(total: &Total) -> u64 {
     total.live / 4 + (64 << 20)
 }
 
-/// Bytes of garbage in a segment that are worth moving what lives there, when there is time.
+/// Bytes of garbage in a segment that make it worth relocating its live records, when there is time.
 pub(super) fn worth_moving(layout: &Layout) -> u64 {
     u64::from(layout.segment_size) / 32
 }
 
-/// How much a segment is worth emptying; nothing if it is not.
+/// The score of a segment: the higher, the more it is worth emptying. Nothing if it is not.
 ///
 /// Garbage is the benefit, and live bytes are the cost. When there is time to choose, age counts as
-/// well: what was written long ago stays, so its space stays gained (Rosenblum and Ousterhout,
+/// well: a record that was written long ago will stay, so its space stays gained (Rosenblum and Ousterhout,
 /// "The design and implementation of a log-structured file system", 1992).
 pub(super) fn score(
     layout: &Layout,
@@ -61,7 +61,7 @@ pub(super) fn score(
     let size = u64::from(layout.segment_size);
     let segment = map.segment(index)?;
     let garbage = gain(layout, segment, effort);
-    // One that lies far behind makes the image longer than it need be.
+    // A segment far behind makes the image longer than it need be.
     let far = effort == Effort::Pack && index >= tail.space.in_use();
     if segment.is_free()
         || segment.state() == State::Stuck
@@ -73,11 +73,11 @@ pub(super) fn score(
         return None;
     }
     let age = match effort {
-        // One that needs checkpoints to be free is worth less.
+        // A segment that needs checkpoints to be free is worth less.
         Effort::Urgent => 1 + u64::from(map.supersedable(segment)),
         _ => (map.newest_seq() - segment.seq()).min(OLDEST) + 1,
     };
-    // Segments have at most 2^26 bytes: nothing is lost above, and little below.
+    // Segments have at most 2^26 bytes, so the product does not overflow, and little is lost by the division.
     Some(((garbage.max(1) * age) << 16) / (size + segment.live_bytes()))
 }
 
@@ -100,7 +100,7 @@ fn least_gain(layout: &Layout, effort: Effort) -> u64 {
     }
 }
 
-/// The segments that are worth emptying most, the best one last. Others get at the map while it looks for them.
+/// The segments that are worth emptying most, the best one last. Other threads get the locks while it looks.
 pub(super) fn victims<P: Platform>(store: &Store<P>, effort: Effort) -> Result<Vec<u64>> {
     let mut best: Vec<(u64, u64)> = Vec::with_capacity(BATCH + 1)?;
     let mut first = 0;

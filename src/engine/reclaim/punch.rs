@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Giving back parts of segments that stay in use.
+//! Punching: dead ranges of segments that stay in use go back to the backing file.
 //!
-//! Where what is dead lies together, its space is given back in place: that costs a call for each piece, and
-//! moving would write again all that lives. The same holds as for whole segments
-//! ([`Usage::superseded`](crate::engine::map::usage::Usage::superseded)): neither superblock needs what is dead once
-//! the log is durable. Whoever walks the records of a segment must look for the next one behind a hole.
+//! Where dead records lie together, punching them costs a call for each range, and relocation would write all live records
+//! of the segment again. The same rule holds as for whole segments
+//! ([`Usage::superseded`](crate::engine::map::usage::Usage::superseded)): neither superblock needs the dead records once
+//! the log is durable. A reader that walks the records of a segment must look for the next one behind a hole.
 
 use super::live::{live_blocks, node_is_live, node_of};
 use super::policy::worth_moving;
@@ -18,7 +18,7 @@ use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{Platform, Sabotage};
 
-/// Least bytes given back at once: less is a burden to the file system and gains nothing.
+/// Least bytes of a range that is punched: a shorter one is a burden to the file system and gains nothing.
 const LEAST: usize = 16 << 10;
 
 const _: () = assert!(LEAST % BLOCK_SIZE == 0);
@@ -27,8 +27,8 @@ const _: () = assert!(LEAST % BLOCK_SIZE == 0);
 type Range = (usize, usize);
 
 impl<P: Platform> Maintenance<P> {
-    /// Gives back what is dead in segment `index`, whose bytes are given, if what is left then is not worth moving, and
-    /// it costs less. False otherwise.
+    /// Punches the dead ranges of segment `index`, whose bytes are given, if that costs less than relocation and leaves
+    /// too little garbage for it. False otherwise.
     pub(super) fn punch_segment(
         &mut self,
         store: &Store<P>,
@@ -47,8 +47,8 @@ impl<P: Platform> Maintenance<P> {
         Ok(true)
     }
 
-    /// The whole sectors of a segment without anything that lives, as far as they are worth giving back. What cannot be
-    /// read stays: a repair may.
+    /// The whole sectors of a segment without live records, as far as they are worth punching. A record that cannot be
+    /// read stays: a repair may read it.
     fn dead_ranges(
         &mut self,
         store: &Store<P>,
@@ -58,7 +58,7 @@ impl<P: Platform> Maintenance<P> {
     ) -> Result<Vec<Range>> {
         let base = store.layout.segment_offset(index);
         let mut ranges = Vec::new();
-        // Where what is dead began.
+        // The end of the last live record.
         let mut from = SEGMENT_HEADER;
         let mut at = from;
         while at + RECORD_HEADER <= bytes.len() {
@@ -87,7 +87,7 @@ impl<P: Platform> Maintenance<P> {
         Ok(ranges)
     }
 
-    /// True if the table or the segment usage has anything in this record.
+    /// True if the table or the segment usage points to this record.
     fn lives(
         &mut self,
         store: &Store<P>,
@@ -115,7 +115,7 @@ impl<P: Platform> Maintenance<P> {
     }
 }
 
-/// Enters the whole sectors between two offsets, if they are worth giving back.
+/// Enters the whole sectors between two offsets, if they are worth punching.
 fn push_range(ranges: &mut Vec<Range>, from: usize, to: usize) -> Result {
     let (first, last) = (from.next_multiple_of(BLOCK_SIZE), to - to % BLOCK_SIZE);
     match last.checked_sub(first) {
@@ -124,7 +124,7 @@ fn push_range(ranges: &mut Vec<Range>, from: usize, to: usize) -> Result {
     }
 }
 
-/// The dead ranges of a segment, `gain` bytes in all, if punching them is better than moving what is live.
+/// The dead ranges of a segment, `gain` bytes in all, if punching them is better than relocating its live records.
 fn worth_punching<P: Platform>(
     store: &Store<P>,
     index: u64,

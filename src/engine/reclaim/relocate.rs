@@ -25,8 +25,13 @@ use crate::platform::{Platform, Sabotage};
 const FEW_DIRTY: u64 = 1 << 20;
 
 impl<P: Platform> Maintenance<P> {
-    /// Appends again what the table has in a segment at `base`, given its bytes, as `class`.
-    pub(crate) fn move_records(
+    /// Appends the live records of the segment at byte `base` of the image again, in space of `class`. `bytes` are those of
+    /// the segment.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log, and of loading nodes.
+    pub(crate) fn relocate_records(
         &mut self,
         store: &Store<P>,
         bytes: &[u8],
@@ -39,20 +44,22 @@ impl<P: Platform> Maintenance<P> {
             let Some((header, payload)) = RecordHeader::decode::<P>(&bytes[at..], seed, at as u32)
             else {
                 // Damage, or the end of a segment that was not filled. Further records are
-                // found by their checksums, and are moved only if the table points to them.
+                // found by their checksums, and are relocated only if the table points to them.
                 at += UNIT;
                 continue;
             };
             let address = base + at as u64;
-            // What is moved makes nodes of the table dirty, and those stay in memory.
+            // Relocation makes nodes of the table dirty, and those stay in memory.
             let most = store.map.limit() / 2;
             if store.log.checkpoint_cost.bytes() >= most.max(FEW_DIRTY) {
                 self.checkpoint(store, CheckpointKind::Running)?;
             }
             let ws = self.checkpoint.workspace();
             match header.kind {
-                Kind::Data => move_data(store, ws, &header, payload, address, class)?,
-                Kind::MapNode => move_node(store, &mut ws.read, &header, payload, address, class)?,
+                Kind::Data => relocate_data(store, ws, &header, payload, address, class)?,
+                Kind::MapNode => {
+                    relocate_node(store, &mut ws.read, &header, payload, address, class)?
+                }
                 Kind::UsageNode => self.renew_usage(store, &header, address),
                 Kind::Link => return Ok(()),
                 Kind::Zero | Kind::Pad | Kind::Checkpoint => {}
@@ -72,7 +79,7 @@ impl<P: Platform> Maintenance<P> {
     }
 }
 
-/// Live blocks of a record that are moved together: from the first one as far as nothing lies elsewhere.
+/// Live blocks of a record that are relocated together: from the first one up to a block that lies elsewhere.
 struct Piece {
     /// The first block, counted from the first one of the record.
     from: u32,
@@ -83,7 +90,7 @@ struct Piece {
 }
 
 impl Piece {
-    /// The first piece of what is live, which is something.
+    /// The first piece. There is a live block.
     fn first(live: Live) -> Self {
         let from = live.here.trailing_zeros();
         let reach = (!((live.here | live.holes) >> from)).trailing_zeros();
@@ -106,7 +113,7 @@ impl Piece {
     }
 }
 
-/// The mask of a data record that can be moved: one whose span is natural, and lies on the device.
+/// The mask of a data record that can be relocated: its span is natural, and lies on the device.
 fn movable_mask<P: Platform>(
     store: &Store<P>,
     header: &RecordHeader,
@@ -119,10 +126,10 @@ fn movable_mask<P: Platform>(
     (natural && end <= store.blocks()).then_some(mask)
 }
 
-/// Moves what is still live of a data record.
-// A frame of its own: the checkpoint that `move_records` may write does not need the space.
+/// Relocates the live blocks of a data record.
+// A frame of its own: the checkpoint that `relocate_records` may write does not need the space.
 #[inline(never)]
-fn move_data<P: Platform>(
+fn relocate_data<P: Platform>(
     store: &Store<P>,
     ws: &mut Workspace<P>,
     header: &RecordHeader,
@@ -168,7 +175,7 @@ fn move_data<P: Platform>(
     }
 }
 
-/// Encodes a piece of a data record anew, in `ws`. Nothing if the record cannot be decompressed.
+/// Encodes a piece of a data record anew, in `ws`. None if the record cannot be decompressed.
 fn repack<'a, P: Platform>(
     algorithm: Algorithm,
     ws: &'a mut Workspace<P>,
@@ -200,10 +207,10 @@ fn repack<'a, P: Platform>(
     ))
 }
 
-/// Moves the stored copy of a node of the sector table.
-// A frame of its own, as that of `move_data`.
+/// Relocates the stored copy of a node of the sector table.
+// A frame of its own, as that of `relocate_data`.
 #[inline(never)]
-fn move_node<P: Platform>(
+fn relocate_node<P: Platform>(
     store: &Store<P>,
     buffers: &mut ReadBuffers<P>,
     header: &RecordHeader,
@@ -214,7 +221,7 @@ fn move_node<P: Platform>(
     let id = node_of(header);
     let record = EncodedRecord::new::<P>(*header, &[], payload);
     let units = record.header().units();
-    // A node that the next checkpoint stores moves by itself.
+    // The next checkpoint stores a dirty node anyway.
     let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
     if !node_is_live(store, buffers, id, address)? || !here(&store.map.lock()) {
         return Ok(());

@@ -386,7 +386,7 @@ impl<P: Platform> Repair<'_, P> {
         for &(index, seed) in nameless.iter() {
             let base = store.layout.segment_offset(index);
             store.file.read_at(&mut bytes, base)?;
-            maintenance.move_records(&store, &bytes, base, seed, SpaceClass::Reclaim)?;
+            maintenance.relocate_records(&store, &bytes, base, seed, SpaceClass::Reclaim)?;
         }
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
