@@ -7,6 +7,7 @@ use super::{
 };
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
+use core::ops::RangeInclusive;
 
 /// The version this software writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -180,41 +181,43 @@ impl Superblock {
         if incompatible != 0 {
             return Err(Error::Feature(incompatible));
         }
-        let algorithm = Algorithm::from_tag(bytes[66]);
-        let size = DeviceSize::from_bytes(le64(bytes, 56));
-        let (record_shift, segment_shift) = (bytes[64], bytes[65]);
-        let generation = le64(bytes, 72);
+        match Self::fields(bytes).filter(Self::plausible) {
+            Some(found) if found.offset() == offset => Ok(found),
+            _ => corrupt("superblock", offset),
+        }
+    }
+
+    /// The fields of a superblock with a right checksum; `None` if one has a value that its type cannot hold.
+    fn fields(bytes: &[u8]) -> Option<Self> {
+        let record_shifts =
+            RECORD_SIZES.start().trailing_zeros()..=RECORD_SIZES.end().trailing_zeros();
+        let shift = |at: usize, shifts: RangeInclusive<u32>| {
+            let shift = u32::from(bytes[at]);
+            shifts.contains(&shift).then(|| 1u32 << shift)
+        };
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&bytes[40..56]);
-        let log_start = LogPosition {
-            segment: le64(bytes, 96),
-            offset: le32(bytes, 104),
-            seq: le64(bytes, 112),
-        };
-        let sane = (RECORD_SIZES.start().trailing_zeros()..=RECORD_SIZES.end().trailing_zeros())
-            .contains(&u32::from(record_shift))
-            && SEGMENT_SHIFTS.contains(&u32::from(segment_shift))
-            && SUPERBLOCK_OFFSETS[(generation & 1) as usize] == offset;
-        let (Some(algorithm), Ok(size), true) = (algorithm, size, sane) else {
-            return corrupt("superblock", offset);
-        };
-        let layout = Layout {
-            record_size: 1 << record_shift,
-            segment_size: 1 << segment_shift,
-            uuid,
-        };
-        let sb = Self {
+        let flags = le32(bytes, 68);
+        Some(Self {
             compatible: le64(bytes, 16),
             read_only_compatible: le64(bytes, 24),
-            layout,
-            algorithm,
-            size,
-            clean: le32(bytes, 68) & FLAG_CLEAN != 0,
-            detached: le32(bytes, 68) & FLAG_DETACHED != 0,
-            generation,
+            layout: Layout {
+                record_size: shift(64, record_shifts)?,
+                segment_size: shift(65, SEGMENT_SHIFTS)?,
+                uuid,
+            },
+            algorithm: Algorithm::from_tag(bytes[66])?,
+            size: DeviceSize::from_bytes(le64(bytes, 56)).ok()?,
+            clean: flags & FLAG_CLEAN != 0,
+            detached: flags & FLAG_DETACHED != 0,
+            generation: le64(bytes, 72),
             epoch: le64(bytes, 80),
             salt: le64(bytes, 88),
-            log_start,
+            log_start: LogPosition {
+                segment: le64(bytes, 96),
+                offset: le32(bytes, 104),
+                seq: le64(bytes, 112),
+            },
             log_end: le64(bytes, 120),
             segments: le64(bytes, 128),
             mapped: le64(bytes, 136),
@@ -223,28 +226,29 @@ impl Superblock {
             usage_root: Entry(le64(bytes, 152)),
             usage_segments: le64(bytes, 160),
             length: le64(bytes, 168),
-        };
-        let max = layout.max_segments();
+        })
+    }
+
+    /// Whether the fields keep to their bounds and agree with each other.
+    fn plausible(&self) -> bool {
+        let (layout, start) = (&self.layout, &self.log_start);
+        let most = layout.max_segments();
         // Sequence numbers stay far from overflow when shifted into log positions.
-        let seq_limit = 1u64 << (60 - u32::from(segment_shift));
-        let ok = sb.segments <= max
-            && sb.usage_segments <= sb.segments
-            && sb.mapped <= size.blocks()
-            && log_start.segment < max
-            && log_start.seq < seq_limit
-            && log_start.offset as usize >= SEGMENT_HEADER
-            && log_start.offset <= layout.segment_size
-            && log_start.offset as usize % UNIT == 0
-            && sb.log_end <= seq_limit << segment_shift
-            && (size.table_height()..=height_for(MAX_SIZE >> BLOCK_SHIFT)).contains(&sb.height)
-            && generation < u64::MAX / 2
-            && sb.epoch < u64::MAX / 2
-            && sb.map_root.plausible(&layout, sb.segments)
-            && sb.usage_root.plausible(&layout, sb.segments);
-        if ok {
-            Ok(sb)
-        } else {
-            corrupt("superblock", offset)
-        }
+        let seq_limit = 1u64 << (60 - layout.segment_shift());
+        let heights = self.size.table_height()..=height_for(MAX_SIZE >> BLOCK_SHIFT);
+        self.segments <= most
+            && self.usage_segments <= self.segments
+            && self.mapped <= self.size.blocks()
+            && start.segment < most
+            && start.seq < seq_limit
+            && start.offset as usize >= SEGMENT_HEADER
+            && start.offset <= layout.segment_size
+            && start.offset as usize % UNIT == 0
+            && self.log_end <= seq_limit << layout.segment_shift()
+            && heights.contains(&self.height)
+            && self.generation < u64::MAX / 2
+            && self.epoch < u64::MAX / 2
+            && self.map_root.plausible(layout, self.segments)
+            && self.usage_root.plausible(layout, self.segments)
     }
 }
