@@ -56,8 +56,9 @@ enum FileEnd {
 
 /// The space of an image, under [`Rank::Log`](crate::platform::Rank::Log).
 ///
-/// The life of a segment: it is *free* until it is *taken* and its space allocated, then *reserved* for the log, then
-/// *held* by the log as the current or the next one, then *in use* until it is *released* and free again.
+/// A segment is *free*; it is taken and its space allocated: it is *reserved*; the log has it as its *next* and then its
+/// *current* segment; then it is *in use*, until it is dead, released and free again. This structure knows the free and
+/// the reserved ones.
 pub(crate) struct Space {
     allocator: Allocator,
     /// Segments with their space, for the log to use.
