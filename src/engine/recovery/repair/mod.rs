@@ -14,7 +14,7 @@ use self::incarnations::{identify, newest_copy, Epoch, Incarnation};
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
-    Entry, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
+    Entry, Layout, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
     SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
@@ -187,28 +187,18 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         .min(fit + MOST_CUT)
         .max(fit)
         .min(layout.max_segments());
-    let mut superblock = base;
-    superblock.epoch += 1;
-    superblock.salt = P::random_u64();
-    superblock.clean = false;
-    // The rebuilt table has no detached subtrees, and its blocks are counted while it is rebuilt.
-    superblock.detached = false;
-    superblock.mapped = 0;
+    let headers = read_headers::<P>(&file, &layout, segments.min(fit), &mut page)?;
+    let latest = headers.iter().flatten().map(|header| header.epoch).max();
+    let superblock = Superblock {
+        epoch: base.epoch.max(latest.unwrap_or(0)) + 1,
+        salt: P::random_u64(),
+        clean: false,
+        // The rebuilt table has no detached subtrees, and its blocks are counted while it is rebuilt.
+        detached: false,
+        mapped: 0,
+        ..base
+    };
     let allocator = Allocator::new(segments, segments);
-    let mut headers: Vec<Option<SegmentHeader>> = Vec::new();
-    for index in 0..segments.min(fit) {
-        file.read_at(&mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
-        let header = SegmentHeader::of_segment::<P>(&page, &layout, index).filter(|header| {
-            // Values that only a forger writes must not overflow any sum.
-            header.seq >> (60 - layout.segment_shift()) == 0
-                && header.first <= header.seq
-                && header.epoch < u64::MAX / 2
-        });
-        if let Some(header) = header {
-            superblock.epoch = superblock.epoch.max(header.epoch.saturating_add(1));
-        }
-        headers.push(header)?;
-    }
     let table = Table::new(base.height, Entry::HOLE, false);
     let store = Store::<P>::new(arc(file)?, &superblock, table, allocator, Access::Write)?;
     let mut repair = Repair {
@@ -240,6 +230,27 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     repair.replay()?;
     repair.recount()?;
     repair.commit(superblock)
+}
+
+/// The headers of the first `count` segments; `None` for one that is damaged or has none.
+fn read_headers<P: Platform>(
+    file: &P::File,
+    layout: &Layout,
+    count: u64,
+    page: &mut Buf,
+) -> Result<Vec<Option<SegmentHeader>>> {
+    let mut headers = Vec::new();
+    for index in 0..count {
+        file.read_at(&mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
+        let header = SegmentHeader::of_segment::<P>(page, layout, index);
+        headers.push(header.filter(|header| {
+            // Values that only a forger writes must not overflow any sum.
+            header.seq >> (60 - layout.segment_shift()) == 0
+                && header.first <= header.seq
+                && header.epoch < u64::MAX / 2
+        }))?;
+    }
+    Ok(headers)
 }
 
 impl<P: Platform> Repair<'_, P> {
