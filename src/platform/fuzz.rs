@@ -4,6 +4,7 @@
 //! none. With one thread, a sleeper is never woken and a lock that is waited for never released: both are
 //! panics, so a hang is found at once.
 
+use super::held::Hold;
 use super::std::StdLz4;
 use super::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Thread};
 use crate::engine::Error;
@@ -211,7 +212,10 @@ impl Thread for NoThread {
 
 /// A lock that only one thread ever takes.
 #[derive(Debug)]
-pub struct LoneMonitor<T>(Mutex<T>);
+pub struct LoneMonitor<T> {
+    value: Mutex<T>,
+    rank: Rank,
+}
 
 impl<T: Send> Monitor<T> for LoneMonitor<T> {
     type Guard<'a>
@@ -219,18 +223,26 @@ impl<T: Send> Monitor<T> for LoneMonitor<T> {
     where
         T: 'a;
 
-    fn new(value: T, _rank: Rank) -> Result<Self, Error> {
-        Ok(Self(Mutex::new(value)))
+    fn new(value: T, rank: Rank) -> Result<Self, Error> {
+        let value = Mutex::new(value);
+        Ok(Self { value, rank })
     }
 
     fn lock(&self) -> LoneGuard<'_, T> {
-        LoneGuard(self.0.try_lock().expect("a lock is taken twice"))
+        LoneGuard {
+            _hold: Hold::take(0, self.rank),
+            value: self.value.try_lock().expect("a lock is taken twice"),
+        }
     }
 }
 
 /// The guard of a [`LoneMonitor`].
 #[derive(Debug)]
-pub struct LoneGuard<'a, T>(MutexGuard<'a, T>);
+pub struct LoneGuard<'a, T> {
+    value: MutexGuard<'a, T>,
+    /// The check of the lock order.
+    _hold: Hold,
+}
 
 impl<T> MonitorGuard for LoneGuard<'_, T> {
     fn wait(&mut self) {
@@ -247,12 +259,12 @@ impl<T> MonitorGuard for LoneGuard<'_, T> {
 impl<T> Deref for LoneGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        &self.0
+        &self.value
     }
 }
 
 impl<T> DerefMut for LoneGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.0
+        &mut self.value
     }
 }

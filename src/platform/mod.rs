@@ -7,6 +7,8 @@
 
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+#[cfg(not(MODULE))]
+mod held;
 #[cfg(MODULE)]
 pub(crate) mod kernel;
 #[cfg(feature = "sim")]
@@ -24,7 +26,8 @@ use core::ops::DerefMut;
 
 /// Place of a lock in the lock order; a thread takes locks only in increasing rank.
 ///
-/// The kernel home gives each rank its own lockdep class.
+/// In the kernel each rank is a lockdep class of its own. The simulated home and that for hostile images panic at a
+/// lock that is taken out of order, and so does `std` when it is built with debug assertions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// Serialises checkpoints and the closing of a volume.
@@ -37,6 +40,18 @@ pub enum Rank {
     Cache,
     /// A pool of reusable objects; nothing else is taken under it.
     Pool,
+}
+
+#[cfg(not(MODULE))]
+impl Rank {
+    /// All of them in order.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Checkpoint,
+        Self::Log,
+        Self::Map,
+        Self::Cache,
+        Self::Pool,
+    ];
 }
 
 /// A sleeping mutex with one condition variable: the only synchronisation primitive of the engine.

@@ -14,6 +14,7 @@ pub use self::history::{
     working_on, Mark, Placed,
 };
 
+use super::held::{self, Hold};
 use super::std::mem::set_failing_allocation;
 use super::std::StdLz4;
 use super::{Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
@@ -60,6 +61,7 @@ pub fn begin(seed: u64, sabotage: Option<Sabotage>) {
     PATIENCE.set([4, 4, 100, 2000][random.below(4) as usize]);
     RANDOM.set(random);
     set_failing_allocation(None);
+    held::forget();
     take_history();
 }
 
@@ -122,6 +124,7 @@ impl Platform for Sim {
 pub struct SimMonitor<T> {
     value: Mutex<T>,
     changed: Condvar,
+    rank: Rank,
 }
 
 impl<T: Send> Monitor<T> for SimMonitor<T> {
@@ -130,17 +133,20 @@ impl<T: Send> Monitor<T> for SimMonitor<T> {
     where
         T: 'a;
 
-    fn new(value: T, _rank: Rank) -> Result<Self, Error> {
+    fn new(value: T, rank: Rank) -> Result<Self, Error> {
         Ok(Self {
             value: Mutex::new(value),
             changed: Condvar::new(),
+            rank,
         })
     }
 
     fn lock(&self) -> SimGuard<'_, T> {
+        let hold = Hold::take(usize::from(shuttle::current::me()), self.rank);
         SimGuard {
             guard: Some(self.value.lock().expect("a simulation ends at a panic")),
             monitor: self,
+            hold,
         }
     }
 }
@@ -151,6 +157,8 @@ pub struct SimGuard<'a, T> {
     /// `None` only during the waiting functions.
     guard: Option<MutexGuard<'a, T>>,
     monitor: &'a SimMonitor<T>,
+    /// The check of the lock order.
+    hold: Hold,
 }
 
 impl<T> MonitorGuard for SimGuard<'_, T> {
@@ -159,6 +167,7 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
     }
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
+        self.hold.wait();
         let Some(guard) = self.guard.take() else {
             return false;
         };

@@ -6,6 +6,7 @@ pub mod mem;
 
 pub use self::file::StdFile;
 
+use super::held::Hold;
 use super::{BackingFile, Lz4, Monitor, MonitorGuard, Platform, Rank, Thread};
 use crate::engine::{Error, MAX_RECORD_SIZE};
 use core::marker::PhantomData;
@@ -53,6 +54,7 @@ impl<F: BackingFile> Platform for Std<F> {
 pub struct StdMonitor<T> {
     value: Mutex<T>,
     changed: Condvar,
+    rank: Rank,
 }
 
 impl<T: Send> Monitor<T> for StdMonitor<T> {
@@ -61,19 +63,22 @@ impl<T: Send> Monitor<T> for StdMonitor<T> {
     where
         T: 'a;
 
-    fn new(value: T, _rank: Rank) -> Result<Self, Error> {
+    fn new(value: T, rank: Rank) -> Result<Self, Error> {
         Ok(Self {
             value: Mutex::new(value),
             changed: Condvar::new(),
+            rank,
         })
     }
 
     fn lock(&self) -> StdGuard<'_, T> {
+        let hold = cfg!(debug_assertions).then(|| Hold::take(0, self.rank));
         // A thread that panicked under the lock is a failed test; others need not hang on it.
         let guard = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         StdGuard {
             guard: Some(guard),
             changed: &self.changed,
+            hold,
         }
     }
 }
@@ -84,6 +89,8 @@ pub struct StdGuard<'a, T> {
     /// Absent only inside of the waiting functions.
     guard: Option<MutexGuard<'a, T>>,
     changed: &'a Condvar,
+    /// With debug assertions: the check of the lock order.
+    hold: Option<Hold>,
 }
 
 impl<T> MonitorGuard for StdGuard<'_, T> {
@@ -92,6 +99,9 @@ impl<T> MonitorGuard for StdGuard<'_, T> {
     }
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
+        if let Some(hold) = &self.hold {
+            hold.wait();
+        }
         let Some(guard) = self.guard.take() else {
             return false;
         };
