@@ -7,7 +7,7 @@
 
 use cloop::platform::Sabotage;
 use cloop::simulation::script::{Depth, SCRIPTS};
-use cloop::simulation::{run, Plan, Report};
+use cloop::simulation::{run, Plan, Profile, Report, Trouble};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
@@ -107,4 +107,41 @@ fn every_sabotage_is_caught() {
         }
     }
     assert!(survivors.is_empty(), "not caught: {survivors:?}");
+}
+
+/// Faults that show in what reads and discards answer, to those who do the same at the same time.
+const RACES: [Sabotage; 5] = [
+    Sabotage::LateTable,
+    Sabotage::StaleLookUp,
+    Sabotage::StaleCache,
+    Sabotage::StaleLeaf,
+    Sabotage::UnloadedHole,
+];
+
+#[test]
+fn submitters_notice_races_without_a_crash() {
+    let mut survivors = Vec::new();
+    for sabotage in RACES {
+        let (_, objections) = run_all(PATIENCE, 1, |seed| {
+            let plan = Plan {
+                profile: Profile::Clash,
+                threads: 2 + seed % 4,
+                trouble: Trouble::None,
+                // Nearly none: the fault must show before a crash.
+                snapshots: 10_000,
+                ..Plan::hunt(seed, sabotage)
+            };
+            match run(plan, None) {
+                Err(said) if !said.contains("crash") && said.starts_with("round") => Err(said),
+                _ => Ok(Report::default()),
+            }
+        });
+        match objections.iter().min() {
+            Some((seed, objection)) => {
+                println!("{sabotage:?}: noticed with seed {seed}: {objection}")
+            }
+            None => survivors.push(sabotage),
+        }
+    }
+    assert!(survivors.is_empty(), "not noticed: {survivors:?}");
 }

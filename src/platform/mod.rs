@@ -194,11 +194,20 @@ pub enum Sabotage {
     HalfResize,
     /// An opening allows no segment more live bytes than its size, although detached subtrees may count in it as well.
     StrictCounts,
+    /// A read whose look-up is out of date, because the segment was used again, fails and does not look up again.
+    StaleLookUp,
+    /// The cache of decompressed records ignores the incarnation of a segment.
+    StaleCache,
+    /// A leaf of the sector table is read, changed, stored elsewhere and evicted by other threads, and then installed as
+    /// it was read.
+    StaleLeaf,
+    /// A discard treats leaves of the sector table that are not in memory as unmapped.
+    UnloadedHole,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -225,6 +234,10 @@ impl Sabotage {
         Self::LooseCounts,
         Self::HalfResize,
         Self::StrictCounts,
+        Self::StaleLookUp,
+        Self::StaleCache,
+        Self::StaleLeaf,
+        Self::UnloadedHole,
     ];
 }
 

@@ -90,6 +90,9 @@ pub enum Profile {
     /// A full disk of incompressible data: whole leaves of the sector table are discarded, and their space is
     /// used again before a checkpoint.
     Refill,
+    /// Overlapping writes, discards and reads of the same few blocks by up to five submitters, beside all that moves
+    /// blocks and leaves of the sector table, on a disk with slow reads.
+    Clash,
 }
 
 /// The kinds of faults besides power cuts.
@@ -144,10 +147,11 @@ impl Plan {
     /// A long random history.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng(seed ^ 0x706c_616e);
-        let profile = match rng.below(9) {
+        let profile = match rng.below(11) {
             0 | 1 => Profile::Pressure,
             2 | 3 => Profile::Leaves,
             4 => Profile::Refill,
+            5 | 6 => Profile::Clash,
             _ => Profile::Mixed,
         };
         let trouble = match rng.below(6) {
@@ -162,7 +166,7 @@ impl Plan {
         Self {
             seed,
             profile,
-            threads: 1 + rng.below(3),
+            threads: threads(profile, &mut rng),
             operations: 10 + rng.below(40),
             rounds: 1 + rng.below(4),
             snapshots: 4,
@@ -175,15 +179,18 @@ impl Plan {
 
     /// A history in which a sabotage is likely to show.
     pub fn hunt(seed: u64, sabotage: Sabotage) -> Self {
+        let profile = [
+            Profile::Mixed,
+            Profile::Pressure,
+            Profile::Leaves,
+            Profile::Refill,
+            Profile::Clash,
+        ][(seed % 5) as usize];
         Self {
             sabotage: Some(sabotage),
-            profile: [
-                Profile::Mixed,
-                Profile::Pressure,
-                Profile::Leaves,
-                Profile::Refill,
-            ][(seed % 4) as usize],
-            trouble: match seed / 4 % 2 {
+            profile,
+            threads: threads(profile, &mut Rng(seed)),
+            trouble: match seed / 5 % 2 {
                 0 => Trouble::None,
                 _ => Trouble::Errors,
             },
@@ -192,6 +199,14 @@ impl Plan {
             rounds: 4,
             ..Self::random(seed)
         }
+    }
+}
+
+/// The number of submitters.
+fn threads(profile: Profile, rng: &mut Rng) -> u64 {
+    match profile {
+        Profile::Clash => 2 + rng.below(4),
+        _ => 1 + rng.below(3),
     }
 }
 
@@ -443,6 +458,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
     let record_size = match rng.below(8) {
         0..=2 => 4096,
         3..=5 => 16384,
+        n if plan.profile == Profile::Clash => 4096 << (2 * (n % 2)),
         6 => 65536,
         _ => 131_072,
     };
@@ -576,6 +592,11 @@ fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) {
     let reach = 5 + plan.threads * plan.operations;
     for _ in 0..rng.below(4) {
         file.fail_after(rng.below(reach), Fault::Slow);
+    }
+    if plan.profile == Profile::Clash {
+        file.slow_reads(3, Rng(rng.next_u64()));
+    } else if rng.below(4) == 0 {
+        file.slow_reads(16, Rng(rng.next_u64()));
     }
     let when = rng.below(reach);
     match plan.trouble {

@@ -43,6 +43,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
             Profile::Pressure => site.press(),
             Profile::Leaves => site.roam(),
             Profile::Refill => site.refill(),
+            Profile::Clash => site.clash(),
         };
         match result {
             Ok(()) | Err(Error::NoSpace | Error::NoMemory) => {}
@@ -125,6 +126,34 @@ impl<'a> Submitter<'a> {
             11 | 12 => self.flush(),
             13 => self.checkpoint(),
             _ => self.read(block, up_to(32)),
+        }
+    }
+
+    /// Overlapping writes, discards and reads of few blocks on both sides of the ends of leaves, beside what moves
+    /// them: checkpoints, compaction, segments that are used again, and leaves that leave memory.
+    fn clash(&mut self) -> Result<(), Error> {
+        const LEAF: u64 = NODE_ENTRIES as u64;
+        let end = LEAF * (1 + self.rng.below(2));
+        let block = end - 8 + self.rng.below(16);
+        let size = self.rng.next_u64();
+        let up_to = |max: u64| 1 + size % max;
+        match self.rng.below(32) {
+            0..=7 => self.write(block, up_to(4)).map(|_| ()),
+            8 => self.write_through(block),
+            // Over what was mostly never written: nothing to discard, unless others write there now.
+            9 | 10 => self.zero(block + up_to(24), up_to(24)),
+            11..=13 => self.zero(block, up_to(8)),
+            14 => self.zero(end - LEAF, (LEAF + up_to(LEAF)).min(BLOCKS - end + LEAF)),
+            15..=22 => self.read(block, up_to(16)),
+            23 | 24 => {
+                self.volume.shed_table(u64::MAX);
+                Ok(())
+            }
+            25 | 26 => self.checkpoint(),
+            27 => self.compact(),
+            28 => self.flush(),
+            // Fills the segment, so that those before it die.
+            _ => self.write_raw(block, 16 + up_to(32)).map(|_| ()),
         }
     }
 
@@ -425,11 +454,15 @@ impl<'a> Submitter<'a> {
             fill(tag, bytes);
         }
         let stores = tags.iter().any(|&tag| tag != 0);
-        let end = sim::working_on(Placed::write(block, tags));
+        let began = sim::mark().placed;
+        let end = sim::working_on(Placed::write(block, tags.clone()));
         let result = self.volume.write(&mut self.ws, block, &data);
         let reached = end();
         self.done("write", (block, count), reached, result);
-        round(self.shared).wrote |= result.is_ok() && stores;
+        if result.is_ok() {
+            round(self.shared).wrote |= stores;
+            self.expect_moment("write", began, block, &tags);
+        }
         result.map(|()| reached)
     }
 
@@ -440,6 +473,7 @@ impl<'a> Submitter<'a> {
     }
 
     pub(super) fn zero(&mut self, block: u64, count: u64) -> Result<(), Error> {
+        let began = sim::mark().placed;
         let end = sim::working_on(Placed::zeros(block, count));
         let result = self.volume.zero(&mut self.ws, block, count);
         let reached = end();
@@ -447,6 +481,14 @@ impl<'a> Submitter<'a> {
         if result == Err(Error::NoSpace) && round(self.shared).wrote {
             // Promise P2: operations that give space back find some.
             round(self.shared).object(format!("a discard of {count} at {block} finds no space"));
+        }
+        if result.is_ok() {
+            // Also if nothing was mapped and the log never heard of it.
+            let near = BLOCKS.saturating_sub(block).min(count);
+            self.expect_moment("discard", began, block, &std::vec![0; near as usize]);
+            for &far in FAR.iter().filter(|&&b| (block..block + count).contains(&b)) {
+                self.expect_moment("discard", began, far, &[0]);
+            }
         }
         result
     }
@@ -489,32 +531,48 @@ impl<'a> Submitter<'a> {
         result
     }
 
-    /// Every block that is read has the contents from when the read began, or contents that were written
-    /// since.
+    /// Every block that is read has contents that it had at some moment while the read was under way.
     pub(super) fn read(&mut self, block: u64, count: u64) -> Result<(), Error> {
-        let mut before = round(self.shared).start.clone();
-        let length = sim::since(0, |order| {
-            order.iter().for_each(|change| apply(&mut before, change));
-            order.len()
-        });
+        let began = sim::mark().placed;
         let mut data = std::vec![0; count as usize * BLOCK_SIZE];
         self.volume.read(&mut self.ws, block, &mut data)?;
+        let mut tags = Vec::new();
         for (b, bytes) in (block..).zip(data.chunks_exact(BLOCK_SIZE)) {
             let Some(tag) = tag_of(bytes) else {
                 round(self.shared).object(format!("read: block {b} is a mixture"));
                 return Ok(());
             };
-            let was = site(b).map_or(0, |at| before[at]);
-            let right = was == tag
-                || sim::since(length, |order| {
-                    order.iter().any(|change| change.tag(b) == Some(tag))
+            tags.push(tag);
+        }
+        self.expect_moment("read", began, block, &tags);
+        Ok(())
+    }
+
+    /// Each block from `block` on held the tag that is given for it at some moment since the order was `began`
+    /// changes long: the operation that began then, and has just completed, says so.
+    fn expect_moment(&self, what: &str, began: usize, block: u64, tags: &[u32]) {
+        let mut at_first = None;
+        for (b, &tag) in (block..).zip(tags) {
+            let became = |order: &[Placed]| order.iter().any(|change| change.tag(b) == Some(tag));
+            if sim::since(began, became) {
+                continue;
+            }
+            let at_first = at_first.get_or_insert_with(|| {
+                let mut state = round(self.shared).start.clone();
+                sim::since(0, |order| {
+                    order[..began]
+                        .iter()
+                        .for_each(|change| apply(&mut state, change));
                 });
-            if !right {
-                round(self.shared).object(format!(
-                    "read: block {b} holds {tag}, was {was} and became nothing else"
-                ));
+                state
+            });
+            let was = site(b).map_or(0, |at| at_first[at]);
+            if was != tag {
+                let text = format!(
+                    "{what}: block {b} is said to hold {tag}, was {was} and became nothing else meanwhile"
+                );
+                return round(self.shared).object(text);
             }
         }
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use crate::engine::format::{Layout, BLOCK_SIZE};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::{Monitor, Platform, Rank};
+use crate::platform::{Monitor, Platform, Rank, Sabotage};
 
 /// Records kept.
 const SLOTS: usize = 16;
@@ -73,7 +73,11 @@ impl<P: Platform> RecordCache<P> {
     pub(crate) fn get(&self, key: RecordKey, block: u64, index: usize, out: &mut [u8]) -> bool {
         let mut cache = self.slots.lock();
         let cache = &mut *cache;
-        let Some(slot) = cache.slots.iter_mut().find(|s| s.key == Some(key)) else {
+        let same = |found: RecordKey| match P::sabotaged(Sabotage::StaleCache) {
+            true => found.address == key.address,
+            false => found == key,
+        };
+        let Some(slot) = cache.slots.iter_mut().find(|s| s.key.is_some_and(same)) else {
             return false;
         };
         let at = index * BLOCK_SIZE;

@@ -195,7 +195,7 @@ impl<P: Platform> Store<P> {
         let record = EncodedRecord::new::<P>(header, &length, &[]);
         loop {
             let (mapped, stored) = self.map.lock().survey(block, count)?;
-            if let Some(at) = stored {
+            if let Some(at) = stored.filter(|_| !P::sabotaged(Sabotage::UnloadedHole)) {
                 self.loader().leaf(&mut ws.read, at, Missing::Leave)?;
                 continue;
             }

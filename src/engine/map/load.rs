@@ -7,7 +7,7 @@ use crate::engine::records::ReadBuffers;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::Platform;
+use crate::platform::{Platform, Sabotage};
 
 /// How the loader treats a node that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +150,15 @@ impl<'a, P: Platform> Loader<'a, P> {
         if map.seed(stored.entry)? != stored.seed {
             return Ok(());
         }
+        let mut entry = stored.entry;
+        if P::sabotaged(Sabotage::StaleLeaf) {
+            if let Found::Stored(_, moved) = map.table.find_node(stored.id) {
+                entry = moved;
+            }
+        }
         match stored.detached {
             true => map.reattach(stored.id, stored.entry, &words),
-            false => map.table.install(stored.id, stored.entry, words),
+            false => map.table.install(stored.id, entry, words),
         }
     }
 

@@ -239,6 +239,8 @@ struct Disk {
     keeps_punched: bool,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
+    /// One of this many reads is slow.
+    slow_reads: Option<(u64, Rng)>,
     /// A snapshot is taken at one of this many operations.
     schedule: Option<(u64, Rng)>,
     snapshots: Vec<Snapshot>,
@@ -392,6 +394,12 @@ impl SimFile {
         self.disk().failing_read = Some(n);
     }
 
+    /// From now on, one of `n` reads takes so long that many other operations overtake it, before or after it looks at
+    /// the disk, as `rng` chooses.
+    pub fn slow_reads(&self, n: u64, rng: Rng) {
+        self.disk().slow_reads = Some((n, rng));
+    }
+
     /// Removes every fault that is still to come or that lasts.
     pub fn repair(&self) {
         let mut disk = self.disk();
@@ -420,10 +428,28 @@ impl SimFile {
             disk.faults.contains(&(next, Fault::Slow))
         };
         if slow {
-            for _ in 0..100 {
-                scheduling_point();
-            }
+            linger();
         }
+    }
+
+    /// As [`pass`](Self::pass), for one of the two moments of a read.
+    fn pass_read(&self) {
+        scheduling_point();
+        // Each of the two is slow half as often as reads are to be.
+        let slow = match &mut self.disk().slow_reads {
+            Some((n, rng)) => rng.below(2 * *n) == 0,
+            None => false,
+        };
+        if slow {
+            linger();
+        }
+    }
+}
+
+/// Lets others run for a long time.
+fn linger() {
+    for _ in 0..100 {
+        scheduling_point();
     }
 }
 
@@ -571,7 +597,7 @@ impl BackingFile for SimFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
-        scheduling_point();
+        self.pass_read();
         READS.set(READS.get() + 1);
         let mut disk = self.disk();
         if disk.crashed || disk.dead {
@@ -592,7 +618,7 @@ impl BackingFile for SimFile {
             }
         }
         drop(disk);
-        scheduling_point();
+        self.pass_read();
         Ok(())
     }
 
