@@ -6,6 +6,7 @@ mod damage;
 mod fixtures;
 mod hostile;
 mod identity;
+mod load;
 mod model;
 mod ordinary;
 mod repair;
