@@ -121,6 +121,6 @@ impl<P: Platform> Store<P> {
 
     /// Loads nodes of the sector table.
     pub(crate) fn loader(&self) -> Loader<'_, P> {
-        Loader::new(self)
+        Loader::new(&self.map, self.records())
     }
 }

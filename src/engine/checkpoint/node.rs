@@ -2,9 +2,10 @@
 //! Appending one node, of the sector table or of the segment usage.
 
 use crate::engine::codec::Params;
-use crate::engine::format::{encode_node, Algorithm, Entry, Kind, RecordHeader, NODE_BYTES};
+use crate::engine::format::{
+    encode_node, Algorithm, Entry, Kind, NodeId, RecordHeader, NODE_BYTES,
+};
 use crate::engine::log::{EncodedRecord, LogState};
-use crate::engine::map::table::NodeId;
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;

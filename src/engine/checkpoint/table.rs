@@ -9,7 +9,7 @@ use crate::engine::Result;
 use crate::platform::{Platform, Sabotage};
 
 impl<P: Platform> CheckpointState<P> {
-    /// Appends all nodes of a level of the sector table that are due.
+    /// Appends all nodes of a level of the sector table that are dirty.
     pub(super) fn write_level(&mut self, store: &Store<P>, level: u8) -> Result {
         let mut from = 0;
         loop {
@@ -36,7 +36,7 @@ impl<P: Platform> CheckpointState<P> {
                 store.map.lock().set_stored(id, entry, log)
             });
             if let Err(error) = stored {
-                // Not stored: it stays due.
+                // Not stored: it stays dirty.
                 store.map.lock().put_back(id);
                 return Err(error);
             }

@@ -3,9 +3,8 @@
 
 use super::node::append_node;
 use super::CheckpointState;
-use crate::engine::format::{height_for, Entry, Kind, RecordHeader, NODE_ENTRIES};
+use crate::engine::format::{height_for, Entry, Kind, NodeId, RecordHeader, NODE_ENTRIES};
 use crate::engine::freeing;
-use crate::engine::map::table::NodeId;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;

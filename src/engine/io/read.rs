@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The read path.
 
-use crate::engine::format::{corrupt, Entry, BLOCK_SIZE, NODE_ENTRIES};
+use crate::engine::format::{corrupt, Entry, NodeId, BLOCK_SIZE, NODE_ENTRIES};
 use crate::engine::io::cache::{holds, RecordKey};
 use crate::engine::map::load::Missing;
-use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::table::Found;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};

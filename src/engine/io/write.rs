@@ -169,11 +169,6 @@ impl<P: Platform> Store<P> {
         })
     }
 
-    /// Points `count` blocks to nothing. Stops at a leaf that must be loaded first, and returns it.
-    pub(crate) fn unmap(&self, map: &mut Map, block: u64, count: u64) -> Result<Option<u64>> {
-        map.discard(block, count)
-    }
-
     /// Makes `count` blocks read as zeros. What is not mapped costs nothing, not even log.
     pub(crate) fn zero(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         self.check_range(block, count)?;
@@ -205,7 +200,7 @@ impl<P: Platform> Store<P> {
             }
             if P::sabotaged(Sabotage::EarlyDiscard) {
                 P::placed(block, count);
-                self.unmap(&mut self.map.lock(), block, count)?;
+                self.map.lock().discard(block, count)?;
             }
             let slot = self.log.slot(&self.file, &record, SpaceClass::Discard)?;
             let loaded = {
@@ -217,10 +212,9 @@ impl<P: Platform> Store<P> {
                 continue;
             }
             slot.commit(|_| {
-                let mut map = self.map.lock();
                 if !P::sabotaged(Sabotage::EarlyDiscard) {
                     P::placed(block, count);
-                    self.unmap(&mut map, block, count)?;
+                    self.map.lock().discard(block, count)?;
                 }
                 Ok(())
             })?;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Loader`]: loads nodes of the sector table on demand, and makes room for them in memory.
 
-use super::table::{Found, NodeId};
-use crate::engine::format::{corrupt, Entry, Kind, NODE_ENTRIES};
-use crate::engine::records::ReadBuffers;
-use crate::engine::store::Store;
+use super::shared::SharedMap;
+use super::table::Found;
+use crate::engine::format::{corrupt, Entry, Kind, NodeId, NODE_ENTRIES};
+use crate::engine::log::Log;
+use crate::engine::records::{ReadBuffers, Records};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{Platform, Sabotage};
@@ -40,14 +41,21 @@ struct Stored {
     segments: u64,
 }
 
-/// Loads nodes of the sector table of a store.
+/// Loads nodes of a sector table from the records that it points to.
 pub(crate) struct Loader<'a, P: Platform> {
-    store: &'a Store<P>,
+    pub(super) map: &'a SharedMap<P>,
+    records: Records<'a, P>,
 }
 
 impl<'a, P: Platform> Loader<'a, P> {
-    pub(crate) fn new(store: &'a Store<P>) -> Self {
-        Self { store }
+    /// A loader of the nodes of `map`, which are among `records`.
+    pub(crate) fn new(map: &'a SharedMap<P>, records: Records<'a, P>) -> Self {
+        Self { map, records }
+    }
+
+    /// The log, under whose lock nodes are removed from the table.
+    pub(super) fn log(&self) -> &Log<P> {
+        self.records.log
     }
 
     /// Loads the way to the leaf of `block`, see [`node`](Self::node).
@@ -79,7 +87,7 @@ impl<'a, P: Platform> Loader<'a, P> {
             let stored = match self.next_step(wanted, missing, evicted)? {
                 Step::Done(found) => return Ok(found),
                 Step::Evict => {
-                    self.store.map.evict(&self.store.log.lock());
+                    self.map.evict(&self.log().lock());
                     evicted = true;
                     continue;
                 }
@@ -106,7 +114,7 @@ impl<'a, P: Platform> Loader<'a, P> {
 
     /// Finds the next step of loading a node. Creates empty nodes on the way, because that needs no I/O.
     fn next_step(&self, wanted: NodeId, missing: Missing, evicted: bool) -> Result<Step> {
-        let mut map = self.store.map.lock();
+        let mut map = self.map.lock();
         loop {
             let found = map.table.find_node(wanted);
             let grows = match found {
@@ -117,7 +125,7 @@ impl<'a, P: Platform> Loader<'a, P> {
             if !grows {
                 return Ok(Step::Done(found));
             }
-            if !evicted && map.memory() >= self.store.map.limit() {
+            if !evicted && map.memory() >= self.map.limit() {
                 return Ok(Step::Evict);
             }
             let (id, entry, detached) = match found {
@@ -144,7 +152,7 @@ impl<'a, P: Platform> Loader<'a, P> {
 
     /// Puts a node that was read into the table, unless that has changed meanwhile.
     fn install(&self, stored: &Stored, words: Vec<u64>) -> Result {
-        let mut map = self.store.map.lock();
+        let mut map = self.map.lock();
         // The table may have stored the node elsewhere, its segment been used again, and the node stored at the same
         // place once more: the entry is the same then, and the seed is another.
         if map.seed(stored.entry)? != stored.seed {
@@ -176,12 +184,9 @@ impl<'a, P: Platform> Loader<'a, P> {
         seed: u32,
         segments: u64,
     ) -> Result<Vec<u64>> {
-        let words = self
-            .store
-            .records()
-            .node(buffers, Kind::MapNode, id, entry, seed)?;
+        let words = self.records.node(buffers, Kind::MapNode, id, entry, seed)?;
         // Segments may come into use meanwhile, but no stored node points to those yet.
-        let plausible = |&word| Entry(word).plausible(&self.store.layout, segments);
+        let plausible = |&word| Entry(word).plausible(self.records.layout, segments);
         match words.iter().all(plausible) {
             true => Ok(words),
             false => corrupt("table node", entry.address()),

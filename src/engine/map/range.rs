@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Ranges of blocks: whether any is mapped, and discarding them without loading the nodes in between.
 
-use super::table::{Found, NodeId};
+use super::table::Found;
 use super::Map;
-use crate::engine::format::{Entry, NODE_ENTRIES};
+use crate::engine::format::{Entry, NodeId, NODE_ENTRIES};
 use crate::engine::Result;
 
 /// Part of a range of blocks.

@@ -6,13 +6,13 @@
 //! other operations. The log does not record that: until a checkpoint has stored the result, a crash brings the
 //! subtree back, together with its counts. So space that the reaper frees is usable after two checkpoints.
 //!
-//! [`Table::detach`]: crate::engine::map::table::Table
+//! [`Table::detach`]: super::table::Table
 
-use crate::engine::format::Entry;
-use crate::engine::map::load::Missing;
-use crate::engine::map::table::{NodeId, Scope, Search};
-use crate::engine::store::Store;
-use crate::engine::workspace::Workspace;
+use super::load::{Loader, Missing};
+use super::table::{Scope, Search};
+use super::Map;
+use crate::engine::format::{Entry, NodeId};
+use crate::engine::records::ReadBuffers;
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
 
@@ -56,20 +56,20 @@ impl Reaper {
         self.scope == Scope::All || self.damaged
     }
 
-    /// Takes detached subtrees off the counts, looking at `limit` nodes at most.
+    /// Takes detached subtrees of the loader's table off the counts, looking at `limit` nodes at most.
     ///
     /// # Errors
     ///
     /// Those of memory and of the backing file. A detached node that is damaged stays.
     pub(crate) fn reap<P: Platform>(
         &mut self,
-        store: &Store<P>,
-        ws: &mut Workspace<P>,
+        loader: &Loader<'_, P>,
+        buffers: &mut ReadBuffers<P>,
         limit: usize,
     ) -> Result<Progress> {
         for _ in 0..limit {
-            let Some(search) = self.next(store) else {
-                return Ok(match store.map.may_have_detached() {
+            let Some(search) = self.next(&mut loader.map.lock()) else {
+                return Ok(match loader.map.may_have_detached() {
                     true => Progress::More,
                     false => Progress::Done,
                 });
@@ -78,11 +78,8 @@ impl Reaper {
             // There is nothing before it.
             self.at = id.first_leaf();
             let result = match search {
-                Search::Detached(_, entry) => reap_node(store, ws, id, entry),
-                Search::Unknown(_) => store
-                    .loader()
-                    .node(&mut ws.read, id, Missing::Leave)
-                    .map(|_| ()),
+                Search::Detached(_, entry) => reap_node(loader, buffers, id, entry),
+                Search::Unknown(_) => loader.node(buffers, id, Missing::Leave).map(|_| ()),
             };
             match result {
                 Ok(()) => {}
@@ -97,8 +94,7 @@ impl Reaper {
     }
 
     /// The next node to look at; `None` when the search has come to the end of the table.
-    fn next<P: Platform>(&mut self, store: &Store<P>) -> Option<Search> {
-        let map = &mut *store.map.lock();
+    fn next(&mut self, map: &mut Map) -> Option<Search> {
         if self.at < map.leaves() {
             let found = map.table.next_detached(self.at, self.scope);
             if found.is_some() {
@@ -115,20 +111,18 @@ impl Reaper {
 
 /// Takes a detached leaf off the counts; of an inner node, detaches each child.
 fn reap_node<P: Platform>(
-    store: &Store<P>,
-    ws: &mut Workspace<P>,
+    loader: &Loader<'_, P>,
+    buffers: &mut ReadBuffers<P>,
     id: NodeId,
     entry: Entry,
 ) -> Result {
     let (seed, segments) = {
-        let map = store.map.lock();
+        let map = loader.map.lock();
         (map.seed(entry)?, map.segment_count())
     };
-    let words = store
-        .loader()
-        .read(&mut ws.read, id, entry, seed, segments)?;
-    let log = store.log.lock();
-    let mut map = store.map.lock();
+    let words = loader.read(buffers, id, entry, seed, segments)?;
+    let log = loader.log().lock();
+    let mut map = loader.map.lock();
     // A write there may have reattached the node meanwhile.
     if map.table.detached_at(id) == Some(entry) {
         match id.level {

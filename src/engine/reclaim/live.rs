@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Whether a stored record is live: whether the sector table still points to it.
 
-use crate::engine::format::{Entry, RecordHeader, NODE_ENTRIES, NODE_SHIFT};
+use crate::engine::format::{Entry, NodeId, RecordHeader, NODE_ENTRIES, NODE_SHIFT};
 use crate::engine::map::load::Missing;
-use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::table::Found;
 use crate::engine::map::Map;
 use crate::engine::records::ReadBuffers;
 use crate::engine::store::Store;

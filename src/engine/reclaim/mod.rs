@@ -110,7 +110,7 @@ impl<P: Platform> Maintenance<P> {
     /// Takes some nodes of detached subtrees off the counts.
     pub(crate) fn reap(&mut self, store: &Store<P>) -> Result<Progress> {
         let ws = self.checkpoint.workspace();
-        self.reaper.reap(store, ws, REAP_BATCH)
+        self.reaper.reap(&store.loader(), &mut ws.read, REAP_BATCH)
     }
 
     /// Empties up to `limit` segments as long as `go_on` says so; returns how many.

@@ -9,10 +9,12 @@
 use super::live::{live_blocks, node_is_live, node_of};
 use super::policy::worth_moving;
 use super::Maintenance;
-use crate::engine::format::{Kind, RecordHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT};
+use crate::engine::format::{
+    Kind, NodeId, RecordHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
+};
 use crate::engine::freeing::{self, Superseded};
 use crate::engine::map::load::Missing;
-use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::table::Found;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;

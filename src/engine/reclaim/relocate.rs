@@ -6,13 +6,13 @@ use super::Maintenance;
 use crate::engine::checkpoint::CheckpointKind;
 use crate::engine::codec::Params;
 use crate::engine::format::{
-    Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER,
-    UNIT,
+    Algorithm, Entry, Kind, NodeId, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER,
+    SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::data::{gather, DataRecord};
 use crate::engine::log::EncodedRecord;
 use crate::engine::map::load::Missing;
-use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::table::Found;
 use crate::engine::map::Map;
 use crate::engine::records::ReadBuffers;
 use crate::engine::space::SpaceClass;

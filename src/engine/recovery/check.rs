@@ -3,12 +3,12 @@
 
 use crate::engine::access::Access;
 use crate::engine::format::{
-    Entry, Layout, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
+    Entry, Layout, NodeId, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::io::cache::place_of;
 use crate::engine::map::load::Missing;
-use crate::engine::map::table::{Found, NodeId};
+use crate::engine::map::table::Found;
 use crate::engine::recovery::open::{open, Opened};
 use crate::engine::recovery::replay::replay;
 use crate::engine::recovery::superblocks::read_slot;

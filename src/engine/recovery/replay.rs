@@ -247,7 +247,7 @@ fn apply<P: Platform>(
         }
         let count = count >> u32::from(P::sabotaged(Sabotage::ShortZero));
         loop {
-            let stored = store.unmap(&mut store.map.lock(), block, count)?;
+            let stored = store.map.lock().discard(block, count)?;
             match stored {
                 Some(at) => store.loader().leaf(&mut ws.read, at, Missing::Leave)?,
                 None => return Ok(()),

@@ -2,10 +2,9 @@
 //! Loading the segment usage that a checkpoint stored.
 
 use crate::engine::format::{
-    corrupt, height_for, Entry, Kind, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
+    corrupt, height_for, Entry, Kind, NodeId, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
     NODE_ENTRIES,
 };
-use crate::engine::map::table::NodeId;
 use crate::engine::map::usage::Counted;
 use crate::engine::space::MAX_UNCOVERED;
 use crate::engine::store::Store;

@@ -7,9 +7,8 @@
 //! taken them off the counts. A loaded child of a detached entry was reattached: it began empty.
 
 use super::node::Node;
-use super::NodeId;
 use super::Table;
-use crate::engine::format::{Entry, NODE_ENTRIES};
+use crate::engine::format::{Entry, NodeId, NODE_ENTRIES};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 

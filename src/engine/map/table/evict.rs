@@ -2,9 +2,8 @@
 //! Eviction: takes nodes out of memory that can be loaded again, by the clock algorithm.
 
 use super::node::Node;
-use super::NodeId;
 use super::Table;
-use crate::engine::format::NODE_ENTRIES;
+use crate::engine::format::{NodeId, NODE_ENTRIES};
 
 /// Where the clock algorithm goes on, and when it is worth trying.
 #[derive(Default)]

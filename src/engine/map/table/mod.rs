@@ -10,12 +10,11 @@ mod evict;
 mod node;
 
 pub(crate) use self::detached::{Scope, Search};
-pub(crate) use crate::engine::format::NodeId;
 
 use self::detached::Detached;
 use self::evict::Clock;
 use self::node::Node;
-use crate::engine::format::{Entry, NODE_ENTRIES};
+use crate::engine::format::{Entry, NodeId, NODE_ENTRIES};
 use crate::engine::Result;
 use crate::platform::mem::{boxed, Box, Vec};
 use core::sync::atomic::Ordering;
@@ -414,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_leaf_is_dropped_when_it_is_stored() {
+    fn an_empty_leaf_is_removed_instead_of_stored() {
         let mut table = Table::new(2, Entry::HOLE, false);
         create(&mut table, 0);
         table.leaf_mut(0).unwrap();

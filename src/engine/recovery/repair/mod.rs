@@ -14,13 +14,13 @@ use self::incarnations::{identify, newest_copy, Epoch, Incarnation};
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
-    Entry, Layout, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
-    SEGMENT_HEADER, UNIT,
+    Entry, Layout, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
+    NODE_ENTRIES, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
 use crate::engine::io::cache::place_of;
 use crate::engine::map::range::Part;
-use crate::engine::map::table::{NodeId, Table};
+use crate::engine::map::table::Table;
 use crate::engine::reclaim::Maintenance;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::space::{Allocator, SpaceClass};

@@ -4,11 +4,11 @@
 use super::incarnations::Epoch;
 use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
-    le64, Entry, Kind, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT, SEGMENT_HEADER, UNIT,
+    le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT,
+    SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::write::zero_end;
 use crate::engine::map::range::Part;
-use crate::engine::map::table::NodeId;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Platform};
