@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`Store`]: what the front of a volume and its background threads share.
+//! [`Store`]: the parts of an open image, shared by the front of a volume and its background threads.
 
 use crate::engine::access::Access;
 use crate::engine::format::{Algorithm, DeviceSize, Layout, Superblock};
@@ -20,10 +20,15 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Counters that many threads bump; they order nothing.
 #[derive(Default)]
 pub(crate) struct Counters {
+    /// Flushes that users asked for.
     pub(crate) flushes: AtomicU64,
+    /// Bytes that users wrote.
     pub(crate) bytes_written: AtomicU64,
+    /// Bytes that users read.
     pub(crate) bytes_read: AtomicU64,
+    /// Reads that found a damaged record.
     pub(crate) damaged: AtomicU64,
+    /// Checkpoints written.
     pub(crate) checkpoints: AtomicU64,
     /// Bytes of live records moved by reclaim.
     pub(crate) moved: AtomicU64,
@@ -36,7 +41,9 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
+/// The parts of an open image.
 pub(crate) struct Store<P: Platform> {
+    /// The backing file.
     pub(crate) file: Arc<P::File>,
     pub(crate) layout: Layout,
     /// Compression of new records.
@@ -46,6 +53,7 @@ pub(crate) struct Store<P: Platform> {
     pub(crate) cache: RecordCache<P>,
     /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
     pub(crate) blocks: AtomicU64,
+    /// The volume was closed: every operation fails.
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
 }
@@ -92,7 +100,7 @@ impl<P: Platform> Store<P> {
         DeviceSize::from_blocks(self.blocks())
     }
 
-    /// Changes the size of the device, and what the log keeps in reserve and the image may take with it.
+    /// Changes the size of the device. The reserve of the log and the bound of the image follow from it.
     pub(crate) fn set_size(&self, size: DeviceSize) {
         let mut tail = self.log.lock();
         self.blocks.store(size.blocks(), Ordering::Relaxed);

@@ -10,7 +10,7 @@ use crate::engine::log::LogState;
 use crate::engine::{Error, Result};
 
 impl Map {
-    /// Replaces the entries of `count` blocks, all in one loaded leaf, by what `new` gives for each.
+    /// Replaces the entries of `count` blocks, all in one loaded leaf, by those that `new` returns.
     ///
     /// # Errors
     ///

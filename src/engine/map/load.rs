@@ -68,8 +68,7 @@ impl<'a, P: Platform> Loader<'a, P> {
         self.node(buffers, NodeId::leaf(block), missing)
     }
 
-    /// Loads the way to a node. Returns what is there then: [`Found::Loaded`], or [`Found::Absent`] with
-    /// [`Missing::Leave`]. The node may be evicted again as soon as the lock of the log is free.
+    /// Loads the way to a node. Returns [`Found::Loaded`], or [`Found::Absent`] with [`Missing::Leave`]. The node may be evicted again as soon as the lock of the log is free.
     ///
     /// # Errors
     ///
@@ -82,13 +81,14 @@ impl<'a, P: Platform> Loader<'a, P> {
         missing: Missing,
     ) -> Result<Found> {
         let mut failed = None;
-        let mut evicted = false;
+        let mut limit = self.map.limit();
         loop {
-            let stored = match self.next_step(wanted, missing, evicted)? {
+            let stored = match self.next_step(wanted, missing, limit)? {
                 Step::Done(found) => return Ok(found),
                 Step::Evict => {
                     self.map.evict(&self.log().lock());
-                    evicted = true;
+                    // Once: the rest may be dirty, and waits for a checkpoint.
+                    limit = u64::MAX;
                     continue;
                 }
                 Step::Read(stored) => stored,
@@ -112,8 +112,9 @@ impl<'a, P: Platform> Loader<'a, P> {
         }
     }
 
-    /// Finds the next step of loading a node. Creates empty nodes on the way, because that needs no I/O.
-    fn next_step(&self, wanted: NodeId, missing: Missing, evicted: bool) -> Result<Step> {
+    /// Finds the next step of loading a node, when loaded nodes may take `limit` bytes of memory. Creates empty nodes on
+    /// the way, because that needs no I/O.
+    fn next_step(&self, wanted: NodeId, missing: Missing, limit: u64) -> Result<Step> {
         let mut map = self.map.lock();
         loop {
             let found = map.table.find_node(wanted);
@@ -125,7 +126,7 @@ impl<'a, P: Platform> Loader<'a, P> {
             if !grows {
                 return Ok(Step::Done(found));
             }
-            if !evicted && map.memory() >= self.map.limit() {
+            if map.memory() >= limit {
                 return Ok(Step::Evict);
             }
             let (id, entry, detached) = match found {
@@ -225,7 +226,7 @@ mod tests {
         let loader = store.loader();
         let root = loader.node(&mut ws.read, NodeId { level: 1, index: 0 }, Missing::Leave);
         assert_eq!(root, Ok(Found::Loaded));
-        let Step::Read(stored) = loader.next_step(leaf, Missing::Leave, true).unwrap() else {
+        let Step::Read(stored) = loader.next_step(leaf, Missing::Leave, u64::MAX).unwrap() else {
             panic!("the leaf is not evicted");
         };
         let words = loader

@@ -37,7 +37,7 @@ use crate::engine::{Error, Result};
 pub(crate) struct Map {
     table: Table,
     usage: Usage,
-    /// A checkpoint is being written, and its counts do not include what its table does not contain.
+    /// A checkpoint is being written, and changes that its table does not contain are counted apart.
     writing: bool,
     /// Blocks mapped.
     mapped: u64,
@@ -109,7 +109,7 @@ impl Map {
         self.table.may_have_detached()
     }
 
-    /// What stands between a caller and the leaf of `block`.
+    /// Looks for the leaf of `block`.
     pub(crate) fn find(&self, block: u64) -> Found {
         self.table.find(block)
     }

@@ -15,8 +15,8 @@ pub(crate) enum Part {
 }
 
 impl Map {
-    /// Walks a range of blocks: calls `f` with what is loaded or stored of it, and skips what is absent. Stops early at
-    /// a node that must be loaded first, because a part of its reach lies outside of the range, and returns a block
+    /// Walks a range of blocks: calls `f` with its loaded and its stored parts, and skips absent ones. Stops early at a
+    /// node that must be loaded first, because a part of its reach lies outside of the range, and returns a block
     /// below it.
     pub(crate) fn for_each_part(
         &mut self,

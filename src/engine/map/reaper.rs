@@ -101,7 +101,7 @@ impl Reaper {
                 return found;
             }
         }
-        // What was detached since the search began may lie before the place it has come to.
+        // Nodes that were detached since the search began may lie before the place it has come to.
         map.table.searched(self.seen);
         (self.at, self.seen) = (0, map.table.detachments());
         self.scope = Scope::Loaded;

@@ -38,8 +38,8 @@ impl Map {
         }
     }
 
-    /// Sums over all segments. Those in `held` (each named once) are held by the log: they count for what is live in
-    /// them only.
+    /// Sums over all segments. Those in `held` (each named once) are held by the log: only their live bytes
+    /// count.
     pub(crate) fn total(&self, held: impl Iterator<Item = u64> + Clone) -> Total {
         self.usage.total(held)
     }
@@ -91,7 +91,7 @@ impl Map {
         self.usage.set_found(index, State::InUse);
     }
 
-    /// Notes that reclaim has relocated what it could out of the incarnation of a segment that has `seed`.
+    /// Notes that reclaim has relocated every record that it could out of the incarnation of a segment that has `seed`.
     pub(crate) fn set_relocated(&mut self, index: u64, seed: u32) {
         // Records below a detached node are live but not relocated: the reaper drops them.
         let detached = self.may_have_detached();

@@ -45,7 +45,7 @@ impl Map {
         self.table.put_back(id);
     }
 
-    /// If a page of the segment usage is dirty, copies what the checkpoint sees of it into `words` and marks it clean.
+    /// If a page of the segment usage is dirty, copies it into `words` as the checkpoint sees it, and marks it clean.
     pub(crate) fn take_dirty_page(&mut self, page: usize, words: &mut [u64]) -> bool {
         self.usage.take_dirty(page, words)
     }

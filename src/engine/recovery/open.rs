@@ -87,7 +87,7 @@ fn attempt<P: Platform>(
 ) -> Result<Opened<P>> {
     let newest = &superblocks.newest;
     let superblock = begin_epoch::<P>(found, newest, access)?;
-    let mut table = Table::new(found.height, found.map_root, found.detached);
+    let mut table = Table::new(found.height, found.map_root).with_detached(found.detached);
     table.grow(newest.height)?;
     let allocator = Allocator::new(found.segments, found.usage_segments);
     let store = Store::new(file.clone(), &superblock, table, allocator, access)?;

@@ -39,13 +39,13 @@ pub(super) struct Detached {
     count: u64,
 }
 
-impl Detached {
-    pub(super) fn new(possible: bool) -> Self {
-        Self { possible, count: 0 }
-    }
-}
-
 impl Table {
+    /// The same table, which may have detached subtrees if its superblock says so.
+    pub(crate) fn with_detached(mut self, possible: bool) -> Self {
+        self.detached.possible = possible;
+        self
+    }
+
     /// True if there may be detached subtrees.
     pub(in crate::engine::map) fn may_have_detached(&self) -> bool {
         self.detached.possible
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn nodes_that_are_not_loaded_are_unknown() {
-        let table = Table::new(2, Entry::new(1 << 20, 4, 0, 1), true);
+        let table = Table::new(2, Entry::new(1 << 20, 4, 0, 1)).with_detached(true);
         let root = table.root_id();
         assert_eq!(table.next_detached(0, Scope::Loaded), None);
         assert_eq!(

@@ -55,9 +55,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table of `height` levels whose root is stored at `root_entry`. With `detached`, a checkpoint has said that it
-    /// may have detached subtrees.
-    pub(crate) fn new(height: u8, root_entry: Entry, detached: bool) -> Self {
+    /// A table of `height` levels whose root is stored at `root_entry`, without detached subtrees.
+    pub(crate) fn new(height: u8, root_entry: Entry) -> Self {
         Self {
             height,
             root: None,
@@ -66,7 +65,7 @@ impl Table {
             memory: 0,
             dirty_nodes: 0,
             clock: Clock::default(),
-            detached: Detached::new(detached),
+            detached: Detached::default(),
         }
     }
 
@@ -168,8 +167,8 @@ impl Table {
         Some(&leaf.entries)
     }
 
-    /// The entries of the loaded leaf that holds `block`, to be changed now, and what the checkpoint
-    /// being written will see of the change.
+    /// The entries of the loaded leaf that holds `block`, to be changed now, and whether the checkpoint
+    /// being written will see the change.
     pub(super) fn leaf_mut(&mut self, block: u64) -> Option<(&mut [u64], Visibility)> {
         let generation = self.generation;
         let leaf = self.mark_dirty(NodeId::leaf(block))?;
@@ -350,7 +349,7 @@ mod tests {
     /// A stored table of two levels, of which the root and the first leaves are loaded.
     pub(super) fn table_with_leaves(leaves: u64) -> Table {
         let stored = Entry::new(1 << 20, 4, 0, 1);
-        let mut table = Table::new(2, stored, false);
+        let mut table = Table::new(2, stored);
         let mut words = zeros();
         for at in 0..leaves {
             words[at as usize] = Entry::new((2 + at) << 20, 9, 0, 1).0;
@@ -372,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_takes_leaves_in_order_and_then_the_nodes_above() {
-        let mut table = Table::new(3, Entry::HOLE, false);
+        let mut table = Table::new(3, Entry::HOLE);
         let blocks = [5, 512, 300_000, 100_000_000];
         for &b in &blocks {
             create(&mut table, b);
@@ -414,7 +413,7 @@ mod tests {
 
     #[test]
     fn an_empty_leaf_is_removed_instead_of_stored() {
-        let mut table = Table::new(2, Entry::HOLE, false);
+        let mut table = Table::new(2, Entry::HOLE);
         create(&mut table, 0);
         table.leaf_mut(0).unwrap();
         table.begin_checkpoint();

@@ -144,7 +144,7 @@ impl Usage {
         self.segments.iter()
     }
 
-    /// Changes what a checkpoint stores of a segment, if that exists.
+    /// Changes fields of a segment that a checkpoint stores, if the segment exists.
     fn change<R>(&mut self, index: u64, change: impl FnOnce(&mut Segment) -> R) -> Option<R> {
         if index < self.len() {
             self.set_dirty(index as usize / NODE_ENTRIES, true);
@@ -152,7 +152,7 @@ impl Usage {
         self.change_unstored(index, change)
     }
 
-    /// Changes what no checkpoint stores of a segment, if that exists.
+    /// Changes fields of a segment that no checkpoint stores, if the segment exists.
     fn change_unstored<R>(
         &mut self,
         index: u64,
@@ -272,7 +272,7 @@ impl Usage {
         })
     }
 
-    /// If `page` is dirty, fills `words` with what the checkpoint being written sees of it, and marks it clean.
+    /// If `page` is dirty, copies it into `words` as the checkpoint being written sees it, and marks it clean.
     pub(super) fn take_dirty(&mut self, page: usize, words: &mut [u64]) -> bool {
         if !self.dirty_pages[page] {
             return false;
@@ -308,7 +308,7 @@ impl Usage {
     }
 
     /// True if neither superblock needs anything that was in the segment, once the log is durable: the logs behind
-    /// them supersede what their tables have in it, and do not go through it.
+    /// them supersede every entry of their tables that points into it, and do not go through it.
     pub(super) fn superseded(&self, segment: &Segment) -> bool {
         !segment.is_free() && segment.is_dead() && self.supersedable(segment)
     }

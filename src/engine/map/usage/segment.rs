@@ -27,7 +27,8 @@ pub(crate) enum State {
     /// The log has entered it, and no checkpoint has found it dead.
     #[default]
     InUse,
-    /// As `InUse`. Reclaim has relocated what it could, and what is live still is damaged: reclaim leaves it alone.
+    /// As `InUse`, but reclaim has relocated every record that it could, and the rest is damaged. Reclaim leaves it
+    /// alone.
     Stuck,
     /// The newest checkpoint found nothing live in it. The superblock before that may still need it.
     FoundDead,
@@ -98,7 +99,7 @@ impl Segment {
         (u64::from(self.live) + u64::from(self.own)) * UNIT as u64
     }
 
-    /// Live units of data and sector table: what a checkpoint stores.
+    /// Live units of data and sector table, which a checkpoint stores.
     pub(crate) fn stored_live(&self) -> u64 {
         u64::from(self.live)
     }
@@ -172,7 +173,7 @@ impl Segment {
         self.punched = bytes as u32;
     }
 
-    /// Completes what was loaded, when the stored segment usage itself is counted.
+    /// Finds the state of a loaded segment, once the records of the stored segment usage itself are counted.
     pub(super) fn settle_loaded(&mut self) {
         self.state = match (self.is_free(), self.is_dead()) {
             // The stored usage itself may have gone to a segment that was free when its page was written.

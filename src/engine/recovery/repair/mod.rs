@@ -199,7 +199,7 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         ..base
     };
     let allocator = Allocator::new(segments, segments);
-    let table = Table::new(base.height, Entry::HOLE, false);
+    let table = Table::new(base.height, Entry::HOLE);
     let store = Store::<P>::new(arc(file)?, &superblock, table, allocator, Access::Write)?;
     let mut repair = Repair {
         ws: store.workspace()?,
