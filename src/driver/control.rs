@@ -5,6 +5,7 @@
 use crate::c;
 use crate::capability::sys_admin;
 use crate::device::Device;
+use crate::engine::Access;
 use crate::info::describe;
 use crate::platform::kernel::{file_of, identity, KernelFile};
 use crate::registry::{self, Hold, Reservation};
@@ -73,11 +74,14 @@ fn attach(user: UserSlice) -> Result {
         -1 => None,
         index => Some(usize::try_from(index).map_err(|_| EINVAL)?),
     };
-    let read_only = args.flags & c::CLOOP_FLAG_READ_ONLY != 0;
-    let file = file_of(args.fd, !read_only)?;
+    let access = match args.flags & c::CLOOP_FLAG_READ_ONLY {
+        0 => Access::Write,
+        _ => Access::Read,
+    };
+    let file = file_of(args.fd, access)?;
     let reservation = Reservation::new(wanted, identity(&file))?;
     let index = reservation.index();
-    let device = Device::attach(index, KernelFile::new(file, !read_only)?, read_only)?;
+    let device = Device::attach(index, KernelFile::new(file, access)?, access)?;
     reservation.attach(device);
     args.index = index as i32;
     // If this fails, the caller does not learn the index; the device stays attached.

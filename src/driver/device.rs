@@ -26,14 +26,10 @@ fn worker_count() -> usize {
 ///
 /// The function is not inlined, so that its stack frame is gone when the device is made.
 #[inline(never)]
-fn open_volume(index: usize, file: KernelFile, read_only: bool) -> Result<Volume<Kernel>> {
+fn open_volume(index: usize, file: KernelFile, access: Access) -> Result<Volume<Kernel>> {
     // lockdep sees the same locks taken later, when an allocation that starts I/O could wait for this
     // device. It cannot know that the device does not exist yet, so no allocation here starts I/O either.
     let _scope = io_scope();
-    let access = match read_only {
-        true => Access::Read,
-        false => Access::Write,
-    };
     let volume = Volume::open(file, access).map_err(|error| {
         pr_err!("cloop{index}: cannot attach the image: {error}\n");
         errno(error)
@@ -57,9 +53,9 @@ impl Device {
     /// # Errors
     ///
     /// Those of opening the image and of making the block device; each is logged.
-    pub(crate) fn attach(index: usize, file: KernelFile, read_only: bool) -> Result<KBox<Self>> {
+    pub(crate) fn attach(index: usize, file: KernelFile, access: Access) -> Result<KBox<Self>> {
         let module = ModuleReference::new();
-        let volume = open_volume(index, file, read_only)?;
+        let volume = open_volume(index, file, access)?;
         let result = Self::new(index, volume, module);
         if let Err(e) = &result {
             let errno = e.to_errno();

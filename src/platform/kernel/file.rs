@@ -2,7 +2,7 @@
 //! The file or block device that holds an image.
 
 use crate::c;
-use crate::engine::Error;
+use crate::engine::{Access, Error};
 use crate::platform::BackingFile;
 use kernel::error::code::*;
 use kernel::error::to_result;
@@ -27,12 +27,12 @@ use kernel::sync::aref::ARef;
 ///
 /// # Invariants
 ///
-/// - `file` passed `cloop_file_check`, for writing if `write` is true.
+/// - `file` passed `cloop_file_check` for `access`.
 /// - The mapping of `file` allocates without `__GFP_IO` and `__GFP_FS`. `gfp` is its mask of before.
 pub(crate) struct KernelFile {
     file: ARef<File>,
     direct: bool,
-    write: bool,
+    access: Access,
     gfp: c::gfp_t,
 }
 
@@ -57,14 +57,14 @@ pub(crate) struct Stat {
 ///
 /// # Errors
 ///
-/// EBADF if `fd` is not open, or not for writing although `write` is true; EISDIR, EINVAL or ETXTBSY if
+/// EBADF if `fd` is not open, or not for writing although `access` is [`Access::Write`]; EISDIR, EINVAL or ETXTBSY if
 /// the file cannot hold an image.
-pub(crate) fn file_of(fd: i32, write: bool) -> Result<ARef<File>> {
+pub(crate) fn file_of(fd: i32, access: Access) -> Result<ARef<File>> {
     let file = LocalFile::fget(fd.try_into().map_err(|_| EBADF)?)?;
     // SAFETY: By the requirement on the caller, no `fdget_pos` is active on this thread.
     let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
     // SAFETY: `file` is a valid open file.
-    to_result(unsafe { c::cloop_file_check(file.as_ptr(), write) })?;
+    to_result(unsafe { c::cloop_file_check(file.as_ptr(), access == Access::Write) })?;
     Ok(file)
 }
 
@@ -81,9 +81,9 @@ impl KernelFile {
     /// # Errors
     ///
     /// Those of [`file_of`] for a file that cannot hold an image.
-    pub(crate) fn new(file: ARef<File>, write: bool) -> Result<Self> {
+    pub(crate) fn new(file: ARef<File>, access: Access) -> Result<Self> {
         // SAFETY: `file` is a valid open file, as in all calls below.
-        to_result(unsafe { c::cloop_file_check(file.as_ptr(), write) })?;
+        to_result(unsafe { c::cloop_file_check(file.as_ptr(), access == Access::Write) })?;
         // SAFETY: As above.
         let direct = unsafe { c::cloop_file_can_direct(file.as_ptr()) };
         // SAFETY: As above.
@@ -92,7 +92,7 @@ impl KernelFile {
         Ok(Self {
             file,
             direct,
-            write,
+            access,
             gfp,
         })
     }
@@ -199,7 +199,7 @@ impl BackingFile for KernelFile {
 
     fn write_at(&self, buf: &[u8], pos: u64) -> Result<(), Error> {
         let pos = offset(pos)?;
-        if !self.write {
+        if self.access == Access::Read {
             return Err(Error::ReadOnly);
         }
         // SAFETY: By the type invariant, the file can be written; `buf` is readable for its length, and
@@ -218,7 +218,7 @@ impl BackingFile for KernelFile {
 
     fn sync(&self) -> Result<(), Error> {
         // Nothing was written, and the file may have no operation to make it durable.
-        if !self.write {
+        if self.access == Access::Read {
             return Ok(());
         }
         // SAFETY: The file is valid, and by the type invariant it has the operation.
