@@ -20,7 +20,7 @@ attaching() {
 		attach "$1"
 		began=$(($(now) - began))
 		((began > took)) || took=$began
-		is "$(get table_bytes)" -lt $((2 * MiB)) "memory of the table that nobody asked for"
+		is "$(get table_bytes)" -lt $((2 * MiB)) "memory of a table without any request"
 		detach "$device"
 	done
 }
@@ -100,7 +100,7 @@ huge() {
 		--offset=1023G --size=512M --time_based --runtime="$(scaled 10 6)" &
 	io=$!
 	sleep 4
-	is "$(get table_bytes)" -lt $((4 * MiB)) "memory of the table that nobody asked for"
+	is "$(get table_bytes)" -lt $((4 * MiB)) "memory of a table without any request"
 	began=$(now)
 	blkdiscard -f -l 1023G "$device"
 	took=$(($(now) - began))

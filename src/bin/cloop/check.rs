@@ -124,7 +124,7 @@ fn repair(args: &Args) -> Result<ExitCode> {
     if !args.quiet {
         let said = match (repaired.written, left) {
             (true, false) => "repaired",
-            (true, true) => "repaired as far as possible; what is listed above is lost",
+            (true, true) => "repaired as far as possible; the data listed above is lost",
             (false, true) => {
                 "not changed: the data named above is lost, and nothing else is damaged"
             }
@@ -141,12 +141,13 @@ fn tell(path: &Path, report: &Report) -> String {
     let said = match *report {
         Report::Damage(finding) => return describe(path, &finding),
         Report::Rebuilt(start, count) => format!(
-            "table rebuilt from the records of the log{}; what was zeroed or discarded there may be back",
+            "table rebuilt from the records of the log{}; blocks there that were zeroed or discarded may have their \
+             old contents again",
             blocks(start, count)
         ),
         Report::Unnamed(offset, _) => format!(
-            "part of the log lost at byte {offset} of the image; the blocks it was about, which nobody can \
-             name, hold what they held before"
+            "part of the log lost at byte {offset} of the image; it is unknown which blocks it changed, and these \
+             hold older contents"
         ),
         Report::Left(finding) => {
             let place = finding.blocks.map(|(start, count)| blocks(start, count));
