@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """Where things are. scripts/lib.sh decides that for all scripts; this asks it."""
 
-import dataclasses
 import pathlib
 import subprocess
+from typing import NamedTuple
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent
-NAMES = ("tree_src", "tree_cache", "src", "cache", "tree", "kernel", "vm", "debug", "out", "logs", "run")
 
 
-@dataclasses.dataclass(frozen=True)
-class Paths:
+class Paths(NamedTuple):
     """The variables of lib.sh; `tree_src` and `tree_cache` are paths inside the toolchain tree."""
 
     tree_src: pathlib.Path
@@ -41,9 +39,9 @@ class Paths:
 def load() -> Paths:
     """Ask lib.sh, in this process's environment."""
     program = '. "$1"; shift; for name; do printf "%s\\0" "${!name}"; done'
-    words = ["bash", "-euc", program, "paths", str(SCRIPTS / "lib.sh"), *NAMES]
+    words = ["bash", "-euc", program, "paths", str(SCRIPTS / "lib.sh"), *Paths._fields]
     values = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.decode().split("\0")
-    return Paths(**{name: pathlib.Path(value) for name, value in zip(NAMES, values)})
+    return Paths(*map(pathlib.Path, values[:-1]))
 
 
 def tool(name: str) -> str:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Results of test suites, read from what the suites print."""
 
-import dataclasses
 import re
 from collections.abc import Iterable
 
@@ -14,14 +13,14 @@ _PLAN = re.compile(r"1\.\.(\d+)")
 _SKIP = re.compile(r"ok .*# *SKIP")
 
 
-@dataclasses.dataclass
 class Counts:
     """How many tests passed, failed and were skipped, and how many a suite had planned."""
 
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    planned: int = 0
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+        self.skipped = 0
+        self.planned = 0
 
     @property
     def reported(self) -> int:
