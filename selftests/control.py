@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: GPL-2.0
-"""Speaks to /dev/cloop-control without the cloop tool.
+"""Talks to /dev/cloop-control without the cloop tool.
 
     control.py version
     control.py info NUMBER [FIELD]

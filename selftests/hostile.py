@@ -55,7 +55,7 @@ def attach(path, read_only):
 
 
 def detach(index):
-    """Whoever looks at new devices may hold it for a moment."""
+    """Detaches; udev may hold a new device open for a moment."""
     for _ in range(100):
         try:
             fcntl.ioctl(control, DETACH, struct.pack("<iI", index, 0))
@@ -113,7 +113,7 @@ def compare(path, index, blocks, what):
 
 
 def change(path, index, blocks):
-    """Overwrites some blocks; what was written is what is read."""
+    """Overwrites some blocks, which must then read back."""
     device = os.open(f"/dev/cloop{index}", os.O_RDWR | os.O_DIRECT)
     end = os.lseek(device, 0, os.SEEK_END) // BLOCK
     for block in list(blocks)[:4] + [min(40, end - 1), end - 1]:

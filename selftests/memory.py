@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: GPL-2.0
-"""memory.py MEBIBYTES SECONDS: fill memory, and see again and again that it holds what it should.
+"""memory.py MEBIBYTES SECONDS: fill memory, and verify its contents again and again.
 
 With less memory than that, it is swapped out and in.
 """
@@ -18,7 +18,7 @@ PAGE = 4096
 
 
 def page(number, generation):
-    """No two are the same, some compress."""
+    """A page: no two are the same, and some compress."""
     head = struct.pack("<QQ", number, generation)
     if number % 3 == 0:
         return head + _random.Random(number + generation).getrandbits(8 * (PAGE - len(head))).to_bytes(PAGE - len(head), "little")

@@ -34,7 +34,7 @@ FAIL_NTH = "/proc/thread-self/fail-nth"
 
 
 def failing(nth, operation, *arguments):
-    """Has the nth allocation of operation fail; what came of it, and whether there were so many."""
+    """Lets the nth allocation of an operation fail. Returns the outcome, and whether there were that many."""
     knob = os.open(FAIL_NTH, os.O_RDWR)
     os.pwrite(knob, b"%d\n" % nth, 0)
     try:
@@ -51,8 +51,8 @@ def failing(nth, operation, *arguments):
 
 
 def in_turn(what, allowed, attempt, least):
-    """Calls attempt(nth), which answers as failing, with the 1st allocation to fail, then the 2nd, until there is
-    none left. At least so many have to be there, and to make it fail."""
+    """Calls attempt(nth), which returns what failing() does, with the 1st allocation to fail, then the 2nd, until
+    there is none left. At least this many must exist, and make the operation fail."""
     nth, failed, survived = 1, 0, 0
     while True:
         done, reached = attempt(nth)
@@ -95,7 +95,7 @@ class Image:
         return size
 
     def idle(self):
-        """Waits until nobody has it open: whoever looks at new devices may."""
+        """Waits until no process has the device open: udev looks at new devices."""
         for _ in range(100):
             try:
                 os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL))
@@ -107,7 +107,7 @@ class Image:
         sys.exit("the device stays busy")
 
     def release(self):
-        """Detaches, whatever becomes of what was not flushed."""
+        """Detaches; data that was not flushed may be lost."""
         self.idle()
         try:
             self.detach()
@@ -187,7 +187,7 @@ def resize(path):
 
 
 def pattern(block, generation):
-    """No two are the same; a third compresses, none is zero."""
+    """A block: no two are the same, a third of them compresses, and none is zero."""
     head = struct.pack("<QQ", block + 1, generation)
     if generation % 3 == 0:
         return head * (BLOCK // len(head))

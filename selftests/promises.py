@@ -12,8 +12,8 @@ its directory, or the write itself with O_DIRECT|O_DSYNC. --early prints it befo
 is a lie. --mark also writes "DIRECTORY/WRITER/OPERATION" into the log of a log-writes target.
 
 Without --seconds and --operations it goes on until it gets a SIGTERM, or a writer an error.
-Beside them a process writes files that nobody promises anything about, so that there is more in the
-caches than what is being made durable.
+Beside them a process writes files without promising anything, so that the caches also hold data that is
+not being made durable.
 
 What an operation does and what it writes follow from the name of the directory, the writer and the
 number, so verify needs nothing but the last line of each writer. LIST has them, in any order and
@@ -48,7 +48,7 @@ class Chance:
         return int(self.source.random() * end)
 
     def power(self, low, high):
-        """A number between powers of 2, all of which are as likely."""
+        """A number between two powers of 2, each pair of which is equally likely."""
         return int(2 ** (low + self.source.random() * (high - low)))
 
     def bytes(self, count):
@@ -56,7 +56,7 @@ class Chance:
 
 
 class Operation:
-    """What a writer does at one number: all of it follows from the name."""
+    """The operation of a writer with one number: it follows from the name."""
 
     def __init__(self, directory, writer, number):
         self.name = f"{directory} {writer} {number}"
@@ -76,7 +76,7 @@ class Operation:
             self.first = chance.below((UPDATED if self.kind == "update" else DIRECT) - self.count + 1)
 
     def block(self, index):
-        """4 KiB that say what they are: some compress, some do not."""
+        """4 KiB that identify themselves: some compress, some do not."""
         head = f"{self.name} {index}\n".encode()
         digest = _md5.md5(head).digest()
         if digest[0] % 3 == 0:
@@ -105,7 +105,7 @@ def write_file(path, flags, data):
 
 
 def perform(operation, path):
-    """The operation, and what makes it durable."""
+    """Performs the operation, and makes it durable."""
     if operation.kind == "begin":
         os.mkdir(path)
         for name, blocks in ("updated", UPDATED), ("direct", DIRECT):
@@ -209,7 +209,7 @@ def read(path):
 
 
 class Verifier:
-    """What one writer had promised, held against what is there."""
+    """Compares the promises of one writer with what is there."""
 
     def __init__(self, directory, writer, last, newest):
         self.path = f"{directory}/{writer}"

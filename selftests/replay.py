@@ -21,7 +21,7 @@ SECTOR = 512
 
 
 def entries(log):
-    """Each with its flags, where it was written, how many bytes, its text, and where its data is."""
+    """The entries, each with its flags, place, length in bytes and text, and the place of its data."""
     magic, version, count, sector = struct.unpack("<QQQI", log.read(28))
     if magic != MAGIC or version != VERSION:
         sys.exit("not a log of log-writes")

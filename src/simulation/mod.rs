@@ -215,7 +215,7 @@ fn threads(profile: Profile, rng: &mut Rng) -> u64 {
 pub struct Report {
     /// Power cuts that were recovered from and judged, and after which the history went on.
     pub crashes: u64,
-    /// Photos that were recovered from, read completely and judged.
+    /// Snapshots that were recovered from, read completely and judged.
     pub snapshots: u64,
     /// Recoveries that a crash or an error interrupted, and whose result was judged.
     pub interrupted: u64,
