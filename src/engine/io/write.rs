@@ -212,9 +212,10 @@ impl<P: Platform> Store<P> {
                 continue;
             }
             slot.commit(|_| {
+                let mut map = self.map.lock();
                 if !P::sabotaged(Sabotage::EarlyDiscard) {
                     P::placed(block, count);
-                    self.map.lock().discard(block, count)?;
+                    map.discard(block, count)?;
                 }
                 Ok(())
             })?;
