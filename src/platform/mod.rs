@@ -239,6 +239,15 @@ impl Sabotage {
         Self::StaleLeaf,
         Self::UnloadedHole,
     ];
+
+    /// Whether it is a race between operations that shows in their results, without a crash.
+    #[cfg(feature = "sim")]
+    pub fn is_race(self) -> bool {
+        matches!(
+            self,
+            Self::StaleLookUp | Self::StaleCache | Self::StaleLeaf | Self::UnloadedHole
+        )
+    }
 }
 
 /// One home of the engine.

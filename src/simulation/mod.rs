@@ -179,25 +179,31 @@ impl Plan {
 
     /// A history in which a sabotage is likely to show.
     pub fn hunt(seed: u64, sabotage: Sabotage) -> Self {
-        let profile = [
+        let random = Self::random(seed);
+        let profiles = [
             Profile::Mixed,
             Profile::Pressure,
             Profile::Leaves,
             Profile::Refill,
-            Profile::Clash,
-        ][(seed % 5) as usize];
+        ];
+        let (profile, snapshots) = match sabotage.is_race() {
+            // It shows in what submitters are told, not on the disk.
+            true => (Profile::Clash, 10_000),
+            false => (profiles[(seed % 4) as usize], random.snapshots),
+        };
         Self {
             sabotage: Some(sabotage),
             profile,
             threads: threads(profile, &mut Rng(seed)),
-            trouble: match seed / 5 % 2 {
+            snapshots,
+            trouble: match seed / 4 % 2 {
                 0 => Trouble::None,
                 _ => Trouble::Errors,
             },
             // Long histories: a segment must have had an earlier incarnation to be mistaken for it.
             operations: 60,
             rounds: 4,
-            ..Self::random(seed)
+            ..random
         }
     }
 }

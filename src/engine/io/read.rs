@@ -32,12 +32,15 @@ impl<P: Platform> Store<P> {
     fn look_up(&self, ws: &mut Workspace<P>, block: u64, max: u64) -> Result<u64> {
         ws.run.clear();
         loop {
-            if let Found::Absent(id) = self.loader().leaf(&mut ws.read, block, Missing::Leave)? {
-                return Ok(max.min(id.end_block() - block));
-            }
+            // Nearly every leaf that is read is loaded already: the loader would take the lock once more.
             let map = self.map.lock();
-            // It may have been dropped again between the two.
             let Some(leaf) = map.leaf(block) else {
+                drop(map);
+                let found = self.loader().leaf(&mut ws.read, block, Missing::Leave)?;
+                if let Found::Absent(id) = found {
+                    return Ok(max.min(id.end_block() - block));
+                }
+                // The leaf may be evicted again before the next look.
                 continue;
             };
             let n = max.min(NodeId::leaf(block).end_block() - block);

@@ -428,7 +428,7 @@ impl SimFile {
             disk.faults.contains(&(next, Fault::Slow))
         };
         if slow {
-            linger();
+            linger(SLOW);
         }
     }
 
@@ -436,19 +436,25 @@ impl SimFile {
     fn pass_read(&self) {
         scheduling_point();
         // Each of the two is slow half as often as reads are to be.
-        let slow = match &mut self.disk().slow_reads {
-            Some((n, rng)) => rng.below(2 * *n) == 0,
-            None => false,
+        let steps = match &mut self.disk().slow_reads {
+            None => 0,
+            Some((n, rng)) => match rng.below(16 * *n) {
+                // Checkpoints come and go meanwhile, and segments are used again.
+                0 => 30 * SLOW,
+                1..=7 => SLOW,
+                _ => 0,
+            },
         };
-        if slow {
-            linger();
-        }
+        linger(steps);
     }
 }
 
-/// Lets others run for a long time.
-fn linger() {
-    for _ in 0..100 {
+/// Scheduling points of a slow operation.
+const SLOW: u32 = 100;
+
+/// Lets others run at this many scheduling points.
+fn linger(steps: u32) {
+    for _ in 0..steps {
         scheduling_point();
     }
 }
