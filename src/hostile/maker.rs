@@ -3,8 +3,8 @@
 
 use crate::engine::format::{
     encode_node, height_for, put, DeviceSize, Entry, Kind, Layout, LogPosition, RecordHeader,
-    SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT,
-    RECORD_HEADER, SEGMENT_HEADER, UNIT,
+    SegmentHeader, SegmentUsage, Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES,
+    NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::Algorithm;
 use crate::platform::Platform;
@@ -267,10 +267,10 @@ impl<P: Platform> Maker<P> {
     pub fn checkpoint(&mut self, segment: usize) -> Superblock {
         let log_start = self.end(segment);
         let layout = self.layout;
-        let mut live: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut live: BTreeMap<u64, u32> = BTreeMap::new();
         let mut count = |entry: Entry| {
             if let Some(segment) = layout.segment_of(entry.address()) {
-                *live.entry(segment).or_default() += u64::from(entry.charge());
+                *live.entry(segment).or_default() += entry.charge();
             }
         };
         let words = self
@@ -283,10 +283,13 @@ impl<P: Platform> Maker<P> {
         let map_root = self.tree(segment, Kind::MapNode, &words, height, &mut count);
         let usage: BTreeMap<u64, u64> = (0..self.segments.len())
             .map(|index| {
-                let units = live.get(&(index as u64)).copied().unwrap_or(0);
-                let free = u64::from(self.free.contains(&index));
-                let word = (free << 63) | (units << 32) | u64::from(self.seed(index));
-                (index as u64, word)
+                let usage = SegmentUsage {
+                    free: self.free.contains(&index),
+                    unused_end: 0,
+                    live: live.get(&(index as u64)).copied().unwrap_or(0),
+                    seed: self.seed(index),
+                };
+                (index as u64, usage.pack())
             })
             .collect();
         let segments = usage.len() as u64;

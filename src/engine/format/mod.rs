@@ -16,6 +16,7 @@ mod node;
 mod record;
 mod segment;
 mod superblock;
+mod usage;
 
 pub use self::entry::Entry;
 pub use self::layout::{DeviceSize, Layout};
@@ -23,6 +24,7 @@ pub use self::node::{decode_node, encode_node, NodeId, NODE_BYTES, NODE_ENTRIES,
 pub use self::record::{Kind, RecordHeader, MAX_SPAN, RECORD_HEADER};
 pub use self::segment::{seed, SegmentHeader, SEGMENT_HEADER};
 pub use self::superblock::{LogPosition, Superblock, FORMAT_VERSION, SUPERBLOCK_RECORD};
+pub use self::usage::SegmentUsage;
 
 use super::{Error, Result};
 

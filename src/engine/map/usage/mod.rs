@@ -10,16 +10,10 @@ mod totals;
 pub(crate) use self::segment::{Change, Segment, State};
 pub(crate) use self::totals::Total;
 
-use crate::engine::format::{corrupt, Entry, Layout, NODE_ENTRIES, SEGMENT_SHIFTS, UNIT};
+use crate::engine::format::{corrupt, Entry, Layout, SegmentUsage, NODE_ENTRIES};
 use crate::engine::map::table::Visibility;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
-
-/// Bits of a stored live count.
-const LIVE_BITS: u32 = 23;
-
-// While there are detached subtrees, a segment may count twice the units that it holds.
-const _: () = assert!((2u64 << *SEGMENT_SHIFTS.end()) / (UNIT as u64) < 1 << LIVE_BITS);
 
 /// Whether the counts of a stored page are those of attached nodes alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +101,7 @@ impl Usage {
             if self.len() == segments {
                 break;
             }
-            let segment = Segment::from_word(word);
+            let segment = Segment::from_stored(SegmentUsage::unpack(word));
             let most = segment.capacity(&self.layout)
                 + match counted {
                     Counted::AttachedOnly => 0,
@@ -281,7 +275,7 @@ impl Usage {
         let mut after = false;
         let first = (page * NODE_ENTRIES).min(self.segments.len());
         for (word, segment) in words.iter_mut().zip(&self.segments[first..]) {
-            *word = segment.word();
+            *word = segment.stored().pack();
             after |= segment.changed_after();
         }
         self.set_dirty(page, after);

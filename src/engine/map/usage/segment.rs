@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Segment`]: the counts of one segment, and the states it goes through.
 
-use super::LIVE_BITS;
-use crate::engine::format::{Entry, Layout, UNIT};
+use crate::engine::format::{Entry, Layout, SegmentUsage, UNIT};
 use crate::engine::map::table::Visibility;
 
 /// The state of a segment.
@@ -221,25 +220,25 @@ impl Segment {
         }
     }
 
-    /// The word that a checkpoint stores: bits 0..32 seed, 32..55 live units, 55..63 tail, bit 63 free.
-    pub(super) fn word(&self) -> u64 {
-        let live = (i64::from(self.live) - i64::from(self.after)) as u64;
-        (u64::from(self.is_free()) << 63)
-            | (u64::from(self.unused_end) << (32 + LIVE_BITS))
-            | ((live & ((1 << LIVE_BITS) - 1)) << 32)
-            | u64::from(self.seed)
+    /// The segment as the checkpoint being written stores it (I8).
+    pub(super) fn stored(&self) -> SegmentUsage {
+        SegmentUsage {
+            free: self.is_free(),
+            unused_end: self.unused_end,
+            live: (i64::from(self.live) - i64::from(self.after)) as u32,
+            seed: self.seed,
+        }
     }
 
-    /// The segment that a stored word describes.
-    pub(super) fn from_word(word: u64) -> Self {
+    /// The segment that a checkpoint has stored.
+    pub(super) fn from_stored(stored: SegmentUsage) -> Self {
         Self {
-            live: (word >> 32) as u32 & ((1 << LIVE_BITS) - 1),
-            unused_end: (word >> (32 + LIVE_BITS)) as u8,
-            seed: word as u32,
-            state: if word >> 63 == 1 {
-                State::Free
-            } else {
-                State::InUse
+            live: stored.live,
+            unused_end: stored.unused_end,
+            seed: stored.seed,
+            state: match stored.free {
+                true => State::Free,
+                false => State::InUse,
             },
             ..Self::default()
         }
