@@ -3,12 +3,12 @@
 
 use crate::engine::access::Access;
 use crate::engine::format::{Algorithm, DeviceSize, Layout, Superblock};
-use crate::engine::io::cache::RecordCache;
 use crate::engine::log::Log;
 use crate::engine::map::load::Loader;
 use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Table;
 use crate::engine::map::Map;
+use crate::engine::records::cache::RecordCache;
 use crate::engine::records::Records;
 use crate::engine::space::Allocator;
 use crate::engine::workspace::Workspace;
@@ -50,11 +50,12 @@ pub(crate) struct Store<P: Platform> {
     pub(crate) algorithm: Algorithm,
     pub(crate) log: Log<P>,
     pub(crate) map: SharedMap<P>,
+    /// Records that were decompressed lately.
     pub(crate) cache: RecordCache<P>,
     /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
-    pub(crate) blocks: AtomicU64,
+    blocks: AtomicU64,
     /// The volume was closed: every operation fails.
-    pub(crate) closed: AtomicBool,
+    closed: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -102,16 +103,35 @@ impl<P: Platform> Store<P> {
 
     /// Changes the size of the device. The reserve of the log and the bound of the image follow from it.
     pub(crate) fn set_size(&self, size: DeviceSize) {
-        let mut tail = self.log.lock();
+        let mut log = self.log.lock();
         self.blocks.store(size.blocks(), Ordering::Relaxed);
-        tail.space.resize(size);
+        log.space.resize(size);
     }
 
-    /// Checks a range of blocks against the device, and that it is still open.
-    pub(crate) fn check_range(&self, block: u64, count: u64) -> Result {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
+    /// Marks the volume as closed. Returns false if it was closed already.
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Checks that the volume is open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub(crate) fn check_open(&self) -> Result {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::Closed),
+            false => Ok(()),
         }
+    }
+
+    /// Checks that the volume is open and that `count` blocks from `block` on lie on the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] and [`Error::Invalid`].
+    pub(crate) fn check_range(&self, block: u64, count: u64) -> Result {
+        self.check_open()?;
         match block.checked_add(count) {
             Some(end) if end <= self.blocks() => Ok(()),
             _ => Err(Error::Invalid("block range: it lies beyond the end")),

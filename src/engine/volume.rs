@@ -4,8 +4,10 @@
 use crate::engine::access::Access;
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::CheckpointKind;
-use crate::engine::format::{Algorithm, DeviceSize, Layout};
+use crate::engine::format::{Algorithm, DeviceSize, Layout, BLOCK_SIZE};
 use crate::engine::freeing;
+use crate::engine::io::read::Reader;
+use crate::engine::io::write::Writer;
 use crate::engine::reclaim::{self, SharedMaintenance};
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Opened};
@@ -73,6 +75,14 @@ pub struct State {
     pub clean_at_open: bool,
     /// The error that made the volume stop writing, if any.
     pub error: Option<Error>,
+}
+
+/// The number of blocks in `len` bytes of a request.
+fn whole_blocks(len: usize) -> Result<u64> {
+    match len % BLOCK_SIZE {
+        0 => Ok((len / BLOCK_SIZE) as u64),
+        _ => Err(Error::Invalid("length: not a multiple of the block size")),
+    }
 }
 
 /// An open image. All methods may be called from many threads at once.
@@ -143,9 +153,9 @@ impl<P: Platform> Volume<P> {
 
     fn stop_threads(&self) {
         {
-            let mut tail = self.store.log.lock();
-            tail.stop();
-            tail.notify_all();
+            let mut log = self.store.log.lock();
+            log.stop();
+            log.notify_all();
         }
         loop {
             let thread = self.threads.lock().pop();
@@ -196,7 +206,10 @@ impl<P: Platform> Volume<P> {
     ///
     /// [`Error::Corrupt`] when a record fails its checks; other blocks stay readable.
     pub fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
-        self.store.read(ws, block, out)
+        let store = &*self.store;
+        store.check_range(block, whole_blocks(out.len())?)?;
+        count(&store.counters.bytes_read, out.len() as u64);
+        Reader::new(store).read(ws, block, out)
     }
 
     /// Writes `data.len() / 4096` blocks from `block` on. `data` must not change meanwhile.
@@ -205,8 +218,7 @@ impl<P: Platform> Volume<P> {
     ///
     /// [`Error::NoSpace`], at once and without effect on what was acknowledged before.
     pub fn write(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
-        self.writable()?;
-        self.store.write(ws, block, data, SpaceClass::User)
+        self.write_as(SpaceClass::User, ws, block, data)
     }
 
     /// Writes what a file system is made of. It finds space longer than other data does: nothing can be
@@ -216,8 +228,21 @@ impl<P: Platform> Volume<P> {
     ///
     /// As [`write`](Self::write).
     pub fn write_metadata(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+        self.write_as(SpaceClass::Metadata, ws, block, data)
+    }
+
+    fn write_as(
+        &self,
+        class: SpaceClass,
+        ws: &mut Workspace<P>,
+        block: u64,
+        data: &[u8],
+    ) -> Result {
         self.writable()?;
-        self.store.write(ws, block, data, SpaceClass::Metadata)
+        let store = &*self.store;
+        store.check_range(block, whole_blocks(data.len())?)?;
+        count(&store.counters.bytes_written, data.len() as u64);
+        Writer::new(store).write(ws, block, data, class)
     }
 
     /// Makes durable what a write that has just completed wrote, as forced unit access asks for: flushes.
@@ -240,7 +265,8 @@ impl<P: Platform> Volume<P> {
     /// As [`write`](Self::write).
     pub fn zero(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
         self.writable()?;
-        self.store.zero(ws, block, count)
+        self.store.check_range(block, count)?;
+        Writer::new(&self.store).zero(ws, block, count)
     }
 
     fn writable(&self) -> Result {
@@ -256,9 +282,7 @@ impl<P: Platform> Volume<P> {
     ///
     /// An error of the backing file is reported to every flush from then on.
     pub fn flush(&self) -> Result {
-        if self.store.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
+        self.store.check_open()?;
         count(&self.store.counters.flushes, 1);
         self.store.log.flush(&self.store.file)
     }
@@ -271,9 +295,7 @@ impl<P: Platform> Volume<P> {
     pub fn checkpoint(&self) -> Result {
         self.writable()?;
         let mut maintenance = self.maintenance.lock();
-        if self.store.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
+        self.store.check_open()?;
         maintenance.checkpoint(&self.store, CheckpointKind::Running)?;
         Ok(())
     }
@@ -303,12 +325,12 @@ impl<P: Platform> Volume<P> {
         let (old, mut maintenance) = loop {
             let old = store.blocks();
             if new < old {
-                let mapped = store.next_mapped(ws, new)?;
+                let mapped = self.next_mapped(ws, new)?;
                 if mapped.is_some() && !force {
                     return Err(Error::InUse);
                 }
                 // Not under the lock: on a full file system this waits for a checkpoint.
-                store.zero(ws, new, old - new)?;
+                self.zero(ws, new, old - new)?;
             }
             let maintenance = self.maintenance.lock();
             if store.blocks() == old {
@@ -316,7 +338,7 @@ impl<P: Platform> Volume<P> {
             }
         };
         if new > old {
-            let _tail = store.log.lock();
+            let _log = store.log.lock();
             store.map.lock().grow_table(size.table_height())?;
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
@@ -369,7 +391,8 @@ impl<P: Platform> Volume<P> {
     ///
     /// Those of [`read`](Self::read).
     pub fn next_mapped(&self, ws: &mut Workspace<P>, block: u64) -> Result<Option<(u64, u64)>> {
-        self.store.next_mapped(ws, block)
+        self.store.check_open()?;
+        Reader::new(&self.store).next_mapped(ws, block..self.store.blocks())
     }
 
     /// Makes everything durable, writes a last checkpoint, gives unused space back and stops the threads.
@@ -380,16 +403,14 @@ impl<P: Platform> Volume<P> {
     /// When the last checkpoint cannot be written. The volume is closed all the same, and what was
     /// flushed is there the next time.
     pub fn close(&self) -> Result {
-        if self.store.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        if self.read_only() {
+        let first = self.store.close();
+        if !first || self.read_only() {
             return Ok(());
         }
         {
-            let mut tail = self.store.log.lock();
-            tail.begin_closing();
-            tail.notify_all();
+            let mut log = self.store.log.lock();
+            log.begin_closing();
+            log.notify_all();
         }
         self.stop_threads();
         // What was acknowledged is safe first: on a full file system the checkpoint may fail.
@@ -413,13 +434,13 @@ impl<P: Platform> Volume<P> {
     pub fn stats(&self) -> Result<Stats> {
         let store = &*self.store;
         let allocated_bytes = store.file.allocated()?;
-        let tail = store.log.lock();
+        let log = store.log.lock();
         let map = store.map.lock();
-        let free_segments = tail.space.free();
-        let segments = tail.space.in_use();
+        let free_segments = log.space.free();
+        let segments = log.space.in_use();
         let counters = &store.counters;
         let segment_size = u64::from(store.layout.segment_size);
-        let total = map.total(tail.held());
+        let total = map.total(log.held());
         Ok(Stats {
             mapped_blocks: map.mapped(),
             live_bytes: total.live,
@@ -430,19 +451,19 @@ impl<P: Platform> Volume<P> {
             table_memory: map.memory(),
             bytes_written: counters.bytes_written.load(Ordering::Relaxed),
             bytes_read: counters.bytes_read.load(Ordering::Relaxed),
-            log_bytes: tail.stats().bytes,
+            log_bytes: log.stats().bytes,
             flushes: counters.flushes.load(Ordering::Relaxed),
-            syncs: tail.stats().syncs,
+            syncs: log.stats().syncs,
             checkpoints: counters.checkpoints.load(Ordering::Relaxed),
             damaged: counters.damaged.load(Ordering::Relaxed),
-            errors: tail.stats().errors,
+            errors: log.stats().errors,
             replayed: self.replayed,
             table_limit: store.map.limit(),
             garbage_bytes: total.garbage + total.dead * segment_size,
             moved_bytes: counters.moved.load(Ordering::Relaxed),
             freed_segments: counters.freed.load(Ordering::Relaxed),
-            reserved_bytes: tail.space.reserved() * segment_size,
-            full: u64::from(tail.space.refused()),
+            reserved_bytes: log.space.reserved() * segment_size,
+            full: u64::from(log.space.refused()),
         })
     }
 

@@ -1,23 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`DataRecord`]: blocks of data, encoded as one record of the log. Writes make them, and reclaim does when it moves
-//! what is live.
+//! [`DataRecord`]: blocks of data, encoded as one record of the log. Writes make them, and reclaim does when it relocates
+//! live blocks.
 
 use crate::engine::codec::{Encoder, Params};
-use crate::engine::format::{Algorithm, Kind, RecordHeader, BLOCK_SIZE};
+use crate::engine::format::{Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE};
 use crate::engine::log::{EncodedRecord, Placed};
+use crate::engine::map::Map;
+use crate::engine::Result;
 use crate::platform::Platform;
 
 /// A data record in its place.
 pub(crate) struct Stored {
-    /// First block, and number of blocks covered.
+    /// First block that it covers.
     pub(crate) block: u64,
+    /// Number of blocks that it covers.
     pub(crate) span: usize,
-    /// Which of them are stored: bit `i` for block `block + i`. The others are zero.
+    /// The blocks that are stored: bit `i` for block `block + i`. The others are zero.
     pub(crate) mask: u32,
     /// Space of the record, in units of the log.
     pub(crate) units: u32,
     /// Byte offset in the image.
     pub(crate) address: u64,
+}
+
+impl Stored {
+    /// Points the blocks of the record to it, and those that are zero to nothing. Their leaf must be loaded.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Map::replace`].
+    pub(crate) fn map(&self, map: &mut Map) -> Result {
+        let mut index = 0;
+        map.replace(self.block, self.span, &mut |i| {
+            if (self.mask >> i) & 1 == 0 {
+                return Entry::HOLE;
+            }
+            index += 1;
+            Entry::new(self.address, self.units, index - 1, self.mask.count_ones())
+        })
+    }
 }
 
 /// Neighbouring blocks of data, encoded as one record.
@@ -27,7 +48,7 @@ pub(crate) struct DataRecord<'a> {
 }
 
 impl<'a> DataRecord<'a> {
-    /// Encodes `span` blocks from `block` on. `content` has those of them that are in `mask`, one after the other.
+    /// Encodes `span` blocks from `block` on. `content` is the blocks of `mask`, one after the other.
     pub(crate) fn new<P: Platform>(
         encoder: &'a mut Encoder<P>,
         params: Params,
@@ -60,7 +81,7 @@ impl<'a> DataRecord<'a> {
         }
     }
 
-    /// Whether all blocks are stored, and as they are.
+    /// True if all blocks are stored, and none is compressed.
     pub(crate) fn is_plain(&self) -> bool {
         let header = self.encoded.header();
         header.algorithm == Algorithm::Raw.tag() && header.count == header.span
@@ -71,7 +92,7 @@ impl<'a> DataRecord<'a> {
         usize::from(self.encoded.header().span)
     }
 
-    /// The record, once it lies there.
+    /// The record at its place in the log.
     pub(crate) fn stored(&self, placed: &Placed) -> Stored {
         let header = self.encoded.header();
         Stored {

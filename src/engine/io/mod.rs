@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The paths of a request: read, write and zero, data records, and the cache of decompressed records.
+//! The paths of a request.
+//!
+//! - data.rs: blocks of data as one record;
+//! - read.rs: reading;
+//! - write.rs: writing;
+//! - zero.rs: discarding, and zeroing.
 
-pub(crate) mod cache;
 pub(crate) mod data;
 pub(crate) mod read;
 pub(crate) mod write;
+pub(crate) mod zero;

@@ -1,24 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The read path.
+//! [`Reader`]: the read path.
 
 use crate::engine::format::{corrupt, Entry, NodeId, BLOCK_SIZE, NODE_ENTRIES};
-use crate::engine::io::cache::{holds, RecordKey};
-use crate::engine::map::load::Missing;
+use crate::engine::map::load::{Loader, Missing};
+use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Found;
+use crate::engine::records::cache::{holds, RecordCache, RecordKey};
+use crate::engine::records::Records;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::{Platform, Sabotage};
+use core::ops::Range;
+use core::sync::atomic::AtomicU64;
 
-impl<P: Platform> Store<P> {
-    /// Reads whole blocks from `block` on.
-    pub(crate) fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
-        if out.len() % BLOCK_SIZE != 0 {
-            return Err(Error::Invalid("length: not a multiple of the block size"));
+/// Reads blocks of an open image.
+pub(crate) struct Reader<'a, P: Platform> {
+    map: &'a SharedMap<P>,
+    loader: Loader<'a, P>,
+    records: Records<'a, P>,
+    cache: &'a RecordCache<P>,
+    /// Counts the reads that found a damaged record.
+    damaged: &'a AtomicU64,
+}
+
+impl<'a, P: Platform> Reader<'a, P> {
+    /// A reader of the blocks of `store`.
+    pub(crate) fn new(store: &'a Store<P>) -> Self {
+        Self {
+            map: &store.map,
+            loader: store.loader(),
+            records: store.records(),
+            cache: &store.cache,
+            damaged: &store.counters.damaged,
         }
+    }
+
+    /// Reads whole blocks from `block` on, all on the device. Blocks that are not stored read as zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] for a damaged record or node, and those of memory and of the backing file.
+    pub(crate) fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
         let blocks = (out.len() / BLOCK_SIZE) as u64;
-        self.check_range(block, blocks)?;
-        count(&self.counters.bytes_read, out.len() as u64);
         let mut done = 0;
         while done < blocks {
             let rest = &mut out[done as usize * BLOCK_SIZE..];
@@ -27,20 +51,22 @@ impl<P: Platform> Store<P> {
         Ok(())
     }
 
-    /// Copies entries and seeds of blocks from `block` on, at most `max` and within one leaf, to
-    /// `ws.run`. Returns how many blocks were looked at; none in `run` means that all are holes.
+    /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to `ws.run`, with the seeds of the
+    /// segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and `ws.run`
+    /// stays empty.
     fn look_up(&self, ws: &mut Workspace<P>, block: u64, max: u64) -> Result<u64> {
         ws.run.clear();
         loop {
-            // Nearly every leaf that is read is loaded already: the loader would take the lock once more.
+            // The leaf of a read is nearly always loaded. The loader would find that out under the lock as well, and the
+            // copy would take the lock a second time.
             let map = self.map.lock();
             let Some(leaf) = map.leaf(block) else {
                 drop(map);
-                let found = self.loader().leaf(&mut ws.read, block, Missing::Leave)?;
+                let found = self.loader.leaf(&mut ws.read, block, Missing::Leave)?;
                 if let Found::Absent(id) = found {
                     return Ok(max.min(id.end_block() - block));
                 }
-                // The leaf may be evicted again before the next look.
+                // The leaf may be evicted before the next turn of the loop.
                 continue;
             };
             let n = max.min(NodeId::leaf(block).end_block() - block);
@@ -48,7 +74,7 @@ impl<P: Platform> Store<P> {
             let mut last = (0, 0);
             for &word in &leaf[first..first + n as usize] {
                 let entry = Entry(word);
-                // Neighbours mostly lie in the same record.
+                // Neighbouring blocks mostly lie in the same record, so their segment is looked up once.
                 if !entry.is_hole() && last.0 != entry.address() {
                     last = (entry.address(), map.seed(entry)?);
                 }
@@ -58,8 +84,8 @@ impl<P: Platform> Store<P> {
         }
     }
 
-    /// Reads blocks within one leaf and returns how many.
-    // A frame of its own, as that of `write_record`.
+    /// Reads blocks from `block` on, within one leaf, and returns how many.
+    // A stack frame of its own, as that of `write_record`.
     #[inline(never)]
     fn read_some(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result<u64> {
         let n = self.look_up(ws, block, (out.len() / BLOCK_SIZE) as u64)?;
@@ -76,7 +102,7 @@ impl<P: Platform> Store<P> {
                 i += 1;
                 continue;
             }
-            // Blocks that follow each other in the same record are read together.
+            // Neighbouring blocks of the same record are read together.
             let mut end = i + 1;
             while end < n && ws.run[end].0.follows(entry, end - i) {
                 end += 1;
@@ -88,14 +114,15 @@ impl<P: Platform> Store<P> {
                 if !stale || P::sabotaged(Sabotage::StaleLookUp) {
                     return Err(error);
                 }
-                // The record may have been superseded and its segment reused after the look-up.
+                // Another record may lie there by now: no segment is pinned, so this one may have been overwritten and its
+                // segment used again since the look-up. The record is damaged if the table still points to it.
                 if i > 0 {
                     return Ok(i as u64);
                 }
                 self.look_up(ws, at, 1)?;
                 let now = ws.run.first().copied();
                 if now == Some((entry, seed)) {
-                    count(&self.counters.damaged, 1);
+                    count(self.damaged, 1);
                     return Err(error);
                 }
                 return Ok(0);
@@ -105,7 +132,8 @@ impl<P: Platform> Store<P> {
         Ok(n as u64)
     }
 
-    /// Reads neighbouring blocks of one record, the first of which is `block` at `entry`.
+    /// Reads neighbouring blocks of one record, which was found at `entry` in a segment with this seed. The first of them is
+    /// `block`. Nothing of the record is used before its CRC and its fields were checked (I18).
     fn read_record(
         &self,
         ws: &mut Workspace<P>,
@@ -124,7 +152,7 @@ impl<P: Platform> Store<P> {
         }
         let buffers = &mut ws.read;
         let decompressor = &mut buffers.decompressor;
-        let (header, payload) = self.records().record(entry, seed, &mut buffers.record)?;
+        let (header, payload) = self.records.record(entry, seed, &mut buffers.record)?;
         let mask = header.mask(payload);
         let n = out.len() / BLOCK_SIZE;
         let Some(mask) = mask.filter(|&m| holds(block, n, index, header.number, m)) else {
@@ -133,7 +161,7 @@ impl<P: Platform> Store<P> {
         let packed = &payload[header.mask_len()..];
         let stored = usize::from(header.count) * BLOCK_SIZE;
         if stored == out.len() {
-            // The whole record is wanted: straight to its destination.
+            // All stored blocks are wanted: they are decompressed to their destination.
             if decompressor.decompress(header.algorithm, packed, out) {
                 return Ok(());
             }
@@ -152,16 +180,19 @@ impl<P: Platform> Store<P> {
         Ok(())
     }
 
-    /// The first run of mapped blocks at or after `block`.
+    /// The first run of mapped blocks within a range: its first block and its length.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] for a damaged node, and those of memory and of the backing file.
     pub(crate) fn next_mapped(
         &self,
         ws: &mut Workspace<P>,
-        block: u64,
+        range: Range<u64>,
     ) -> Result<Option<(u64, u64)>> {
-        let (mut at, mut start) = (block, None);
-        while at < self.blocks() {
-            self.check_range(at, 1)?;
-            let n = self.look_up(ws, at, self.blocks() - at)?;
+        let (mut at, mut start) = (range.start, None);
+        while at < range.end {
+            let n = self.look_up(ws, at, range.end - at)?;
             let here = ws.run.len();
             for i in 0..here {
                 let mapped = !ws.run[i].0.is_hole();
@@ -176,6 +207,6 @@ impl<P: Platform> Store<P> {
             }
             at += n;
         }
-        Ok(start.map(|from| (from, self.blocks() - from)))
+        Ok(start.map(|from| (from, range.end - from)))
     }
 }

@@ -6,7 +6,6 @@ use crate::engine::map::reaper::Progress;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::{Monitor, Platform};
-use core::sync::atomic::Ordering;
 
 /// Rounds without gain after which compaction is over: the log's own end moves as well, so some rounds gain nothing.
 const FRUITLESS: u32 = 6;
@@ -27,9 +26,9 @@ pub(crate) fn compact<P: Platform>(
     loop {
         let more = maintenance.lock().compact_round(store)?;
         let (size, garbage) = {
-            let tail = store.log.lock();
-            let size = tail.space.in_use() + tail.space.segments();
-            (size, store.map.lock().total(tail.held()).garbage)
+            let log = store.log.lock();
+            let size = log.space.in_use() + log.space.segments();
+            (size, store.map.lock().total(log.held()).garbage)
         };
         patience = if size < best { FRUITLESS } else { patience - 1 };
         best = best.min(size);
@@ -43,9 +42,7 @@ pub(crate) fn compact<P: Platform>(
 impl<P: Platform> Maintenance<P> {
     /// Empties segments once, and frees them; false when there was nothing to move.
     fn compact_round(&mut self, store: &Store<P>) -> Result<bool> {
-        if store.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
+        store.check_open()?;
         let mut going = || !store.log.lock().closing();
         while self.reap(store)? == Progress::More && going() {}
         // Records are relocated to where the reserve is.
@@ -62,8 +59,8 @@ impl<P: Platform> Maintenance<P> {
     fn settle(&mut self, store: &Store<P>) -> Result {
         for _ in 0..FRUITLESS {
             self.free_dead(store)?;
-            let tail = store.log.lock();
-            if store.map.lock().total(tail.held()).dead == 0 {
+            let log = store.log.lock();
+            if store.map.lock().total(log.held()).dead == 0 {
                 break;
             }
         }
@@ -74,8 +71,8 @@ impl<P: Platform> Maintenance<P> {
 
 /// True if the log writes behind where the image could end.
 fn far<P: Platform>(store: &Store<P>) -> bool {
-    let tail = store.log.lock();
-    (tail.space.in_use()..tail.space.segments()).any(|index| tail.is_current_or_next(index))
+    let log = store.log.lock();
+    (log.space.in_use()..log.space.segments()).any(|index| log.is_current_or_next(index))
 }
 
 /// Has the log go on in another segment. False when there is no space for that: then the image stays as long as it is.

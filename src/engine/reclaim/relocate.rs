@@ -168,7 +168,7 @@ fn relocate_data<P: Platform>(
             loaded && (now == live || P::sabotaged(Sabotage::BlindMove))
         };
         if unchanged {
-            slot.commit(|_| store.map_record(&mut store.map.lock(), &stored))?;
+            slot.commit(|_| stored.map(&mut store.map.lock()))?;
             let bytes = u64::from(stored.units) * UNIT as u64;
             count(&store.counters.moved, bytes);
         }

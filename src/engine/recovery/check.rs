@@ -6,9 +6,9 @@ use crate::engine::format::{
     Entry, Layout, NodeId, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
     SUPERBLOCK_OFFSETS, UNIT,
 };
-use crate::engine::io::cache::place_of;
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
+use crate::engine::records::cache::place_of;
 use crate::engine::recovery::open::{open, Opened};
 use crate::engine::recovery::replay::replay;
 use crate::engine::recovery::superblocks::read_slot;

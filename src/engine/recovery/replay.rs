@@ -7,7 +7,7 @@ use crate::engine::format::{
     SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::data::Stored;
-use crate::engine::io::write::zero_end;
+use crate::engine::io::zero::zero_end;
 use crate::engine::log::{LeftSegment, Placed};
 use crate::engine::map::load::Missing;
 use crate::engine::store::Store;
@@ -267,5 +267,5 @@ fn apply<P: Platform>(
         units: header.units(),
         address,
     };
-    store.map_record(&mut store.map.lock(), &stored)
+    stored.map(&mut store.map.lock())
 }

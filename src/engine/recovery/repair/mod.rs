@@ -18,10 +18,10 @@ use crate::engine::format::{
     NODE_ENTRIES, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
-use crate::engine::io::cache::place_of;
 use crate::engine::map::range::Part;
 use crate::engine::map::table::Table;
 use crate::engine::reclaim::Maintenance;
+use crate::engine::records::cache::place_of;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::space::{Allocator, SpaceClass};
 use crate::engine::store::Store;

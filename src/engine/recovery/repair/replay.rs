@@ -7,7 +7,7 @@ use crate::engine::format::{
     le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT,
     SEGMENT_HEADER, UNIT,
 };
-use crate::engine::io::write::zero_end;
+use crate::engine::io::zero::zero_end;
 use crate::engine::map::range::Part;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;

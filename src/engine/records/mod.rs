@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`Records`]: reads what is stored, from the log's memory or from the backing file, and verifies it.
+//! [`Records`]: reads stored records, from the log's memory or from the backing file, and verifies them.
+
+pub(crate) mod cache;
 
 use crate::engine::codec::Decompressor;
 use crate::engine::format::{
@@ -38,7 +40,7 @@ impl<P: Platform> ReadBuffers<P> {
 pub(crate) struct Records<'a, P: Platform> {
     pub(crate) file: &'a P::File,
     pub(crate) layout: &'a Layout,
-    /// Has what is not written yet.
+    /// Holds the records that are not written yet.
     pub(crate) log: &'a Log<P>,
 }
 
