@@ -41,13 +41,13 @@ const INTERVAL: core::ops::RangeInclusive<u64> = 8..=128;
 const COST: core::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
 /// True if the log, or what the checkpoint has to store, has grown enough since the last one began.
-pub(crate) fn due<P: Platform>(store: &Store<P>, tail: &LogState) -> bool {
-    let in_use = tail.space.in_use();
+pub(crate) fn due<P: Platform>(store: &Store<P>, log: &LogState) -> bool {
+    let in_use = log.space.in_use();
     let interval = (in_use / 16).clamp(*INTERVAL.start(), *INTERVAL.end());
     let cost = (in_use * u64::from(store.layout.segment_size) / 64)
         .clamp(*COST.start(), *COST.end())
         .min(store.map.limit() / 2);
-    store.log.segments_since_checkpoint(tail) >= interval
+    store.log.segments_since_checkpoint(log) >= interval
         || store.log.checkpoint_cost.bytes() >= cost
 }
 
@@ -177,9 +177,9 @@ impl<P: Platform> CheckpointState<P> {
         next.log_start = start;
         next.size = store.size();
         next.height = height;
-        let tail = store.log.lock();
+        let log = store.log.lock();
         let map = store.map.lock();
-        next.segments = freeing::extent(&tail, &map);
+        next.segments = freeing::extent(&log, &map);
         next.map_root = map.root_entry();
         next.detached = map.may_have_detached() || detached;
         next.mapped = map.mapped_in_checkpoint();
@@ -190,21 +190,21 @@ impl<P: Platform> CheckpointState<P> {
     fn end(&self, store: &Store<P>, start: LogPosition, written: bool) {
         let stored = written.then_some(start.seq);
         store.map.lock().end_checkpoint(stored);
-        let mut tail = store.log.lock();
-        tail.end_checkpoint(written.then(|| store.log.lsn_of(start)));
+        let mut log = store.log.lock();
+        log.end_checkpoint(written.then(|| store.log.lsn_of(start)));
         if written {
-            tail.space.cover(self.superblock.usage_segments);
+            log.space.cover(self.superblock.usage_segments);
         }
-        tail.notify_all();
+        log.notify_all();
     }
 }
 
 /// Step 1: the position at which replay will start, and a new generation of the table.
 fn begin<P: Platform>(store: &Store<P>) -> Result<LogPosition> {
-    let mut tail = store.log.lock();
-    tail.check()?;
-    let start = store.log.position(&tail).ok_or(Error::ReadOnly)?;
-    tail.begin_checkpoint();
+    let mut log = store.log.lock();
+    log.check()?;
+    let start = store.log.position(&log).ok_or(Error::ReadOnly)?;
+    log.begin_checkpoint();
     store.map.lock().begin_checkpoint::<P>();
     Ok(start)
 }
@@ -215,8 +215,8 @@ fn set_extent<P: Platform>(store: &Store<P>, next: &mut Superblock, durable: &Du
         true => Length::Exact,
         false => Length::AtLeast(durable),
     };
-    let tail = store.log.lock();
+    let log = store.log.lock();
     let map = store.map.lock();
-    next.segments = freeing::extent(&tail, &map).max(next.usage_segments);
-    next.length = freeing::image_length(store, &tail, &map, length);
+    next.segments = freeing::extent(&log, &map).max(next.usage_segments);
+    next.length = freeing::image_length(store, &log, &map, length);
 }

@@ -33,7 +33,7 @@ impl<P: Platform> CheckpointState<P> {
     }
 
     /// Writes `next` durably as the superblock of the next generation. The log it leads to must be durable, which `log`
-    /// proves. If the write fails, the volume stops writing: the slot may hold anything now, and the log must not move
+    /// proves (I9). If the write fails, the volume stops writing: the slot may hold anything now, and the log must not move
     /// on from the other one.
     pub(crate) fn commit(
         &mut self,
@@ -54,7 +54,7 @@ impl<P: Platform> CheckpointState<P> {
     }
 }
 
-/// Writes a superblock into its slot, durably.
+/// Writes a superblock into the slot of its generation, durably. The other slot stays valid meanwhile (I10).
 fn write<P: Platform>(store: &Store<P>, superblock: &Superblock, page: &mut Buf) -> Result {
     if P::sabotaged(Sabotage::BothSuperblocks) {
         let mut other = *superblock;

@@ -42,9 +42,9 @@ impl<P: Platform> CheckpointState<P> {
     fn write_changed(&mut self, store: &Store<P>) -> Result<u64> {
         // Free segments at the end of the image are not stored.
         let segments = {
-            let tail = store.log.lock();
+            let log = store.log.lock();
             let map = store.map.lock();
-            freeing::extent(&tail, &map).min(map.segment_count())
+            freeing::extent(&log, &map).min(map.segment_count())
         };
         let pages = segments.div_ceil(NODE_ENTRIES as u64) as usize;
         let height = height_for(segments);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Dead segments, in which no record is live, become free: when two checkpoints in a row have found them dead, or as soon
-//! as the durable log supersedes the records in them that either superblock leads to.
+//! as the durable log supersedes the records in them that either superblock leads to. So each of the two superblocks keeps
+//! what it needs (I11).
 
 use super::unneeded::{Superseded, Unneeded};
 use crate::engine::map::usage::State;
@@ -17,18 +18,19 @@ use crate::platform::{BackingFile, Platform, Sabotage};
 /// Those of memory.
 pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Unneeded<u64>> {
     let mut dead = Vec::new();
-    let tail = store.log.lock();
+    let log = store.log.lock();
     let mut map = store.map.lock();
     for index in 0..map.segment_count() {
         let Some(segment) = map.segment(index) else {
             break;
         };
         let state = segment.state();
+        // A replay from the older superblock goes through the segments from its log start on (I12).
         let replayed = segment.seq() >= start && !P::sabotaged(Sabotage::EarlyReuse);
         if state == State::Free {
             continue;
         }
-        if replayed || !segment.is_dead() || tail.holds(index) {
+        if replayed || !segment.is_dead() || log.holds(index) {
             if state == State::FoundDead {
                 map.set_in_use(index);
             }
@@ -66,21 +68,21 @@ pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result {
 /// Finds the segments that the log supersedes, if there are any.
 fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u64>>> {
     let mut found = Vec::new();
-    let tail = store.log.lock();
+    let log = store.log.lock();
     let map = store.map.lock();
-    if map.total(tail.held()).dead == 0 {
+    if map.total(log.held()).dead == 0 {
         return Ok(None);
     }
     for (index, segment) in (0..).zip(map.segments()) {
         let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.is_free() && segment.is_dead();
-        if (map.superseded(segment) || hasty) && !tail.holds(index) {
+        if (map.superseded(segment) || hasty) && !log.holds(index) {
             found.push(index)?;
         }
     }
     if found.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Superseded::new(&tail, found)))
+    Ok(Some(Superseded::new(&log, found)))
 }
 
 /// Lets the log use segments again that are free in the segment usage, and deallocates those that the reserve does not
@@ -123,15 +125,15 @@ pub(crate) fn punch<P: Platform>(
 ///
 /// Those of memory.
 pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
-    let mut tail = store.log.lock();
+    let mut log = store.log.lock();
     let mut map = store.map.lock();
-    for index in 0..tail.space.segments() {
+    for index in 0..log.space.segments() {
         if map
             .segment(index)
             .is_some_and(|s| !s.is_free() && s.is_dead() && s.seq() == 0)
         {
             map.set_free(index);
-            tail.space.release(index)?;
+            log.space.release(index)?;
         }
     }
     Ok(())
@@ -142,9 +144,9 @@ pub(crate) fn punch_dead<P: Platform>(store: &Store<P>) -> Result {
     let segments = store.map.lock().segment_count();
     for index in 0..segments {
         let dead = {
-            let tail = store.log.lock();
+            let log = store.log.lock();
             let map = store.map.lock();
-            !tail.holds(index) && map.segment(index).is_some_and(|s| s.is_dead())
+            !log.holds(index) && map.segment(index).is_some_and(|s| s.is_dead())
         };
         if dead {
             let size = u64::from(store.layout.segment_size);

@@ -11,10 +11,10 @@ use crate::platform::{BackingFile, Platform};
 
 /// Number of segments up to the last one in use. The reserve does not count: after a crash the file may be too short for
 /// it, and the log leads to the part of it that was used.
-pub(crate) fn extent(tail: &LogState, map: &Map) -> u64 {
-    let last = (0..tail.space.segments())
+pub(crate) fn extent(log: &LogState, map: &Map) -> u64 {
+    let last = (0..log.space.segments())
         .rev()
-        .find(|&index| tail.is_current(index) || map.segment(index).is_some_and(|s| !s.is_free()));
+        .find(|&index| log.is_current(index) || map.segment(index).is_some_and(|s| !s.is_free()));
     last.map_or(0, |index| index + 1)
 }
 
@@ -30,7 +30,7 @@ pub(crate) enum Length<'a> {
 /// The length of the image, in bytes.
 pub(crate) fn image_length<P: Platform>(
     store: &Store<P>,
-    tail: &LogState,
+    log: &LogState,
     map: &Map,
     length: Length<'_>,
 ) -> u64 {
@@ -41,10 +41,12 @@ pub(crate) fn image_length<P: Platform>(
         let used = match length {
             Length::Exact => {
                 let whole = u64::from(store.layout.segment_size);
-                store.log.used(tail, index).unwrap_or(whole)
+                store.log.used(log, index).unwrap_or(whole)
             }
             // The header of such a segment was certainly written.
-            Length::AtLeast(log) if segment.seq() <= log.end() >> shift => BLOCK_SIZE as u64,
+            Length::AtLeast(durable) if segment.seq() <= durable.end() >> shift => {
+                BLOCK_SIZE as u64
+            }
             Length::AtLeast(_) => 0,
         };
         (used > 0).then(|| store.layout.segment_offset(index) + used)
@@ -78,16 +80,16 @@ pub(crate) fn truncate_free_end<P: Platform>(store: &Store<P>, keep: u64) {
 /// Those of the backing file and of memory.
 pub(crate) fn deallocate_unused<P: Platform>(store: &Store<P>, length: u64) -> Result {
     let (count, free) = {
-        let tail = store.log.lock();
+        let log = store.log.lock();
         let map = store.map.lock();
         let mut free = Vec::new();
-        for (index, segment) in (0..tail.space.segments()).zip(map.segments()) {
+        for (index, segment) in (0..log.space.segments()).zip(map.segments()) {
             if segment.is_free() {
                 let size = u64::from(store.layout.segment_size);
                 free.push((store.layout.segment_offset(index), size))?;
             }
         }
-        (tail.space.segments(), free)
+        (log.space.segments(), free)
     };
     let end = store.layout.segment_offset(count).max(length);
     if !store.file.fixed_size() && store.file.len()? > end {
@@ -105,11 +107,11 @@ pub(crate) fn deallocate_unused<P: Platform>(store: &Store<P>, length: u64) -> R
 pub(crate) fn shrink_to_fit<P: Platform>(store: &Store<P>, length: u64) -> Result {
     let size = u64::from(store.layout.segment_size);
     let free = {
-        let tail = store.log.lock();
+        let log = store.log.lock();
         let map = store.map.lock();
         let mut free = Vec::new();
-        for index in 0..tail.space.segments() {
-            let used = match store.log.used(&tail, index) {
+        for index in 0..log.space.segments() {
+            let used = match store.log.used(&log, index) {
                 Some(used) => used,
                 None if map.segment(index).is_none_or(|s| s.is_free()) => 0,
                 None => size,

@@ -15,10 +15,10 @@ pub(crate) struct Superseded<T> {
 
 impl<T> Superseded<T> {
     /// `what` was found superseded by what is in the log now.
-    pub(crate) fn new(tail: &LogState, what: Vec<T>) -> Self {
+    pub(crate) fn new(log: &LogState, what: Vec<T>) -> Self {
         Self {
             what,
-            found_at: tail.appended(),
+            found_at: log.appended(),
         }
     }
 

@@ -143,9 +143,9 @@ impl<P: Platform> Maintenance<P> {
             };
             // The segment may have changed since it was chosen.
             let worth = {
-                let tail = store.log.lock();
+                let log = store.log.lock();
                 let map = store.map.lock();
-                score(&store.layout, &tail, &map, index, effort).is_some()
+                score(&store.layout, &log, &map, index, effort).is_some()
             };
             if !worth {
                 continue;

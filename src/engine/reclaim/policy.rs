@@ -53,7 +53,7 @@ pub(super) fn worth_moving(layout: &Layout) -> u64 {
 /// "The design and implementation of a log-structured file system", 1992).
 pub(super) fn score(
     layout: &Layout,
-    tail: &LogState,
+    log: &LogState,
     map: &Map,
     index: u64,
     effort: Effort,
@@ -62,13 +62,13 @@ pub(super) fn score(
     let segment = map.segment(index)?;
     let garbage = gain(layout, segment, effort);
     // A segment far behind makes the image longer than it need be.
-    let far = effort == Effort::Pack && index >= tail.space.in_use();
+    let far = effort == Effort::Pack && index >= log.space.in_use();
     if segment.is_free()
         || segment.state() == State::Stuck
         || segment.is_dead()
         || (garbage < least_gain(layout, effort) && !far)
-        || tail.holds(index)
-        || tail.pending(layout.segment_offset(index), size)
+        || log.holds(index)
+        || log.pending(layout.segment_offset(index), size)
     {
         return None;
     }
@@ -105,11 +105,11 @@ pub(super) fn victims<P: Platform>(store: &Store<P>, effort: Effort) -> Result<V
     let mut best: Vec<(u64, u64)> = Vec::with_capacity(BATCH + 1)?;
     let mut first = 0;
     loop {
-        let tail = store.log.lock();
+        let log = store.log.lock();
         let map = store.map.lock();
         let end = map.segment_count().min(first + GLANCE);
         for index in first..end {
-            if let Some(score) = score(&store.layout, &tail, &map, index, effort) {
+            if let Some(score) = score(&store.layout, &log, &map, index, effort) {
                 keep_best(&mut best, score, index)?;
             }
         }

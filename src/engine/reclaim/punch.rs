@@ -133,7 +133,7 @@ fn worth_punching<P: Platform>(
     ranges: Vec<Range>,
     gain: u64,
 ) -> Option<Superseded<Range>> {
-    let tail = store.log.lock();
+    let log = store.log.lock();
     let map = store.map.lock();
     let segment = map.segment(index)?;
     let garbage = segment.garbage(&store.layout) + segment.punched();
@@ -142,5 +142,5 @@ fn worth_punching<P: Platform>(
     let worth = gain > segment.punched() && left < worth_moving(&store.layout) && cheap;
     // Detached nodes must be read once more.
     let allowed = !map.may_have_detached() && map.supersedable(segment);
-    (worth && allowed).then(|| Superseded::new(&tail, ranges))
+    (worth && allowed).then(|| Superseded::new(&log, ranges))
 }
