@@ -22,8 +22,8 @@ import signal
 import struct
 import sys
 
-VERSION, ATTACH, DETACH, INFO = 0x8020CB00, 0xC010CB01, 0x4008CB02, 0xC240CB03
-COMPACT, RESIZE = 0x4008CB04, 0x4010CB05
+VERSION, ATTACH, DETACH, INFO = 0x8020C700, 0xC010C701, 0x4008C702, 0xC240C703
+COMPACT, RESIZE = 0x4008C704, 0x4010C705
 HEAD = "flags size record_size algorithm uuid segment_size error".split()
 STATS = """mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments table_memory
 bytes_written bytes_read log_bytes flushes syncs checkpoints damaged errors replayed backing_dev

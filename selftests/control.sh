@@ -14,9 +14,9 @@ version() {
 	is "$abi" -eq 1 "interface version"
 	is "$reserved" -eq 0 "reserved field"
 	is "$text" = "$(cloop --version | cut -d ' ' -f 2)" "version of the module and of the tool"
-	fails 1 "^ENOTTY\$" ioctl ioctl 0xcb05
+	fails 1 "^ENOTTY\$" ioctl ioctl 0xc705
 	# A known command with a structure of another size.
-	fails 1 "^ENOTTY\$" ioctl ioctl 0xc248cb03
+	fails 1 "^ENOTTY\$" ioctl ioctl 0xc248c703
 	fails 1 "^ENOTTY\$" ioctl ioctl 0x1260
 }
 check "version, and unknown commands" version

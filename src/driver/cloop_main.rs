@@ -42,7 +42,7 @@ mod shrinker;
 mod sysfs;
 mod uapi;
 
-use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
+use kernel::miscdevice::MiscDeviceRegistration;
 use kernel::prelude::*;
 
 module! {
@@ -68,9 +68,7 @@ impl kernel::InPlaceModule for CloopModule {
         unsafe { registry::init() };
 
         try_pin_init!(Self {
-            _control <- MiscDeviceRegistration::register(MiscDeviceOptions {
-                name: c"cloop-control",
-            }),
+            _control <- control::register(),
         })
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `/dev/cloop-control`: the ioctls that attach, detach, describe, compact and resize devices.
-//! `include/uapi/linux/cloop.h` documents them.
+//! `include/uapi/linux/cloop.h` documents them. `control.c` names the device to the programs that load modules.
 
 use crate::c;
 use crate::capability::sys_admin;
@@ -9,9 +9,10 @@ use crate::engine::Access;
 use crate::info::describe;
 use crate::platform::kernel::{file_of, identity, KernelFile};
 use crate::registry::{self, Hold, Reservation};
+use kernel::error::to_result;
 use kernel::fs::File;
 use kernel::ioctl::_IOC_SIZE;
-use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
+use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::transmute::AsBytes;
 use kernel::uaccess::{UserPtr, UserSlice};
@@ -23,6 +24,39 @@ const _: () = assert!(VERSION.len() < c::CLOOP_VERSION_LEN as usize);
 
 /// An open control device. It has no state.
 pub(crate) struct Control;
+
+/// Registers the control device. [`MiscDeviceRegistration::register`] cannot, because it knows no fixed minor number.
+///
+/// # Errors
+///
+/// EBUSY if another driver has the minor number; the error is logged.
+pub(crate) fn register() -> impl PinInit<MiscDeviceRegistration<Control>, Error> {
+    let register = |slot: *mut MiscDeviceRegistration<Control>| {
+        let raw = slot.cast::<c::miscdevice>();
+        let device = c::miscdevice {
+            minor: c::CLOOP_CONTROL_MINOR as c_int,
+            ..MiscDeviceOptions {
+                name: c"cloop-control",
+            }
+            .into_raw::<Control>()
+        };
+        // SAFETY: `slot` is valid for writes and pinned. A registration has the layout of a `struct miscdevice`,
+        // and what unregisters it is its destructor, which runs before the memory is freed.
+        // INVARIANT: The device comes from `into_raw`, and without an error it is registered.
+        let result = to_result(unsafe {
+            raw.write(device);
+            c::misc_register(raw)
+        });
+        result.inspect_err(|error| {
+            let minor = c::CLOOP_CONTROL_MINOR;
+            let errno = error.to_errno();
+            pr_err!("cannot make the control device, minor number {minor}: error {errno}\n");
+        })
+    };
+    // SAFETY: The closure initialises the slot and returns `Ok`, or returns an error and leaves nothing that would
+    // have to be dropped. The slot is not moved.
+    unsafe { pin_init::pin_init_from_closure(register) }
+}
 
 #[vtable]
 impl MiscDevice for Control {

@@ -21,6 +21,14 @@
 #define CLOOP_UUID_LEN		16
 #define CLOOP_PATH_LEN		256
 
+/*
+ * Minor number of /dev/cloop-control, whose major number is 10. It is fixed so
+ * that the node can exist before the module is loaded, and opening it loads the
+ * module. It is one of those that the kernel's list of devices reserves for local
+ * use: a driver outside the kernel has no other.
+ */
+#define CLOOP_CONTROL_MINOR	253
+
 /* Flags of struct cloop_attach and struct cloop_info. */
 #define CLOOP_FLAG_READ_ONLY	(1U << 0)
 /* Flags of struct cloop_info only. */
@@ -212,7 +220,11 @@ struct cloop_resize {
 	__u64 size;
 };
 
-#define CLOOP_IOC_MAGIC		0xCB
+/*
+ * The table of ioctl numbers in the kernel has nothing in this block
+ * (Documentation/userspace-api/ioctl/ioctl-number.rst, Linux 7.3).
+ */
+#define CLOOP_IOC_MAGIC		0xC7
 
 #define CLOOP_CTL_VERSION	_IOR(CLOOP_IOC_MAGIC, 0x00, struct cloop_version)
 #define CLOOP_CTL_ATTACH	_IOWR(CLOOP_IOC_MAGIC, 0x01, struct cloop_attach)

@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "its file system is read-only; attach it with --read-only",
         )
     })?;
-    let control = Control::open()?;
+    let control = Control::open_or_load()?;
     let index =
         control
             .attach(&file, args.read_only, args.device)

@@ -16,11 +16,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 const NODE: &str = "/dev/cloop-control";
+const MODULE: &str = "/sys/module/cloop";
 /// The interface version that this tool speaks.
 const ABI: u32 = 1;
-const GROUP: u8 = 0xcb;
+const GROUP: u8 = 0xc7;
 const READ_ONLY: u32 = 1 << 0;
 const FAILED: u32 = 1 << 3;
 const FULL: u32 = 1 << 4;
@@ -117,12 +119,12 @@ const CTL_COMPACT: Opcode = opcode::write::<RawCompact>(GROUP, 4);
 const CTL_RESIZE: Opcode = opcode::write::<RawResize>(GROUP, 5);
 
 // The numbers contain the sizes: these hold only while the structures are those of the header.
-const _: () = assert!(CTL_VERSION == 0x8020_cb00);
-const _: () = assert!(CTL_ATTACH == 0xc010_cb01);
-const _: () = assert!(CTL_DETACH == 0x4008_cb02);
-const _: () = assert!(CTL_INFO == 0xc240_cb03);
-const _: () = assert!(CTL_COMPACT == 0x4008_cb04);
-const _: () = assert!(CTL_RESIZE == 0x4010_cb05);
+const _: () = assert!(CTL_VERSION == 0x8020_c700);
+const _: () = assert!(CTL_ATTACH == 0xc010_c701);
+const _: () = assert!(CTL_DETACH == 0x4008_c702);
+const _: () = assert!(CTL_INFO == 0xc240_c703);
+const _: () = assert!(CTL_COMPACT == 0x4008_c704);
+const _: () = assert!(CTL_RESIZE == 0x4010_c705);
 
 impl Info {
     /// Attached for reading only.
@@ -164,11 +166,26 @@ impl Info {
 pub(crate) struct Control(File);
 
 impl Control {
+    /// Opens `/dev/cloop-control`, and loads the module first if the node does not exist. Where the node exists
+    /// before the module is loaded, as kmod makes it when a machine starts, the kernel loads the module.
+    pub(crate) fn open_or_load() -> Result<Self> {
+        if !Self::present() && !Path::new(NODE).exists() {
+            // If that fails, `open` says what is missing, and how to load it.
+            let _ = Command::new("/sbin/modprobe")
+                .arg("cloop")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+        Self::open()
+    }
+
     /// Opens `/dev/cloop-control`.
     pub(crate) fn open() -> Result<Self> {
         let file = match OpenOptions::new().read(true).write(true).open(NODE) {
             Ok(file) => file,
-            Err(error) => match (error.kind(), Path::new("/sys/module/cloop").exists()) {
+            Err(error) => match (error.kind(), Self::present()) {
                 (ErrorKind::PermissionDenied, _) => {
                     bail!("{NODE}: permission denied; run as root")
                 }
@@ -202,9 +219,9 @@ impl Control {
         }
     }
 
-    /// Whether the module is loaded.
+    /// Whether the module is loaded. The node says nothing about that: it may exist before.
     pub(crate) fn present() -> bool {
-        Path::new(NODE).exists() || Path::new("/sys/module/cloop").exists()
+        Path::new(MODULE).exists()
     }
 
     /// Attaches the image in `file`, as device `index` or as the first free one, and returns the

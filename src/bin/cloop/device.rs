@@ -88,7 +88,8 @@ pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
 /// The device whose image is at `path`; `None` also without the module, or without permission to ask it.
 pub(crate) fn backed_by(path: &Path) -> Option<Device> {
     let meta = fs::metadata(path).ok()?;
-    let control = Control::open().ok()?;
+    // A look at an image must not load the module.
+    let control = Control::present().then(Control::open)?.ok()?;
     let real = fs::canonicalize(path).ok();
     all(&control).ok()?.into_iter().find(|device| {
         device.info.is_backed_by(&meta)
