@@ -6,22 +6,23 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup build run shell check build-debug check-host check-vm check-debug check-long fuzz lint clean distclean
+.PHONY: help setup build run shell check build-debug check-host check-vm check-debug check-mutants check-long fuzz lint clean distclean
 
 help:
-	@echo 'make run         boot the stock Debian kernel and show a filesystem on /dev/cloop0'
-	@echo 'make check       lint, host tests, tests in the VM'
-	@echo 'make shell       a prompt in the VM, with cloop.ko and cloop installed'
+	@echo 'make run           boot the stock Debian kernel and show a filesystem on /dev/cloop0'
+	@echo 'make check         lint, host tests, tests in the VM'
+	@echo 'make shell         a prompt in the VM, with cloop.ko and cloop installed'
 	@echo
-	@echo 'make build       cloop.ko and the cloop tool'
-	@echo 'make lint        formatting, clippy, shellcheck, a module build without warnings'
-	@echo 'make check-host  the tests that need no VM'
-	@echo 'make check-vm    the tests in the VM'
-	@echo 'make check-debug some of them with lockdep, KASAN, kmemleak and fault injection'
-	@echo 'make check-long  all tests, with more seeds and bigger loads'
-	@echo 'make fuzz        let a fuzzer play with images (SECONDS=600 for each target)'
-	@echo 'make setup       toolchain and VM; every target above does it when needed'
-	@echo 'make clean       remove what was built; distclean removes toolchain and VM too'
+	@echo 'make build         cloop.ko and the cloop tool'
+	@echo 'make lint          formatting, clippy, shellcheck, a module build without warnings'
+	@echo 'make check-host    the tests that need no VM'
+	@echo 'make check-vm      the tests in the VM'
+	@echo 'make check-debug   some of them with lockdep, KASAN, kmemleak and fault injection'
+	@echo 'make check-mutants small changes to the engine, of which the tests notice each'
+	@echo 'make check-long    all tests, with more seeds and bigger loads'
+	@echo 'make fuzz          let a fuzzer play with images (SECONDS=600 for each target)'
+	@echo 'make setup         toolchain and VM; every target above does it when needed'
+	@echo 'make clean         remove what was built; distclean removes toolchain and VM too'
 	@echo
 	@bash -c '. scripts/lib.sh; echo "All of it lives in $$cache (set CLOOP_CACHE to move it)."'
 
@@ -55,8 +56,11 @@ check-vm: setup
 check-debug: build-debug
 	@scripts/check debug
 
+check-mutants: setup
+	@scripts/check mutants
+
 check-long: setup
-	@scripts/check --long lint host fuzz vm
+	@scripts/check --long lint host fuzz mutants vm
 
 SECONDS ?= 600
 fuzz: setup

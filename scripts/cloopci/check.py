@@ -16,6 +16,7 @@ GROUPS = {
     "lint": lambda tally, where, long: lint.check(tally, where),
     "host": suites.host,
     "fuzz": suites.fuzz,
+    "mutants": suites.mutants,
     "vm": suites.vm,
     "debug": suites.debug,
 }

@@ -41,6 +41,11 @@ def fuzz(tally: Tally, _: Paths, __: bool) -> None:
     tally.one("fuzzing: forged images", command(tool("fuzz"), "600", "forgery"))
 
 
+def mutants(tally: Tally, _: Paths, __: bool) -> None:
+    """Small changes to the engine, for an hour."""
+    tally.one("mutants: a test notices each, or it is explained", command(tool("mutants"), "3600"))
+
+
 def _vm_runner(paths: Paths, *options: str) -> Step:
     """The test of scripts/vm itself."""
     return command(tool("tree"), "python3", "-B", str(paths.tree_src / "tests/scripts/vm_runner.py"), *options)
