@@ -194,6 +194,22 @@ refused() {
 	is "$(cloop list)" = "" "list"
 }
 
+# What an import leaves that is killed while it waits for its pipe.
+unfinished() {
+	local file=$1 pipe pid tries=100
+	mkfifo "$tmp/pipe"
+	exec {pipe}<>"$tmp/pipe"
+	cloop import --size 16M "$tmp/pipe" "$file" &
+	pid=$!
+	until [[ -s $file && $(od -An -tu1 -j32 -N1 "$file") -eq 1 ]]; do
+		((tries-- > 0)) || fail "the image is not marked as incomplete"
+		sleep 0.1
+	done
+	kill -KILL "$pid"
+	wait "$pid" || :
+	exec {pipe}>&-
+}
+
 wrong_input() {
 	image disk --size 16M
 	attach "$image"
@@ -214,6 +230,9 @@ wrong_input() {
 	refused "$backing/superblock" "superblock: .*(damaged|truncated|corrupt|short|end)"
 	head -c $((3 * MiB)) "$image" >"$backing/truncated"
 	refused "$backing/truncated" "truncated: .*(damaged|truncated|corrupt|short|end)"
+	unfinished "$backing/unfinished"
+	refused "$backing/unfinished" "unfinished: incomplete: .*--force"
+	fails 1 "^ENODATA\$" "$here/control.py" attach "$backing/unfinished"
 	fails 1 "is a directory" cloop attach "$backing"
 	fails 1 "/dev/null: neither a regular file nor a block device" cloop attach /dev/null
 	mkfifo "$tmp/fifo"

@@ -26,6 +26,8 @@ pub enum Error {
     Version(u32),
     /// The image uses an incompatible feature (bit mask of the unknown ones).
     Feature(u64),
+    /// The program that makes the image has not finished it, or was interrupted.
+    Incomplete,
     /// A structure or record failed its checks.
     Corrupt {
         /// Which structure.
@@ -54,6 +56,8 @@ impl Error {
             Self::NotAnImage => 124,
             // EOPNOTSUPP.
             Self::Version(_) | Self::Feature(_) => 95,
+            // ENODATA: the image is whole, but not all of its data is there.
+            Self::Incomplete => 61,
             // EUCLEAN: "structure needs cleaning", as ext4 and XFS report damaged metadata.
             Self::Corrupt { .. } => 117,
         }
@@ -73,6 +77,9 @@ impl fmt::Display for Error {
             Self::NotAnImage => f.write_str("not a cloop image"),
             Self::Version(v) => write!(f, "format version {v} is newer than this software knows"),
             Self::Feature(bits) => write!(f, "unknown incompatible features {bits:#x}"),
+            Self::Incomplete => {
+                f.write_str("the image is incomplete: its maker was interrupted or still works")
+            }
             Self::Corrupt { what, offset } => {
                 write!(f, "damaged {what} at byte {offset} of the image")
             }

@@ -10,7 +10,7 @@ use crate::engine::io::read::Reader;
 use crate::engine::io::write::Writer;
 use crate::engine::reclaim::{self, SharedMaintenance};
 use crate::engine::recovery::create::{create, CreateOptions};
-use crate::engine::recovery::open::{begin_writing, open, Opened};
+use crate::engine::recovery::open::{begin_writing, open, Expected, Opened};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
@@ -105,7 +105,35 @@ impl<P: Platform> Volume<P> {
     ///
     /// [`Error::Invalid`] for options out of their domain, and the backing file's errors.
     pub fn create(file: &P::File, options: &CreateOptions) -> Result {
-        create::<P>(file, options)
+        create::<P>(file, options, false)
+    }
+
+    /// Writes an empty image into `file`, and opens it to be filled. Until [`complete`](Self::complete) is called, and
+    /// for ever if it is not, nothing else opens the image.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](Self::create) and [`open`](Self::open).
+    pub fn create_incomplete(file: P::File, options: &CreateOptions) -> Result<Self> {
+        create::<P>(&file, options, true)?;
+        Self::open_expected(file, Access::Write, Expected::Incomplete)
+    }
+
+    /// Makes everything durable, and then the image one that [`open`](Self::open) opens.
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn complete(&self) -> Result {
+        self.writable()?;
+        let mut maintenance = self.maintenance.lock();
+        self.store.check_open()?;
+        maintenance.checkpoint_state_mut().set_complete();
+        // Twice, because each of the two superblocks alone must open the image.
+        for _ in 0..2 {
+            maintenance.checkpoint(&self.store, CheckpointKind::Running)?;
+        }
+        Ok(())
     }
 
     /// Opens an image and replays its log. With write access, it then marks the image as being in use and
@@ -113,10 +141,14 @@ impl<P: Platform> Volume<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAnImage`], [`Error::Version`], [`Error::Feature`] and [`Error::Corrupt`] for what cannot be
-    /// opened; the image is unchanged then. [`Error::NoSpace`] without room for two segments.
+    /// [`Error::NotAnImage`], [`Error::Version`], [`Error::Feature`], [`Error::Incomplete`] and [`Error::Corrupt`] for
+    /// what cannot be opened; the image is unchanged then. [`Error::NoSpace`] without room for two segments.
     pub fn open(file: P::File, access: Access) -> Result<Self> {
-        let mut opened = open::<P>(file, access)?;
+        Self::open_expected(file, access, Expected::Complete)
+    }
+
+    fn open_expected(file: P::File, access: Access, expected: Expected) -> Result<Self> {
+        let mut opened = open::<P>(file, access, expected)?;
         if access == Access::Write {
             begin_writing(&mut opened)?;
         }

@@ -308,6 +308,7 @@ impl<P: Platform> Maker<P> {
             layout,
             algorithm: Algorithm::Lz4,
             size: self.size,
+            incomplete: false,
             detached: false,
             clean: true,
             generation: 2,

@@ -2,8 +2,11 @@
 //! Promise P1: after a crash at any backing operation the device is an exact prefix of its history, and
 //! the prefix holds everything that a completed flush covered. I1, I2, I9, I10, I11, I12, I14.
 
-use crate::model::{apply, assert_checked, fresh, read_all, Tested, Vol, BLOCKS};
-use cloop::engine::Access;
+use crate::model::{
+    apply, assert_checked, fill, fresh, options, read_all, Home, Tested, Vol, BLOCKS,
+};
+use cloop::engine::repair::repair;
+use cloop::engine::{Access, Algorithm, Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 
 /// Opens the image that a crash left and judges it. Returns the state found.
@@ -111,5 +114,78 @@ fn chains_of_crashes() {
     for seed in 100..100 + chains {
         let crash = Rng(seed).below(80);
         chain(seed, crash, 60, 4);
+    }
+}
+
+/// Makes an image as an import does, until the power fails. Returns whether it was finished.
+fn make(file: &SimFile) -> Result<Vec<u32>, Vec<u32>> {
+    let tags: Vec<u32> = (1..=BLOCKS as u32).collect();
+    let mut data = vec![0; tags.len() * BLOCK_SIZE];
+    for (tag, block) in tags.iter().zip(data.chunks_exact_mut(BLOCK_SIZE)) {
+        fill(*tag, block);
+    }
+    let make = || {
+        let volume = Vol::create_incomplete(file.clone(), &options(16384, Algorithm::Lz4))?;
+        let mut ws = volume.workspace()?;
+        for (i, piece) in data.chunks(64 * BLOCK_SIZE).enumerate() {
+            volume.write(&mut ws, i as u64 * 64, piece)?;
+            if i % 4 == 1 {
+                volume.checkpoint()?;
+            }
+        }
+        volume.complete()?;
+        volume.close()
+    };
+    match make() {
+        Ok(()) => Ok(tags),
+        Err(_) => Err(tags),
+    }
+}
+
+#[test]
+fn an_image_that_is_being_made_opens_only_when_it_is_whole() {
+    let (mut refused, mut opened) = (0, 0);
+    for crash in 0.. {
+        let file = SimFile::new();
+        file.crash_after(crash);
+        let made = make(&file);
+        let found = file.after_crash(&mut Rng(crash));
+        let (Ok(state) | Err(state)) = &made;
+        match Vol::open(found.copy(), Access::Read) {
+            Ok(volume) => {
+                assert_eq!(read_all(&volume), *state, "crash at {crash}");
+                assert_checked(&found, &format!("crash at {crash}"));
+                opened += 1;
+            }
+            Err(error) => {
+                assert!(made.is_err(), "crash at {crash}: {error}");
+                // Before the creation is durable there is no image at all.
+                assert!(
+                    error == Error::Incomplete || crash < 4,
+                    "crash at {crash}: {error}"
+                );
+                // Nothing else takes it for an image, either.
+                assert!(Vol::open(found.copy(), Access::Write).is_err());
+                let repaired =
+                    repair::<Home>(&mut || Ok(found.copy()), &mut |_| {}, &mut |_, _| {});
+                assert!(repaired.is_err(), "crash at {crash}: {repaired:?}");
+                refused += 1;
+            }
+        }
+        if made.is_ok() {
+            break;
+        }
+    }
+    assert!(refused > 20 && opened > 3, "{refused} {opened}");
+}
+
+#[test]
+fn either_superblock_of_a_finished_image_is_enough() {
+    for (slot, offset) in [0, 64 << 10].into_iter().enumerate() {
+        let file = SimFile::new();
+        let state = make(&file).unwrap();
+        file.damage(offset + 100, 1);
+        let volume = Vol::open(file, Access::Read).unwrap();
+        assert_eq!(read_all(&volume), state, "slot {slot}");
     }
 }

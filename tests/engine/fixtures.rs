@@ -2,13 +2,13 @@
 //! Images that earlier versions wrote stay readable, and the bytes of the structures stay the same. I4,
 //! I10.
 //!
-//! `CLOOP_WRITE_FIXTURES=1 cargo test --test engine fixtures` writes new ones. Only a new format version
-//! is a reason to do so.
+//! `CLOOP_WRITE_FIXTURES=1 cargo test --test engine fixtures` writes new ones. Only a new format version, or a new
+//! fixture, is a reason to do so.
 
 use crate::model::{assert_checked, options, read_all, Home, Tested, Vol, BLOCKS};
 use cloop::engine::format::{seed, Entry, Kind, RecordHeader, SegmentHeader, Superblock};
 use cloop::engine::Access;
-use cloop::engine::{check, Algorithm, BLOCK_SIZE};
+use cloop::engine::{check, Algorithm, Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::BackingFile;
 use std::fs;
@@ -76,6 +76,33 @@ fn images_of_format_1_are_read() {
     }
 }
 
+#[test]
+fn an_unfinished_image_is_refused() {
+    if std::env::var_os("CLOOP_WRITE_FIXTURES").is_some() {
+        let file = SimFile::new();
+        let options = options(16384, Algorithm::Lz4);
+        drop(Vol::create_incomplete(file.clone(), &options).unwrap());
+        fs::write(path("v1-incomplete.cloop"), file.bytes()).unwrap();
+    }
+    let file = load("v1-incomplete.cloop");
+    for access in [Access::Read, Access::Write] {
+        let refused = Vol::open(file.copy(), access).err();
+        assert_eq!(refused, Some(Error::Incomplete));
+    }
+    let checked = check::check::<Home>(file.copy(), &mut |_| {}, &mut |_, _| {});
+    assert_eq!(checked.unwrap_err(), Error::Incomplete);
+    let mut page = vec![0; BLOCK_SIZE];
+    for offset in [0, 64 << 10] {
+        file.read_at(&mut page, offset).unwrap();
+        let original = page.clone();
+        assert_eq!(original[32..40], 1u64.to_le_bytes());
+        let superblock = Superblock::decode::<Home>(&mut page, offset).unwrap();
+        assert!(superblock.incomplete);
+        superblock.encode::<Home>(&mut page);
+        assert_eq!(page, original);
+    }
+}
+
 const UUID: [u8; 16] = *b"0123456789abcdef";
 
 #[test]
@@ -123,10 +150,11 @@ fn superblocks_that_make_no_sense_are_refused() {
         forged[12..16].copy_from_slice(&crc.to_le_bytes());
         Superblock::decode::<Home>(&mut forged, 0)
     };
-    use cloop::engine::Error;
     assert!(forge(180, &[0]).is_ok());
     assert_eq!(forge(8, &2u32.to_le_bytes()), Err(Error::Version(2)));
     assert_eq!(forge(32, &[4]), Err(Error::Feature(4)));
+    assert_eq!(forge(32, &[5]), Err(Error::Feature(4)));
+    assert!(forge(32, &[1]).is_ok_and(|superblock| superblock.incomplete));
     // Unknown compatible features are ignored; unknown read-only-compatible ones only forbid writing.
     assert!(forge(16, &[1]).is_ok());
     assert!(forge(24, &[1]).is_ok());

@@ -122,6 +122,19 @@ impl Outcome {
         String::from_utf8(self.stdout).unwrap()
     }
 
+    /// Asserts success with one sentence on standard error that contains all `parts`, and returns the standard output.
+    #[track_caller]
+    pub(crate) fn warns(self, parts: &[&str]) -> Vec<u8> {
+        let about = format!("{}\n{}", self.command, self.stderr);
+        assert_eq!(self.status, Some(0), "{about}");
+        assert!(self.stderr.starts_with("cloop: "), "{about}");
+        assert_eq!(self.stderr.lines().count(), 1, "{about}");
+        for part in parts {
+            assert!(self.stderr.contains(part), "lacks {part:?}: {about}");
+        }
+        self.stdout
+    }
+
     /// Asserts failure with `status` and one sentence on standard error that contains all `parts`.
     #[track_caller]
     pub(crate) fn fails(self, status: i32, parts: &[&str]) {

@@ -134,15 +134,15 @@ fn pipes() {
     assert_eq!((out.status, out.stderr.as_str()), (Some(0), ""));
     assert!(out.stdout == raw, "the pipe got something else");
 
-    // Shorter than the device, and in the middle of a block: the rest is zeros.
+    // Shorter than the device, and in the middle of a block: the rest is zeros, which the user should know.
     lab.feed(&["import", "--size", "1M", "-", "short"], &raw[..10_000])
-        .succeeds();
+        .warns(&["standard input", "10000 bytes", "last 1038576 bytes"]);
     let out = lab.cloop(&["export", "short", "-"]);
     assert_eq!(out.stdout.len(), 1 << 20);
     assert_eq!(out.stdout[..10_000], raw[..10_000]);
     assert!(out.stdout[10_000..].iter().all(|&b| b == 0));
     lab.feed(&["import", "--size", "1M", "-", "none"], &[])
-        .succeeds();
+        .warns(&["after 0 bytes"]);
     assert_eq!(lab.info("none")["mapped_blocks"], 0);
 
     lab.feed(&["import", "-", "new"], &raw)
@@ -150,6 +150,115 @@ fn pipes() {
     lab.feed(&["import", "--size", "31M", "-", "new"], &raw)
         .fails(1, &["standard input", "more than the 32505856 bytes"]);
     assert!(!lab.path("new").exists());
+}
+
+#[test]
+fn exactly_the_size() {
+    let lab = Lab::new();
+    let raw = prose(1 << 20);
+    lab.file("raw", &raw);
+    lab.feed(&["import", "--exact", "--size", "1M", "-", "a"], &raw)
+        .succeeds();
+    lab.cloop(&["import", "--exact", "raw", "b"]).succeeds();
+    lab.feed(&["import", "--exact", "--size", "2M", "-", "new"], &raw)
+        .fails(1, &["standard input", "after 1048576 bytes", "2097152"]);
+    lab.cloop(&["import", "--exact", "--size", "2M", "raw", "new"])
+        .fails(1, &["raw: ", "1048576 bytes", "2097152", "--exact"]);
+    lab.file("odd", &raw[..10_001]);
+    lab.cloop(&["import", "--exact", "odd", "new"])
+        .fails(1, &["odd: ", "10001 bytes", "12288", "--exact"]);
+    assert!(!lab.path("new").exists());
+}
+
+/// Starts an import and stops it in the middle: the image exists and is incomplete.
+fn stopped_import(lab: &Lab, args: &[&str]) -> std::process::Child {
+    for _ in 0..20 {
+        let _ = fs::remove_file(lab.path("image"));
+        let mut command = lab.command(args);
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let made = || {
+            let mut features = [0; 40];
+            let image = fs::File::open(lab.path("image"));
+            image.is_ok_and(|mut image| image.read_exact(&mut features).is_ok())
+                && features[32] == 1
+        };
+        while !made() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        signal(&child, "STOP");
+        if child.try_wait().unwrap().is_none() && made() {
+            return child;
+        }
+        signal(&child, "CONT");
+        child.wait().unwrap();
+    }
+    panic!("the import is always faster");
+}
+
+/// Sends a signal, unless the program has ended.
+fn signal(child: &std::process::Child, name: &str) {
+    // The shell's own kill: kill(1) does not exist everywhere.
+    let script = format!("kill -s {name} {} 2>/dev/null || :", child.id());
+    crate::run::system("sh", &["-c", &script]);
+}
+
+#[test]
+fn a_disk_that_becomes_shorter_is_an_error() {
+    let lab = Lab::new();
+    let raw = lab.path("raw");
+    sparse(&raw, 512 * MIB, &[]);
+    // Data first, so that the import takes a while, and then nothing but a hole: behind the new end it looks the same.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&raw)
+        .unwrap()
+        .write_all(&noise(128 << 20, 4))
+        .unwrap();
+    let child = stopped_import(&lab, &["import", "raw", "image"]);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&raw)
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    signal(&child, "CONT");
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.starts_with("cloop: raw: became shorter")
+            && text.contains("from 536870912 to 4096 bytes"),
+        "{text}"
+    );
+    assert!(!lab.path("image").exists());
+}
+
+#[test]
+fn a_killed_import_does_not_pass_for_an_image() {
+    let lab = Lab::new();
+    lab.file("raw", &noise(128 << 20, 4));
+    let mut child = stopped_import(&lab, &["import", "raw", "image"]);
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    let before = Snapshot::of(&lab.path("image"));
+    let parts = ["image: incomplete", "import"];
+    for (status, args) in [
+        (8, vec!["check", "image"]),
+        (8, vec!["check", "--repair", "image"]),
+        (1, vec!["info", "image"]),
+        (1, vec!["export", "image", "back"]),
+        (1, vec!["resize", "--size", "1G", "image"]),
+        (1, vec!["compact", "image"]),
+    ] {
+        lab.cloop(&args).fails(status, &parts);
+        before.assert_same(&lab.path("image"));
+    }
+    assert!(!lab.path("back").exists());
+    lab.cloop(&["import", "raw", "image"])
+        .fails(1, &["image: ", "--force"]);
+    lab.cloop(&["import", "--force", "raw", "image"]).succeeds();
+    lab.cloop(&["check", "image"]).succeeds();
 }
 
 #[test]
@@ -283,9 +392,7 @@ fn interrupted(signal: &str, half: &str, args: &[&str], lab: &Lab, input: &[u8])
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(100));
-    let pid = child.id().to_string();
-    // The shell's own kill: kill(1) does not exist everywhere.
-    crate::run::system("sh", &["-c", &format!("kill -s {signal} {pid}")]);
+    self::signal(&child, signal);
     let status = child.wait().unwrap();
     // The process died of the signal, as every shell expects it.
     assert!(

@@ -75,6 +75,7 @@ struct cloop_version {
  * Errors: EBUSY (the image is attached already), EEXIST (@index is taken),
  * EBADF (@fd is not open, or not for the access needed), ETXTBSY (a swap file),
  * EMEDIUMTYPE (not a cloop image), EOPNOTSUPP (written by a newer version),
+ * ENODATA (the program that makes the image has not finished it),
  * EUCLEAN (damaged), ENFILE (no free number).
  */
 struct cloop_attach {

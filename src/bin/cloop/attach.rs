@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .attach(&file, args.read_only, args.device)
             .map_err(|errno| match errno {
                 // The errno says that the image is damaged or unknown; the engine says where.
-                Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP => {
+                Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP | Errno::NODATA => {
                     image::diagnose(path, &file).unwrap_or_else(|| refused(args, errno))
                 }
                 _ => refused(args, errno),
@@ -99,6 +99,10 @@ fn refused(args: &Args, errno: Errno) -> anyhow::Error {
         Errno::OPNOTSUPP => fail(
             path,
             "made by a newer cloop; install a newer cloop module to attach it",
+        ),
+        Errno::NODATA => fail(
+            path,
+            "incomplete: the `cloop import` that made it was interrupted; import again with --force",
         ),
         Errno::ROFS | Errno::BADF => fail(path, "cannot be written to; attach it with --read-only"),
         Errno::BUSY => fail(
@@ -219,6 +223,7 @@ mod tests {
             Errno::MEDIUMTYPE,
             Errno::UCLEAN,
             Errno::OPNOTSUPP,
+            Errno::NODATA,
             Errno::ROFS,
             Errno::BUSY,
             Errno::EXIST,

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 use cloop::engine::{Algorithm, Codec, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
-use cloop::platform::std::{Std, StdFile};
+use cloop::platform::std::Std;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,18 +50,22 @@ fn algorithms() -> impl TypedValueParser<Value = Algorithm> {
 }
 
 impl Format {
-    /// Writes an empty image for a device of `size` bytes into `file`, which is at `path`.
-    pub(crate) fn make(&self, path: &Path, file: File, size: u64) -> Result<StdFile> {
-        let options = CreateOptions {
+    /// A new image for a device of `size` bytes.
+    fn options(&self, size: u64) -> CreateOptions {
+        CreateOptions {
             size,
             record_size: self.record_size,
             segment_size: DEFAULT_SEGMENT_SIZE,
             algorithm: self.compress,
             uuid: uuid::Uuid::new_v4().into_bytes(),
-        };
+        }
+    }
+
+    /// Writes an image for a device of `size` bytes into `file`, which is at `path`, and opens it to be filled. Nothing
+    /// else opens it before it is [complete](Volume::complete).
+    pub(crate) fn begin(&self, path: &Path, file: File, size: u64) -> Result<Volume<Std>> {
         let file = image::backing(path, file)?;
-        Volume::<Std>::create(&file, &options).map_err(|e| fail::engine(path, e))?;
-        Ok(file)
+        Volume::create_incomplete(file, &self.options(size)).map_err(|e| fail::engine(path, e))
     }
 
     /// Bytes compressed together.
@@ -71,8 +75,11 @@ impl Format {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let target = Target::claim(&args.image, args.force, 0)?;
-    args.format.make(&args.image, target.file()?, args.size)?;
+    let path = &args.image;
+    let target = Target::claim(path, args.force, 0)?;
+    let file = image::backing(path, target.file()?)?;
+    Volume::<Std>::create(&file, &args.format.options(args.size))
+        .map_err(|e| fail::engine(path, e))?;
     target.keep()?;
     Ok(ExitCode::SUCCESS)
 }

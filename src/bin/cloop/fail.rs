@@ -15,6 +15,11 @@ pub(crate) fn fail(subject: &Path, sentence: impl Display) -> Error {
     anyhow!("{}: {sentence}", subject.display())
 }
 
+/// Tells the user of `subject` what the command does not fail for.
+pub(crate) fn warn(subject: &Path, sentence: impl Display) {
+    eprintln!("cloop: {}", fail(subject, sentence));
+}
+
 /// The sentence for an error of the kernel about `path`.
 pub(crate) fn io(path: &Path, error: &io::Error) -> Error {
     match error.raw_os_error() {
@@ -36,6 +41,10 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
         E::Version(_) | E::Feature(_) => fail(
             path,
             format_args!("{error}; install a newer cloop tool and module"),
+        ),
+        E::Incomplete => fail(
+            path,
+            "incomplete: the `cloop import` that made it was interrupted; import again with --force",
         ),
         E::Corrupt { .. } => fail(
             path,

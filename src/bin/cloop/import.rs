@@ -3,13 +3,12 @@
 
 use crate::chunk::{is_zero, CHUNK};
 use crate::create::Format;
-use crate::fail::{self, fail};
+use crate::fail::{self, fail, warn};
 use crate::progress;
 use crate::size;
 use crate::target::Target;
 use crate::workers::{self, Stop};
 use anyhow::Result;
-use cloop::engine::Access;
 use cloop::engine::{Volume, BLOCK_SIZE};
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
@@ -34,6 +33,9 @@ pub(crate) struct Args {
     /// Size of the device, at least that of RAW, which is the default; required for a pipe
     #[arg(short, long, value_parser = size::parse_device)]
     size: Option<u64>,
+    /// Fail if RAW does not have exactly the size of the device, instead of filling up with zeros
+    #[arg(short, long)]
+    exact: bool,
     #[command(flatten)]
     format: Format,
     /// Overwrite an image, or a block device that is not empty
@@ -43,12 +45,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (source, file) = Source::open(&args.raw)?;
-    let size = device_size(&args.raw, &source, args.size)?;
+    let size = device_size(args, &source)?;
     refuse_same(&source, &args.image)?;
     let target = Target::claim(&args.image, args.force, 0)?;
-    let image = args.format.make(&args.image, target.file()?, size)?;
-    let volume =
-        Volume::<Std>::open(image, Access::Write).map_err(|e| fail::engine(&args.image, e))?;
+    let volume = args.format.begin(&args.image, target.file()?, size)?;
 
     let bar = progress::bar("importing", source.len.unwrap_or(size));
     let importer = Importer {
@@ -64,16 +64,39 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         stop: Stop::default(),
     };
     workers::run(&importer.stop, || (), || importer.work())?;
-    volume.close().map_err(|e| fail::engine(&args.image, e))?;
+    let rest = importer.rest()?;
+    if rest > 0 && args.exact {
+        return Err(fail(
+            &args.raw,
+            format_args!(
+                "ended after {} bytes, {size} are needed; give it whole, or omit --exact",
+                size - rest
+            ),
+        ));
+    }
+    volume
+        .complete()
+        .and_then(|()| volume.close())
+        .map_err(|e| fail::engine(&args.image, e))?;
     target.keep()?;
     bar.finish_and_clear();
+    if rest > 0 {
+        warn(
+            &args.raw,
+            format_args!(
+                "ended after {} bytes; the last {rest} bytes of the device are zeros",
+                size - rest
+            ),
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The size of a device for the contents of `source`.
-fn device_size(path: &Path, source: &Source, wanted: Option<u64>) -> Result<u64> {
+fn device_size(args: &Args, source: &Source) -> Result<u64> {
+    let path = &args.raw;
     let Some(len) = source.len else {
-        return match wanted {
+        return match args.size {
             Some(size) => Ok(size),
             None => Err(fail(
                 path,
@@ -81,13 +104,14 @@ fn device_size(path: &Path, source: &Source, wanted: Option<u64>) -> Result<u64>
             )),
         };
     };
-    if let Some(size) = wanted {
+    if let Some(size) = args.size {
         if size < len {
             return Err(fail(
                 path,
                 format_args!("has {len} bytes, more than --size; give --size at least that much"),
             ));
         }
+        refuse_inexact(args, len, size)?;
         return Ok(size);
     }
     if len == 0 {
@@ -99,15 +123,29 @@ fn device_size(path: &Path, source: &Source, wanted: Option<u64>) -> Result<u64>
     let size = len.next_multiple_of(BLOCK_SIZE as u64);
     // The limits of a device are the same as for `create`.
     size::parse_device(&size.to_string()).map_err(|e| fail(path, e))?;
+    refuse_inexact(args, len, size)?;
     if size != len {
-        eprintln!(
-            "cloop: {}: {len} bytes are not a multiple of 4096; the device gets {size} bytes, \
-             the last {} of them zeros",
-            path.display(),
-            size - len
+        warn(
+            path,
+            format_args!(
+                "{len} bytes are not a multiple of 4096; the device gets {size} bytes, the last {} of them zeros",
+                size - len
+            ),
         );
     }
     Ok(size)
+}
+
+fn refuse_inexact(args: &Args, len: u64, size: u64) -> Result<()> {
+    if args.exact && len != size {
+        return Err(fail(
+            &args.raw,
+            format_args!(
+                "has {len} bytes and the device {size}; make it that long, or omit --exact"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Importing a disk into an image on itself would destroy it.
@@ -278,14 +316,48 @@ impl Importer<'_> {
     }
 
     fn read(&self, buf: &mut [u8], at: u64) -> Result<()> {
-        self.file
-            .read_exact_at(buf, at)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::UnexpectedEof => fail(
+        match self.file.read_exact_at(buf, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.refuse_shorter()?;
+                Err(fail(
                     self.raw,
-                    "became shorter while it was read; import it when nothing writes to it",
+                    "became shorter and longer again while it was read; import it when nothing writes to it",
+                ))
+            }
+            result => result.map_err(|e| fail::io(self.raw, &e)),
+        }
+    }
+
+    /// Bytes at the end of the device that no byte of the disk was read for.
+    ///
+    /// # Errors
+    ///
+    /// A file must still be as long as at the start: behind the new end of one that was cut there is nothing to read,
+    /// as if it were a hole.
+    fn rest(&self) -> Result<u64> {
+        if self.seekable {
+            self.refuse_shorter()?;
+            return Ok(0);
+        }
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.device_size - source.next)
+    }
+
+    /// Fails if the disk is shorter than it was at the start.
+    fn refuse_shorter(&self) -> Result<()> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = source
+            .file
+            .seek(SeekFrom::End(0))
+            .map_err(|e| fail::io(self.raw, &e))?;
+        match source.len {
+            Some(before) if now < before => Err(fail(
+                self.raw,
+                format_args!(
+                    "became shorter while it was read, from {before} to {now} bytes; import it when nothing writes to it"
                 ),
-                _ => fail::io(self.raw, &e),
-            })
+            )),
+            _ => Ok(()),
+        }
     }
 }

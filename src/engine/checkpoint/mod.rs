@@ -90,6 +90,11 @@ impl<P: Platform> CheckpointState<P> {
         })
     }
 
+    /// The image is finished: the superblocks that are written from now on say so.
+    pub(crate) fn set_complete(&mut self) {
+        self.superblock.incomplete = false;
+    }
+
     /// The superblock last written (or read).
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock

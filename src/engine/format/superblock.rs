@@ -20,6 +20,8 @@ const _: () = assert!(176 <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZ
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
 const FLAG_DETACHED: u32 = 2;
+/// Incompatible feature: the program that makes the image has not finished it.
+const INCOMPLETE: u64 = 1;
 
 /// A place in the log: that of the next record, and where a checkpoint says that its replay begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub struct LogPosition {
 /// 12   u32  crc32c of these 4096 bytes with this field zero
 /// 16   u64  compatible features: unknown ones are ignored
 /// 24   u64  read-only-compatible features: unknown ones forbid writing
-/// 32   u64  incompatible features: unknown ones forbid opening
+/// 32   u64  incompatible features: bit 0 the image is not finished; unknown ones forbid opening
 /// 40   u8[16] uuid
 /// 56   u64  device size in bytes
 /// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm   67 u8 levels of the sector table
@@ -62,6 +64,8 @@ pub struct Superblock {
     pub compatible: u64,
     /// Unknown bits forbid writing.
     pub read_only_compatible: u64,
+    /// The program that makes the image has not finished it: nobody else may open it.
+    pub incomplete: bool,
     /// What never changes.
     pub layout: Layout,
     /// Compression of new records.
@@ -119,6 +123,8 @@ impl Superblock {
         put(bytes, 8, &FORMAT_VERSION.to_le_bytes());
         put(bytes, 16, &self.compatible.to_le_bytes());
         put(bytes, 24, &self.read_only_compatible.to_le_bytes());
+        let incompatible = if self.incomplete { INCOMPLETE } else { 0 };
+        put(bytes, 32, &incompatible.to_le_bytes());
         put(bytes, 40, &layout.uuid);
         put(bytes, 56, &self.size.bytes().to_le_bytes());
         bytes[64] = layout.record_size.trailing_zeros() as u8;
@@ -177,9 +183,9 @@ impl Superblock {
         if version == 0 || version > FORMAT_VERSION {
             return Err(Error::Version(version));
         }
-        let incompatible = le64(bytes, 32);
-        if incompatible != 0 {
-            return Err(Error::Feature(incompatible));
+        let unknown = le64(bytes, 32) & !INCOMPLETE;
+        if unknown != 0 {
+            return Err(Error::Feature(unknown));
         }
         match Self::fields(bytes).filter(Self::plausible) {
             Some(found) if found.offset() == offset => Ok(found),
@@ -201,6 +207,7 @@ impl Superblock {
         Some(Self {
             compatible: le64(bytes, 16),
             read_only_compatible: le64(bytes, 24),
+            incomplete: le64(bytes, 32) & INCOMPLETE != 0,
             layout: Layout {
                 record_size: shift(64, record_shifts)?,
                 segment_size: shift(65, SEGMENT_SHIFTS)?,

@@ -9,7 +9,7 @@ use crate::engine::format::{
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
 use crate::engine::records::cache::place_of;
-use crate::engine::recovery::open::{open, Opened};
+use crate::engine::recovery::open::{open, Expected, Opened};
 use crate::engine::recovery::replay::replay;
 use crate::engine::recovery::superblocks::read_slot;
 use crate::engine::store::Store;
@@ -107,7 +107,7 @@ pub fn check<P: Platform>(
         maintenance,
         spare,
         length: _,
-    } = open::<P>(file, Access::Read)?;
+    } = open::<P>(file, Access::Read, Expected::Complete)?;
     // All nodes stay in memory: their entries are counted at the end.
     store.map.set_limit(u64::MAX);
     let segments = store.map.lock().segment_count() as usize;

@@ -51,11 +51,12 @@ impl CreateOptions {
     }
 
     /// The superblock of generation 1: a device without any block, closed cleanly.
-    fn superblock<P: Platform>(&self) -> Result<Superblock> {
+    fn superblock<P: Platform>(&self, incomplete: bool) -> Result<Superblock> {
         let size = DeviceSize::from_bytes(self.size)?;
         Ok(Superblock {
             compatible: 0,
             read_only_compatible: 0,
+            incomplete,
             layout: self.layout()?,
             algorithm: self.algorithm,
             size,
@@ -81,13 +82,18 @@ impl CreateOptions {
     }
 }
 
-/// Writes an empty image into `file`. The first MiB of a block device is lost, and all of a regular file.
+/// Writes an empty image into `file`, marked as `incomplete` or not. The first MiB of a block device is lost, and all
+/// of a regular file.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`] for options out of their domain; the file is unchanged then. Errors of the backing file.
-pub(crate) fn create<P: Platform>(file: &P::File, options: &CreateOptions) -> Result {
-    let mut superblock = options.superblock::<P>()?;
+pub(crate) fn create<P: Platform>(
+    file: &P::File,
+    options: &CreateOptions,
+    incomplete: bool,
+) -> Result {
+    let mut superblock = options.superblock::<P>(incomplete)?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     if !file.fixed_size() {
         file.truncate(0)?;

@@ -35,14 +35,27 @@ pub(crate) struct Opened<P: Platform> {
     pub(crate) length: u64,
 }
 
+/// What an image must be to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Finished, as all images but those that are being made.
+    Complete,
+    /// Just created, for the program that fills it.
+    Incomplete,
+}
+
 /// Opens an image. Writes nothing to it.
 ///
 /// # Errors
 ///
-/// [`Error::Feature`] for an image that this software may only read. [`Error::Corrupt`] when neither superblock
+/// [`Error::Incomplete`] for an unfinished image that is not `expected`. [`Error::Feature`] for an image that this software may only read. [`Error::Corrupt`] when neither superblock
 /// leads to a whole checkpoint and a whole log; the error is the one of the newest. Those of [`read_superblocks`].
 #[inline(never)]
-pub(crate) fn open<P: Platform>(file: P::File, access: Access) -> Result<Opened<P>> {
+pub(crate) fn open<P: Platform>(
+    file: P::File,
+    access: Access,
+    expected: Expected,
+) -> Result<Opened<P>> {
     let file = arc(file)?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     if access == Access::Write {
@@ -51,6 +64,9 @@ pub(crate) fn open<P: Platform>(file: P::File, access: Access) -> Result<Opened<
     }
     let superblocks = read_superblocks::<P>(&file, &mut page)?;
     let newest = &superblocks.newest;
+    if newest.incomplete && expected == Expected::Complete {
+        return Err(Error::Incomplete);
+    }
     if access == Access::Write && newest.read_only_compatible != 0 {
         return Err(Error::Feature(newest.read_only_compatible));
     }

@@ -70,7 +70,7 @@ pub enum Report {
 ///
 /// # Errors
 ///
-/// [`Error::NotAnImage`] without any superblock or copy of one, and the errors of the backing file. If an error comes
+/// [`Error::NotAnImage`] without any superblock or copy of one, [`Error::Incomplete`] for an unfinished image, and the errors of the backing file. If an error comes
 /// before the first write, the image is unchanged.
 pub fn repair<P: Platform>(
     open: &mut dyn FnMut() -> Result<P::File>,
@@ -175,6 +175,9 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         // Without any checkpoint the size of the device is unknown.
         None => newest_copy::<P>(&file, &identity, &mut page)?.ok_or(Error::NotAnImage)?,
     };
+    if base.incomplete {
+        return Err(Error::Incomplete);
+    }
     if base.read_only_compatible != 0 {
         return Err(Error::Feature(base.read_only_compatible));
     }
