@@ -203,11 +203,13 @@ pub enum Sabotage {
     StaleLeaf,
     /// A discard treats leaves of the sector table that are not in memory as unmapped.
     UnloadedHole,
+    /// An atomic write becomes two records.
+    TornAtomic,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -238,6 +240,7 @@ impl Sabotage {
         Self::StaleCache,
         Self::StaleLeaf,
         Self::UnloadedHole,
+        Self::TornAtomic,
     ];
 
     /// Whether it is a race between operations that shows in their results, without a crash.

@@ -11,7 +11,7 @@ pub use self::file::{Fault, SimFile, Snapshot, Survival};
 pub(crate) use self::history::since;
 pub use self::history::{
     checkpointed, completed, mark, may_lose_older_superblock, promised, sized, take_history,
-    working_on, Mark, Placed,
+    working_atomically_on, working_on, Mark, Placed,
 };
 
 use super::held::{self, Hold};
