@@ -4,7 +4,7 @@
 use clap::Parser;
 use cloop::platform::Sabotage;
 use cloop::simulation::script::{Depth, SCRIPTS};
-use cloop::simulation::{run, Plan, Report};
+use cloop::simulation::{run, Plan, Profile, Report};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,6 +34,9 @@ struct Args {
     /// Let the engine commit this fault, which the judge must notice
     #[arg(long, value_parser = sabotage)]
     sabotage: Option<Sabotage>,
+    /// Let the submitters do this, whatever the seed says
+    #[arg(long, value_parser = profile)]
+    profile: Option<Profile>,
     /// Replay the one seed and print what happens
     #[arg(long)]
     trace: bool,
@@ -49,14 +52,26 @@ fn sabotage(name: &str) -> Result<Sabotage, String> {
         .ok_or_else(|| format!("it is one of {:?}", Sabotage::ALL))
 }
 
+fn profile(name: &str) -> Result<Profile, String> {
+    let found = Profile::ALL.iter().find(|p| format!("{p:?}") == name);
+    found
+        .copied()
+        .ok_or_else(|| format!("it is one of {:?}", Profile::ALL))
+}
+
 impl Args {
     fn plan(&self, seed: u64) -> Plan {
+        let plan = match self.sabotage {
+            Some(sabotage) => Plan::hunt(seed, sabotage),
+            None => Plan::random(seed),
+        };
+        let plan = match self.profile {
+            Some(profile) => plan.with_profile(profile),
+            None => plan,
+        };
         Plan {
             snapshots: self.snapshots,
-            ..match self.sabotage {
-                Some(sabotage) => Plan::hunt(seed, sabotage),
-                None => Plan::random(seed),
-            }
+            ..plan
         }
     }
 }

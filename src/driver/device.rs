@@ -71,8 +71,7 @@ impl Device {
         let queue = Arc::new(Queue::new(server.clone(), workers)?, GFP_KERNEL)?;
         let shape = Shape {
             size: server.volume().size().bytes(),
-            record_size: server.volume().layout().record_size,
-            rotational: server.volume().file().is_rotational(),
+            optimal_io: server.volume().layout().record_size,
             read_only: server.volume().read_only(),
         };
         let device = KBox::new(

@@ -7,10 +7,10 @@ use crate::engine::log::LogState;
 use crate::engine::map::reaper::Progress;
 use crate::engine::map::usage::Total;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
-use crate::engine::space::SpaceClass;
+use crate::engine::space::{SpaceClass, Verdict};
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
-use crate::platform::{Monitor, MonitorGuard, Platform};
+use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
 
 /// Time without a write after which the device counts as idle, in milliseconds.
 const IDLE_MS: u32 = 5000;
@@ -149,6 +149,9 @@ struct Plan {
     users: Users,
     /// Everything is in order since this moment.
     tidy: Option<Moment>,
+    /// A search for space that began at this moment found nothing. Before something is written or discarded the next one
+    /// would find nothing either.
+    exhausted: Option<Moment>,
 }
 
 impl Default for Plan {
@@ -160,6 +163,7 @@ impl Default for Plan {
             stepped: 0,
             users: Users::Active,
             tidy: None,
+            exhausted: None,
         }
     }
 }
@@ -195,11 +199,12 @@ impl Plan {
         if state.error().is_some() {
             return None;
         }
-        if state.space.reclaim_wanted() {
-            return Some(Task::MakeSpace);
-        }
+        // Also while writers wait for space: with few nodes to store the next checkpoints need less of it.
         if self.checkpoints == Checkpoints::Work && due(store, state) {
             return Some(Task::Checkpoint);
+        }
+        if state.space.waits(u64::MAX) {
+            return Some(Task::MakeSpace);
         }
         if self.stepping == Stepping::On && moment - self.stepped >= segment {
             self.stepped = moment;
@@ -242,12 +247,7 @@ impl Plan {
     ) {
         match task {
             Task::Stop => {}
-            Task::MakeSpace => {
-                let found = maintenance.make_space(store).unwrap_or(false);
-                let mut state = store.log.lock();
-                state.space.answer_requests(found);
-                state.notify_all();
-            }
+            Task::MakeSpace => self.make_space(store, maintenance),
             Task::Checkpoint => self.checkpoint(store, maintenance),
             Task::Step => {
                 let mut go_on = || !store.log.lock().stopping();
@@ -261,7 +261,7 @@ impl Plan {
             Task::Reap => match maintenance.reap(store) {
                 Ok(Progress::More) => {}
                 // The records below the subtrees are dead now, and their segments can be freed.
-                Ok(Progress::Done) => self.tidy = None,
+                Ok(Progress::Done) => (self.tidy, self.exhausted) = (None, None),
                 Err(_) => self.reaping = Reaping::Failed,
             },
             Task::Tidy(moment) => {
@@ -271,6 +271,30 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Looks for space, and answers those who wait for it. Only those who waited when it began are refused, and only if
+    /// it found nothing, whoever might have taken it.
+    fn make_space<P: Platform>(&mut self, store: &Store<P>, maintenance: &mut Maintenance<P>) {
+        let (asked, moment, again) = {
+            let state = store.log.lock();
+            let moment = state.user_bytes();
+            // A search uses what is left to discards, and leaves it in the end. So they are worth another one.
+            let again = self.exhausted != Some(moment) || state.space.discard_waits();
+            (state.space.next_ticket(), moment, again)
+        };
+        let found = match again && !P::sabotaged(Sabotage::HastyVerdict) {
+            true => maintenance.make_space(store),
+            false => Ok(false),
+        };
+        self.exhausted = (found == Ok(false)).then_some(moment);
+        let error = match found {
+            Ok(true) => None,
+            Ok(false) => Some(Error::NoSpace),
+            Err(error) => Some(error),
+        };
+        let verdict = error.map(|error| Verdict { asked, error });
+        store.log.answer(&store.file, verdict);
     }
 
     /// Writes a checkpoint, and looks how much garbage there is.
@@ -306,7 +330,7 @@ fn tidy<P: Platform>(
     }
     let mut still_idle = || {
         let state = store.log.lock();
-        !state.stopping() && !state.space.reclaim_wanted() && state.user_bytes() == moment
+        !state.stopping() && !state.space.waits(u64::MAX) && state.user_bytes() == moment
     };
     let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut still_idle)?;
     if total(store).dead > 0 {

@@ -203,13 +203,28 @@ pub enum Sabotage {
     StaleLeaf,
     /// A discard treats leaves of the sector table that are not in memory as unmapped.
     UnloadedHole,
-    /// An atomic write becomes two records.
-    TornAtomic,
+    /// Of those who wait for space, the last one gets it first.
+    UnfairGrant,
+    /// A write that waits for space is told that there is none, without a search for it.
+    HastyVerdict,
+}
+
+/// A step of a record that needs space, see [`Platform::waited`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitEvent {
+    /// A record of this class waits, with the ticket of this number.
+    Queued(u8, u64),
+    /// A record of this class gets its place, with its ticket if it has waited.
+    Admitted(u8, Option<u64>),
+    /// The ticket was granted space.
+    Granted(u64),
+    /// The ticket is given up: its record has its place, or was refused.
+    Left(u64),
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -240,7 +255,8 @@ impl Sabotage {
         Self::StaleCache,
         Self::StaleLeaf,
         Self::UnloadedHole,
-        Self::TornAtomic,
+        Self::UnfairGrant,
+        Self::HastyVerdict,
     ];
 
     /// Whether it is a race between operations that shows in their results, without a crash.
@@ -285,6 +301,11 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// blocks from `block` on. For the simulated home, which keeps the history it judges by.
     #[inline(always)]
     fn placed(_block: u64, _count: u64) {}
+
+    /// Hears of the order in which space is given to those who wait for it, under the log's lock. For the simulated home,
+    /// which judges it.
+    #[inline(always)]
+    fn waited(_event: WaitEvent) {}
 
     /// CRC-32C (Castagnoli, reflected) of `data`, continuing from `crc`; `crc32c(0, b"123456789")` is
     /// 0xe3069283.

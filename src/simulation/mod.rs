@@ -57,6 +57,10 @@ const fn far() -> [u64; 90] {
 /// Bytes of a segment.
 const SEGMENT: u32 = 256 << 10;
 
+/// Bytes of a segment in histories with many submitters. With larger segments the reserve takes most of what the bound on
+/// the image's size leaves.
+const LARGE_SEGMENT: u32 = 1 << 20;
+
 /// Bytes of memory for the sector table in histories with little memory.
 const TABLE: u64 = 64 << 10;
 
@@ -93,6 +97,29 @@ pub enum Profile {
     /// Overlapping writes, discards and reads of the same few blocks by up to five submitters, beside all that moves
     /// blocks and leaves of the sector table, on a disk with slow reads.
     Clash,
+    /// Up to 64 submitters that write incompressible data again and again, on an image that reaches its largest size.
+    Crowd,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Mixed,
+        Self::Pressure,
+        Self::Leaves,
+        Self::Refill,
+        Self::Clash,
+        Self::Crowd,
+    ];
+
+    /// A number of submitters.
+    fn threads(self, rng: &mut Rng) -> u64 {
+        match self {
+            Self::Clash => 2 + rng.below(4),
+            Self::Crowd => [1, 8, 24, 64][rng.below(4) as usize],
+            _ => 1 + rng.below(3),
+        }
+    }
 }
 
 /// The kinds of faults besides power cuts.
@@ -147,11 +174,12 @@ impl Plan {
     /// A long random history.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng(seed ^ 0x706c_616e);
-        let profile = match rng.below(11) {
+        let profile = match rng.below(12) {
             0 | 1 => Profile::Pressure,
             2 | 3 => Profile::Leaves,
             4 => Profile::Refill,
             5 | 6 => Profile::Clash,
+            7 => Profile::Crowd,
             _ => Profile::Mixed,
         };
         let trouble = match rng.below(6) {
@@ -163,10 +191,11 @@ impl Plan {
             0 => Schedule::Pct,
             _ => Schedule::Random,
         };
-        Self {
+        let threads = profile.threads(&mut rng);
+        let plan = Self {
             seed,
             profile,
-            threads: threads(profile, &mut rng),
+            threads,
             operations: 10 + rng.below(40),
             rounds: 1 + rng.below(4),
             snapshots: 4,
@@ -174,6 +203,25 @@ impl Plan {
             trouble,
             schedule,
             sabotage: None,
+        };
+        match profile {
+            Profile::Crowd => plan.with_profile(profile),
+            _ => plan,
+        }
+    }
+
+    /// The same history, but for what the submitters do.
+    pub fn with_profile(self, profile: Profile) -> Self {
+        let threads = profile.threads(&mut Rng(self.seed));
+        Self {
+            profile,
+            threads,
+            operations: match profile {
+                // As many operations in all, whatever their number.
+                Profile::Crowd => 4 + 512 / threads,
+                _ => self.operations,
+            },
+            ..self
         }
     }
 
@@ -186,15 +234,14 @@ impl Plan {
             Profile::Leaves,
             Profile::Refill,
         ];
-        let (profile, snapshots) = match sabotage.is_race() {
+        let (profile, snapshots) = match sabotage {
             // It shows in what submitters are told, not on the disk.
-            true => (Profile::Clash, 10_000),
-            false => (profiles[(seed % 4) as usize], random.snapshots),
+            sabotage if sabotage.is_race() => (Profile::Clash, 10_000),
+            Sabotage::UnfairGrant | Sabotage::HastyVerdict => (Profile::Crowd, 10_000),
+            _ => (profiles[(seed % 4) as usize], random.snapshots),
         };
         Self {
             sabotage: Some(sabotage),
-            profile,
-            threads: threads(profile, &mut Rng(seed)),
             snapshots,
             trouble: match seed / 4 % 2 {
                 0 => Trouble::None,
@@ -205,14 +252,7 @@ impl Plan {
             rounds: 4,
             ..random
         }
-    }
-}
-
-/// The number of submitters.
-fn threads(profile: Profile, rng: &mut Rng) -> u64 {
-    match profile {
-        Profile::Clash => 2 + rng.below(4),
-        _ => 1 + rng.below(3),
+        .with_profile(profile)
     }
 }
 
@@ -444,11 +484,11 @@ pub fn tag_of(block: &[u8]) -> Option<u32> {
     (block == expected).then_some(tag)
 }
 
-fn options(blocks: u64, record_size: u32) -> CreateOptions {
+fn options(blocks: u64, record_size: u32, segment_size: u32) -> CreateOptions {
     CreateOptions {
         size: blocks * BLOCK_SIZE as u64,
         record_size,
-        segment_size: SEGMENT,
+        segment_size,
         algorithm: Algorithm::Lz4,
         uuid: *b"a simulated disk",
     }
@@ -472,7 +512,11 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         Profile::Leaves => 2 + rng.below(SIZES.len() as u64 - 2),
         _ => 0,
     };
-    let options = options(SIZES[first_size as usize], record_size);
+    let segment_size = match plan.profile {
+        Profile::Crowd => LARGE_SEGMENT,
+        _ => SEGMENT,
+    };
+    let options = options(SIZES[first_size as usize], record_size, segment_size);
     Volume::<Sim>::create(&file, &options).map_err(|e| e.to_string())?;
     let mut state = judge::Found {
         blocks: options.size / BLOCK_SIZE as u64,
@@ -497,6 +541,9 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         }));
         operate(plan, number, &file, &shared, &mut rng);
         reset_step_count();
+        if let Some(overtaking) = sim::overtaking() {
+            return Err(format!("round {number}: {overtaking}"));
+        }
         let (order, mark) = sim::take_history();
         trace.say(format_args!("the end: crashed {}", file.crashed()));
         next_tag = round(&shared).next_tag;
@@ -567,7 +614,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     let threads: Vec<_> = (0..plan.threads)
         .map(|t| {
             let (volume, shared) = (volume.clone(), shared.clone());
-            let rng = Rng(plan.seed ^ ((number * 16 + t + 1) << 40));
+            let rng = Rng(plan.seed ^ ((number * 64 + t + 1) << 40));
             shuttle::thread::spawn(move || submit::submit(&volume, &shared, plan, t, rng))
         })
         .collect();

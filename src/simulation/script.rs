@@ -24,8 +24,6 @@ pub enum Action {
     Raw(u64, u64),
     /// Writes blocks of zeros.
     Zeros(u64, u64),
-    /// Writes incompressible blocks atomically, as many of them as one record can hold.
-    Atomic(u64, u64),
     /// Writes one block with forced unit access.
     Fua(u64),
     /// Discards.
@@ -55,9 +53,7 @@ pub struct Script {
     pub counters: u64,
 }
 
-use Action::{
-    Atomic, Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros,
-};
+use Action::{Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros};
 
 /// A segment holds 63 incompressible blocks, in records of one block.
 pub const SCRIPTS: &[Script] = &[
@@ -163,26 +159,6 @@ pub const SCRIPTS: &[Script] = &[
         counters: 0,
     },
     Script {
-        name: "atomic writes",
-        actions: &[
-            Raw(0, 44),
-            Raw(400, 1),
-            // At the end of a segment, where other writes are cut.
-            Atomic(44, 16),
-            Atomic(48, 16),
-            Atomic(52, 16),
-            Atomic(56, 16),
-            Atomic(60, 16),
-            Flush,
-            Atomic(64, 16),
-            Checkpoint,
-            Atomic(45, 2),
-            Fua(46),
-            Atomic(44, 16),
-        ],
-        counters: 0,
-    },
-    Script {
         name: "full disk",
         actions: &[
             Raw(0, 20),
@@ -276,7 +252,8 @@ impl Script {
     fn play(&self, seed: u64) -> Result<Recording, String> {
         let file = SimFile::new();
         let record_size = [4096, 16384, 65536][seed as usize % 3];
-        Volume::<Sim>::create(&file, &options(BLOCKS, record_size)).map_err(|e| e.to_string())?;
+        Volume::<Sim>::create(&file, &options(BLOCKS, record_size, SEGMENT))
+            .map_err(|e| e.to_string())?;
         start_from(&file, self.counters)?;
         file.snapshot_every(1, Rng(0));
         sim::sized(BLOCKS, BLOCKS);
@@ -330,7 +307,6 @@ impl Script {
             Write(block, count) => site.write(block, count).map(|_| ()),
             Raw(block, count) => site.write_raw(block, count).map(|_| ()),
             Zeros(block, count) => site.write_zeros(block, count).map(|_| ()),
-            Atomic(block, count) => site.write_atomic_raw(block, count).map(|_| ()),
             Fua(block) => site.write_through(block),
             Zero(block, count) => site.zero(block, count),
             Flush => site.flush(),

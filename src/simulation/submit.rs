@@ -31,7 +31,10 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
     let Ok(mut site) = Submitter::new(volume, shared, name, rng) else {
         return;
     };
-    site.incompressible = matches!(plan.profile, Profile::Pressure | Profile::Refill);
+    site.incompressible = matches!(
+        plan.profile,
+        Profile::Pressure | Profile::Refill | Profile::Crowd
+    );
     let operations = match plan.profile {
         // Some of them write the whole device.
         Profile::Refill => plan.operations / 4,
@@ -44,6 +47,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
             Profile::Leaves => site.roam(),
             Profile::Refill => site.refill(),
             Profile::Clash => site.clash(),
+            Profile::Crowd => site.crowd(),
         };
         match result {
             Ok(()) | Err(Error::NoSpace | Error::NoMemory) => {}
@@ -67,15 +71,6 @@ pub(super) fn make_room(volume: &Volume<Sim>, shared: &Shared, rng: Rng) {
     }
 }
 
-/// What a crash leaves of a write, all or nothing.
-#[derive(Clone, Copy)]
-enum Grain {
-    /// Each block.
-    Block,
-    /// All blocks together.
-    Whole,
-}
-
 pub(super) struct Submitter<'a> {
     volume: &'a Volume<Sim>,
     shared: &'a Shared,
@@ -84,6 +79,8 @@ pub(super) struct Submitter<'a> {
     ws: Workspace<Sim>,
     /// Almost all data that it writes is incompressible.
     incompressible: bool,
+    /// What it writes is metadata of a file system.
+    metadata: bool,
 }
 
 impl<'a> Submitter<'a> {
@@ -100,6 +97,7 @@ impl<'a> Submitter<'a> {
             name,
             rng,
             incompressible: false,
+            metadata: false,
         })
     }
 
@@ -114,8 +112,7 @@ impl<'a> Submitter<'a> {
         let size = self.rng.next_u64();
         let up_to = |max: u64| 1 + size % max.min(rest);
         match self.rng.below(20) {
-            0..=3 => self.write(block, up_to(4)).map(|_| ()),
-            4 => self.write_atomic(block, up_to(32)).map(|_| ()),
+            0..=4 => self.write(block, up_to(4)).map(|_| ()),
             16 => self.compact(),
             17 => self.resize(),
             19 => self.far(|site, blocks| {
@@ -148,8 +145,7 @@ impl<'a> Submitter<'a> {
         let size = self.rng.next_u64();
         let up_to = |max: u64| 1 + size % max;
         match self.rng.below(32) {
-            0..=6 => self.write(block, up_to(4)).map(|_| ()),
-            7 => self.write_atomic(block, up_to(4)).map(|_| ()),
+            0..=7 => self.write(block, up_to(4)).map(|_| ()),
             8 => self.write_through(block),
             // Over what was mostly never written: nothing to discard, unless others write there now.
             9 | 10 => self.zero(block + up_to(24), up_to(24)),
@@ -168,6 +164,28 @@ impl<'a> Submitter<'a> {
         }
     }
 
+    /// Overwrites a small device, so that the image reaches its largest size.
+    fn crowd(&mut self) -> Result<(), Error> {
+        let size = 1 + self.rng.below(32);
+        let block = self.rng.below(BLOCKS - size);
+        self.metadata = self.rng.below(8) == 0;
+        let result = match self.rng.below(32) {
+            0 => self.zero(block, size),
+            1 => self.flush(),
+            2 => self.read(block, size),
+            3 => self.checkpoint(),
+            _ => self.write_raw(block, size).map(|_| ()),
+        };
+        // Promise P3.
+        let bound = self.volume.size().image_bound();
+        let allocated = self.volume.file().allocated()?;
+        if allocated > bound {
+            let text = format!("the image takes {allocated} bytes, and may take {bound}");
+            round(self.shared).object(text);
+        }
+        result
+    }
+
     /// Performs operations that use up the space of a small image.
     fn press(&mut self) -> Result<(), Error> {
         const WORKING_SET: u64 = 400;
@@ -175,8 +193,7 @@ impl<'a> Submitter<'a> {
         let size = 1 + self.rng.below(64);
         match self.rng.below(16) {
             0..=3 => self.write(block, 1 + size % 4).map(|_| ()),
-            4..=6 => self.write(block, size).map(|_| ()),
-            7 => self.write_atomic(block, size).map(|_| ()),
+            4..=7 => self.write(block, size).map(|_| ()),
             8 => self.write_through(block),
             9 => self.zero(block, size),
             10 => self.zero(300, 2 * size),
@@ -205,7 +222,6 @@ impl<'a> Submitter<'a> {
                 Ok(())
             }
             8 => self.checkpoint(),
-            9 => self.write_atomic_raw(block, size).map(|_| ()),
             _ => self.write_raw(block, size).map(|_| ()),
         }
     }
@@ -369,13 +385,9 @@ impl<'a> Submitter<'a> {
                 self.volume.shed_table(size % (256 << 10));
                 Ok(())
             }
-            7 => {
+            7 | 8 => {
                 let block = self.rng.below(BLOCKS - 8);
                 self.write(block, 1 + size % 8).map(|_| ())
-            }
-            8 => {
-                let block = self.rng.below(BLOCKS - 32);
-                self.write_atomic(block, 1 + size % 32).map(|_| ())
             }
             // From any block to any block, mostly to the end.
             9..=11 => self.far(|site, blocks| {
@@ -442,45 +454,29 @@ impl<'a> Submitter<'a> {
 
     /// Writes new tags, some of them zero. Returns how far the order reaches with them.
     pub(super) fn write(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        let tags = (0..count).map(|_| self.next_tag()).collect();
-        self.write_tags(block, tags, Grain::Block)
-    }
-
-    /// Writes new tags, some of them zero, all or none of which survive a crash: those of the `count` blocks that one
-    /// record can hold. Returns how far the order reaches with them.
-    pub(super) fn write_atomic(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        let count = count.min(self.volume.layout().left_in_natural_unit(block));
-        let tags = (0..count).map(|_| self.next_tag()).collect();
-        self.write_tags(block, tags, Grain::Whole)
+        let tags: Vec<u32> = (0..count).map(|_| self.next_tag()).collect();
+        self.write_tags(block, tags)
     }
 
     /// Writes incompressible blocks, none of them zero.
     pub(super) fn write_raw(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        let tags = self.raw_tags(count);
-        self.write_tags(block, tags, Grain::Block)
-    }
-
-    /// As [`write_atomic`](Self::write_atomic), with incompressible blocks, none of them zero.
-    pub(super) fn write_atomic_raw(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        let tags = self.raw_tags(count.min(self.volume.layout().left_in_natural_unit(block)));
-        self.write_tags(block, tags, Grain::Whole)
-    }
-
-    fn raw_tags(&mut self, count: u64) -> Vec<u32> {
-        let mut round = round(self.shared);
-        let next_tag = |_| {
-            round.next_tag += 1;
-            round.next_tag * 3 + 2
-        };
-        (0..count).map(next_tag).collect()
+        let mut tags = Vec::new();
+        {
+            let mut round = round(self.shared);
+            for _ in 0..count {
+                round.next_tag += 1;
+                tags.push(round.next_tag * 3 + 2);
+            }
+        }
+        self.write_tags(block, tags)
     }
 
     /// Writes blocks of zeros.
     pub(super) fn write_zeros(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        self.write_tags(block, std::vec![0; count as usize], Grain::Block)
+        self.write_tags(block, std::vec![0; count as usize])
     }
 
-    fn write_tags(&mut self, block: u64, tags: Vec<u32>, grain: Grain) -> Result<usize, Error> {
+    fn write_tags(&mut self, block: u64, tags: Vec<u32>) -> Result<usize, Error> {
         let count = tags.len() as u64;
         let mut data = std::vec![0; tags.len() * BLOCK_SIZE];
         for (bytes, &tag) in data.chunks_exact_mut(BLOCK_SIZE).zip(&tags) {
@@ -488,23 +484,23 @@ impl<'a> Submitter<'a> {
         }
         let stores = tags.iter().any(|&tag| tag != 0);
         let began = sim::mark().placed;
-        let change = Placed::write(block, tags.clone());
-        let (what, result, reached) = match grain {
-            Grain::Block => {
-                let end = sim::working_on(change);
-                let result = self.volume.write(&mut self.ws, block, &data);
-                ("write", result, end())
-            }
-            Grain::Whole => {
-                let end = sim::working_atomically_on(change);
-                let result = self.volume.write_atomic(&mut self.ws, block, &data);
-                ("atomic write", result, end())
-            }
+        let end = sim::working_on(Placed::write(block, tags.clone()));
+        let refusals = self.volume.file().refusals();
+        let result = match self.metadata {
+            true => self.volume.write_metadata(&mut self.ws, block, &data),
+            false => self.volume.write(&mut self.ws, block, &data),
         };
-        self.done(what, (block, count), reached, result);
+        let reached = end();
+        self.done("write", (block, count), reached, result);
+        if result == Err(Error::NoSpace) && self.volume.file().refusals() == refusals {
+            // Promise P2: only the file system says that it is full.
+            round(self.shared).object(format!(
+                "a write of {count} at {block} finds no space, and the disk has some"
+            ));
+        }
         if result.is_ok() {
             round(self.shared).wrote |= stores;
-            self.expect_moment(what, began, block, &tags);
+            self.expect_moment("write", began, block, &tags);
         }
         result.map(|()| reached)
     }

@@ -10,6 +10,7 @@ use cloop::engine::{check, Algorithm, CreateOptions, Error, Volume, Workspace, B
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
 use cloop::platform::{BackingFile, Platform};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -98,6 +99,64 @@ fn the_worst_case_stays_within_its_bound() {
         );
         volume.close().unwrap();
         within("when closed");
+    }
+}
+
+/// Overwrites random blocks of a full device with `threads` threads at once, `total` bytes in all. Every write must
+/// succeed, because the file system has space, and the image must stay within its bound.
+fn crowd(size: u64, threads: u64, total: u64) {
+    const RECORD: u64 = 16;
+    let bound = size / 100 * 101 + 16 * MIB;
+    let volume = on_disk(size, 65536);
+    let records = size / BLOCK / RECORD;
+    let refused = AtomicU64::new(0);
+    let most = AtomicU64::new(0);
+    let write = |ws: &mut Workspace<Std>, record: u64, n: u64| {
+        let mut data = vec![0; (RECORD * BLOCK) as usize];
+        noise(n as u32, &mut data);
+        match volume.write(ws, record * RECORD, &data) {
+            Ok(()) => {}
+            Err(Error::NoSpace) => {
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => panic!("{error}"),
+        }
+        most.fetch_max(volume.file().allocated().unwrap(), Ordering::Relaxed);
+    };
+    let mut ws = volume.workspace().unwrap();
+    (0..records).for_each(|record| write(&mut ws, record, record));
+    let each = total / (RECORD * BLOCK) / threads;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (volume, write) = (&volume, &write);
+            scope.spawn(move || {
+                let mut ws = volume.workspace().unwrap();
+                let mut rng = Rng(thread);
+                for n in 0..each {
+                    write(&mut ws, rng.below(records), (thread << 24) + n);
+                    if rng.below(64) == 0 {
+                        volume.flush().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let stats = volume.stats().unwrap();
+    let (refused, most) = (refused.into_inner(), most.into_inner());
+    println!("{threads} writers: {refused} refused, at most {most} of {bound} bytes, {stats:?}");
+    assert_eq!(refused, 0, "{threads} writers: {stats:?}");
+    assert!(
+        most <= bound,
+        "{threads} writers: {most} bytes, more than {bound}: {stats:?}"
+    );
+    volume.close().unwrap();
+}
+
+/// P2, P3: the number of writers changes neither the bound nor what is refused.
+#[test]
+fn a_crowd_of_writers_stays_within_the_bound() {
+    for threads in [1, 8, 64] {
+        crowd(64 * MIB, threads, 128 * MIB);
     }
 }
 

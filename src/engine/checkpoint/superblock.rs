@@ -8,7 +8,7 @@ use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Buf;
-use crate::platform::{BackingFile, Platform, Sabotage};
+use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 impl<P: Platform> CheckpointState<P> {
     /// Appends a copy of the superblock to come, from which a repair goes on when both slots are lost: it leads to the
@@ -46,7 +46,10 @@ impl<P: Platform> CheckpointState<P> {
             ..*next
         };
         if let Err(error) = write(store, &next, &mut self.page) {
-            store.log.lock().fail(error);
+            let mut log = store.log.lock();
+            log.fail(error);
+            // Some may wait for space that will not come.
+            log.notify_all();
             return Err(error);
         }
         self.superblock = next;

@@ -33,6 +33,7 @@ pub(crate) use self::record::EncodedRecord;
 pub(crate) use self::segment::{LeftSegment, Placed};
 pub(crate) use self::state::LogState;
 
+use self::reserve::Limit;
 use self::segment::Current;
 use crate::engine::access::Access;
 use crate::engine::format::{self, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER};
@@ -78,7 +79,7 @@ impl<P: Platform> Log<P> {
             pool.push(Unique::new(Buf::zeroed(layout.segment_size as usize)?)?)?;
         }
         let chunks = Vec::with_capacity(buffers)?;
-        let space = Space::new(allocator, layout, superblock.size);
+        let space = Space::new(allocator, layout, superblock.size)?;
         let state = LogState::new(space, pool, chunks, error);
         Ok(Self {
             state: P::Monitor::new(state, Rank::Log)?,
@@ -105,8 +106,8 @@ impl<P: Platform> Log<P> {
 
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result {
-        let index = self.reserve(file, SpaceClass::Checkpoint)?;
-        let next = match self.reserve(file, SpaceClass::Checkpoint) {
+        let index = self.reserve(file, Limit::Backing)?;
+        let next = match self.reserve(file, Limit::Backing) {
             Ok(next) => next,
             Err(error) => {
                 self.lock().space.release(index)?;
@@ -179,8 +180,7 @@ impl<P: Platform> Log<P> {
 
     /// Bytes a record that is placed now can take without leaving the segment.
     pub(crate) fn room(&self) -> u32 {
-        let offset = self.lock().current.map_or(0, |c| c.offset);
-        self.layout.segment_size.saturating_sub(offset + LINK_BYTES)
+        self.left(&self.lock())
     }
 
     /// Segments since the last stored checkpoint began.

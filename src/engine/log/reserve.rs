@@ -1,14 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Segments reserved ahead of the log, so that what is acknowledged has its space (promise P2), and the wait
-//! for more of them.
+//! Segments reserved ahead of the log, so that what is acknowledged has its space (promise P2), and the answers to those
+//! who wait for more of them.
 //!
 //! The state is [`Space`](crate::engine::space::Space), under the lock of the log. Here are the calls to the backing
 //! file, which are made without that lock.
 
-use super::{Log, LogState};
-use crate::engine::space::SpaceClass;
+use super::segment::Current;
+use super::{Log, LogState, LINK_BYTES};
+use crate::engine::format::SEGMENT_HEADER;
+use crate::engine::space::{Space, SpaceClass, Supply, Verdict};
 use crate::engine::{Error, Result};
-use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
+use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage, WaitEvent};
+
+/// What may keep a segment from being reserved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// The image may not become larger than its bound ([`Space::bound`]), nor than the backing file system lets it.
+    Bound,
+    /// Only the backing file system.
+    Backing,
+}
+
+impl Limit {
+    /// The limit to what is reserved for `class`.
+    fn of(class: SpaceClass) -> Self {
+        match class {
+            SpaceClass::Checkpoint => Self::Backing,
+            _ => Self::Bound,
+        }
+    }
+}
 
 /// The right to reserve a segment or to cut the file: one thread has it at a time. Dropping it gives it back, and wakes
 /// those who wait for it. The lock of the log must be free then.
@@ -49,11 +70,9 @@ impl<P: Platform> Log<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] when the backing file has no room, and but for checkpoints also when the image has
-    /// reached the size it is bounded to ([`Space::bound`](crate::engine::space::Space::bound)).
-    pub(super) fn reserve(&self, file: &P::File, class: SpaceClass) -> Result<u64> {
-        let bounded = class != SpaceClass::Checkpoint && !self.lock().space.reclaim_exhausted();
-        if bounded && self.at_bound(file)? {
+    /// [`Error::NoSpace`] when the backing file has no room, or the image has reached the `limit`.
+    pub(super) fn reserve(&self, file: &P::File, limit: Limit) -> Result<u64> {
+        if limit == Limit::Bound && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }
         let taken = self.lock().space.take();
@@ -100,7 +119,15 @@ impl<P: Platform> Log<P> {
         let Some(_hold) = self.try_hold_file_end() else {
             return Ok(());
         };
-        let index = self.reserve(file, class)?;
+        let index = self.reserve(file, Limit::of(class))?;
+        let mut state = self.lock();
+        state.space.add_to_reserve(index)
+    }
+
+    /// Reserves one more segment, once no other thread does.
+    fn reserve_now(&self, file: &P::File, limit: Limit) -> Result {
+        let _hold = self.hold_file_end();
+        let index = self.reserve(file, limit)?;
         let mut state = self.lock();
         state.space.add_to_reserve(index)
     }
@@ -123,15 +150,16 @@ impl<P: Platform> Log<P> {
         state.space.reserved() < want && !state.space.file_end_held() && state.error.is_none()
     }
 
-    /// Takes a segment that has become free into the reserve, if that lacks any: on a full file system other files might
-    /// take its space. False when it is not needed, or its space not to be had.
+    /// Takes a segment that has become free into the reserve, if that lacks any or writers wait for it: on a full file
+    /// system other files might take its space. False when it is not needed, or its space not to be had.
     ///
     /// # Errors
     ///
     /// Those of memory.
     pub(crate) fn keep_in_reserve(&self, file: &P::File, index: u64) -> Result<bool> {
         let state = self.lock();
-        if state.space.reserved() > self.floor(&state, SpaceClass::User) {
+        let wanted = state.space.wanted(self.usable());
+        if state.space.reserved() > self.floor(&state, SpaceClass::User) + wanted {
             return Ok(false);
         }
         drop(state);
@@ -141,6 +169,7 @@ impl<P: Platform> Log<P> {
         }
         let mut state = self.lock();
         state.space.add_to_reserve(index)?;
+        self.serve(&mut state, None);
         state.notify_all();
         Ok(true)
     }
@@ -243,32 +272,70 @@ impl<P: Platform> Log<P> {
         state.space.must_leave(class, checkpoints)
     }
 
-    /// Asks reclaim for space and waits until it has made a round. If reclaim is exhausted, only a discard that has not
-    /// waited yet (`waits` is 0) asks: reclaim uses the discards' reserve in between, and leaves it in the end.
+    /// Bytes that records can take of a segment.
+    pub(crate) fn usable(&self) -> u64 {
+        u64::from(self.layout.segment_size - LINK_BYTES) - SEGMENT_HEADER as u64
+    }
+
+    /// Bytes that records can take of the rest of the current segment.
+    pub(crate) fn left(&self, state: &LogState) -> u32 {
+        let left = |c: Current| {
+            self.layout
+                .segment_size
+                .saturating_sub(c.offset + LINK_BYTES)
+        };
+        state.current.map_or(0, left)
+    }
+
+    /// Grants the space that there is to those who wait for it, in order, and gives the `verdict` on the rest. True if
+    /// one of them got an answer: then they must be woken.
+    pub(super) fn serve(&self, state: &mut LogState, verdict: Option<Verdict>) -> bool {
+        let supply = Supply {
+            room: self.left(state).into(),
+            usable: self.usable(),
+            checkpoints: self.checkpoint_cost.segments(&self.layout),
+            early: self.early(state),
+            spent: P::sabotaged(Sabotage::SpentReserve),
+            unfair: P::sabotaged(Sabotage::UnfairGrant),
+        };
+        let granted = |ticket| P::waited(WaitEvent::Granted(ticket));
+        state.space.serve(&supply, verdict, granted)
+    }
+
+    /// True if what users append counts as metadata, because the image was opened just now.
+    pub(super) fn early(&self, state: &LogState) -> bool {
+        // By the bytes that users wrote: reclaim may have filled segments to make space for them.
+        let written = state.user_bytes() >> self.layout.segment_shift();
+        Space::early(written, state.flushed)
+    }
+
+    /// Answers those who wait for space, after a round of reclaim: reserves what can be reserved, grants it in order, and
+    /// gives the `verdict` on those for whom there is nothing. Only the thread that has made the round may call it.
     ///
-    /// # Errors
-    ///
-    /// [`Error::NoSpace`] when it does not ask, [`Error::Closed`], and the error that stopped the log.
-    pub(super) fn wait_for_reclaim(&self, class: SpaceClass, waits: u32) -> Result {
-        let mut state = self.lock();
-        if !class.waits_for_reclaim() {
-            return Err(Error::NoSpace);
-        }
-        let asks_anyway = waits == 0 && class == SpaceClass::Discard;
-        if state.space.reclaim_exhausted() && !asks_anyway {
-            state.space.refuse();
-            return Err(Error::NoSpace);
-        }
-        // Once: several threads that wait would wake each other for ever.
-        let round = state.space.request_reclaim();
-        state.notify_all();
-        while state.space.reclaim_rounds() == round {
-            state.check()?;
-            if state.closing() || state.stopping() {
-                return Err(Error::Closed);
+    /// If reclaim has found nothing, but the backing file system has space, the image grows beyond its bound rather than
+    /// failing a write.
+    pub(crate) fn answer(&self, file: &P::File, verdict: Option<Verdict>) {
+        let limit = match verdict.map(|verdict| verdict.error) {
+            Some(Error::NoSpace) => Limit::Backing,
+            _ => Limit::Bound,
+        };
+        let asked = verdict.map_or(u64::MAX, |verdict| verdict.asked);
+        loop {
+            let mut state = self.lock();
+            if self.serve(&mut state, None) {
+                state.notify_all();
             }
-            state.wait();
+            if !state.space.waits(asked) || state.check().is_err() {
+                return;
+            }
+            drop(state);
+            if self.reserve_now(file, limit).is_err() {
+                break;
+            }
         }
-        Ok(())
+        let mut state = self.lock();
+        if self.serve(&mut state, verdict) {
+            state.notify_all();
+        }
     }
 }

@@ -6,12 +6,9 @@ use super::seal::End;
 use super::segment::{Current, LeftSegment, Placed};
 use super::state::LogState;
 use super::{Log, LogGuard, LINK_BYTES};
-use crate::engine::space::SpaceClass;
+use crate::engine::space::{Answer, SpaceClass};
 use crate::engine::{Error, Result};
-use crate::platform::{MonitorGuard, Platform};
-
-/// Rounds of reclaim that one record waits for.
-const RECLAIM_ROUNDS: u32 = 8;
+use crate::platform::{MonitorGuard, Platform, WaitEvent};
 
 /// The next place in the log, held for one record: the lock of the log is taken, and the segment, the buffer and
 /// the reserve have space for the record.
@@ -45,6 +42,7 @@ impl<P: Platform> Slot<'_, P> {
         let applied = apply(state);
         if let Err(error) = applied {
             state.fail(error);
+            self.state.notify_all();
         }
         applied
     }
@@ -59,14 +57,89 @@ impl LogState {
         }
         self.current.ok_or(Error::ReadOnly)
     }
+}
 
-    /// The class under which an append for `class` really counts, see [`Space::effective`].
+/// A place among those who wait for space. Dropping it gives it up; the lock of the log must be free then.
+struct Turn<'a, P: Platform> {
+    log: &'a Log<P>,
+    /// The class the record asks under.
+    class: SpaceClass,
+    /// Bytes of the record.
+    need: u32,
+    /// The number of its ticket, if it has one.
+    ticket: Option<u64>,
+}
+
+impl<P: Platform> Drop for Turn<'_, P> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.end(&mut self.log.lock());
+        }
+    }
+}
+
+impl<P: Platform> Turn<'_, P> {
+    /// The record has its place, or gives up: the next ones may go on.
+    fn end(&mut self, state: &mut LogGuard<'_, P>) {
+        if let Some(ticket) = self.ticket.take() {
+            state.space.dequeue(ticket);
+            P::waited(WaitEvent::Left(ticket));
+        }
+    }
+
+    /// The class under which the record may be placed. None if it was granted space that is gone by now.
+    fn counts_as(&self, state: &LogState) -> Option<SpaceClass> {
+        let Some(ticket) = self.ticket else {
+            return Some(self.class.effective(self.log.early(state)));
+        };
+        match state.space.answer(ticket) {
+            Answer::Granted(class) => Some(class),
+            Answer::Waiting | Answer::Refused(_) => None,
+        }
+    }
+
+    /// True if others of its class wait for space, and were there before.
+    fn must_queue(&self, state: &LogState) -> bool {
+        self.ticket.is_none() && self.class.waits_for_reclaim() && state.space.queued(self.class)
+    }
+
+    /// Waits for an answer: in line with all who wait, or again if what was granted is gone.
     ///
-    /// [`Space::effective`]: crate::engine::space::Space::effective
-    fn effective(&self, class: SpaceClass, segment_shift: u32) -> SpaceClass {
-        // By the bytes that users wrote: reclaim may have filled segments to make space for them.
-        let written = self.user_bytes() >> segment_shift;
-        self.space.effective(class, written, self.flushed)
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], [`Error::Closed`], the error that stopped the log, and that of the search for space.
+    fn wait(&mut self, mut state: LogGuard<'_, P>) -> Result {
+        let ticket = match self.ticket {
+            Some(ticket) => {
+                state.space.ungrant(ticket);
+                ticket
+            }
+            None => {
+                if state.space.queue_full() {
+                    state.wait();
+                    return Ok(());
+                }
+                state.space.enqueue(self.class, self.need)?
+            }
+        };
+        self.ticket = Some(ticket);
+        P::waited(WaitEvent::Queued(self.class as u8, ticket));
+        // The maintenance thread has something to do.
+        state.notify_all();
+        loop {
+            state.admit(self.class)?;
+            if state.stopping() {
+                return Err(Error::Closed);
+            }
+            if state.space.is_first(ticket) && self.log.serve(&mut state, None) {
+                state.notify_all();
+            }
+            match state.space.answer(ticket) {
+                Answer::Waiting => state.wait(),
+                Answer::Granted(_) => return Ok(()),
+                Answer::Refused(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -132,20 +205,31 @@ impl<P: Platform> Log<P> {
         need: u32,
         class: SpaceClass,
     ) -> Result<LogGuard<'_, P>> {
-        let mut waits = 0;
+        let mut turn = Turn {
+            log: self,
+            class,
+            need,
+            ticket: None,
+        };
         loop {
             let mut state = self.lock();
             let current = state.admit(class)?;
-            let class = state.effective(class, self.layout.segment_shift());
+            let Some(counts_as) = turn.counts_as(&state) else {
+                turn.wait(state)?;
+                continue;
+            };
             let fits = current.offset + need + LINK_BYTES <= self.layout.segment_size;
             // A full segment is left only when the one after the next is reserved, so that the log
             // always knows where it goes on.
             let takes = u64::from(!fits);
-            if state.space.reserved() < self.floor(&state, class) + takes {
-                self.wait_for_segment(file, state, class, &mut waits)?;
+            let short = state.space.reserved() < self.floor(&state, counts_as) + takes;
+            if short || turn.must_queue(&state) {
+                self.wait_for_segment(file, state, counts_as, &mut turn)?;
                 continue;
             }
             if state.open.is_some() && fits {
+                P::waited(WaitEvent::Admitted(class as u8, turn.ticket));
+                turn.end(&mut state);
                 return Ok(state);
             }
             // The end of a segment that was flushed to its last sector is already linked.
@@ -166,32 +250,27 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// Reserves one more segment for `class`, or waits for another thread that does, or for reclaim, which has
-    /// been waited for `waits` times.
+    /// Reserves one more segment for `class`, or waits for another thread that does. If there is none to be had, or others
+    /// wait, the record waits for its turn.
     fn wait_for_segment(
         &self,
         file: &P::File,
         mut state: LogGuard<'_, P>,
         class: SpaceClass,
-        waits: &mut u32,
+        turn: &mut Turn<'_, P>,
     ) -> Result {
+        if turn.ticket.is_some() || turn.must_queue(&state) {
+            return turn.wait(state);
+        }
         if state.space.file_end_held() {
             state.wait();
             return Ok(());
         }
         drop(state);
         match self.reserve_ahead(file, class) {
-            Err(Error::NoSpace) => {}
-            other => return other,
+            Err(Error::NoSpace) if class.waits_for_reclaim() => turn.wait(self.lock()),
+            other => other,
         }
-        if *waits == RECLAIM_ROUNDS {
-            // Reclaim finds something each time, and others take it, or reclaim takes it itself.
-            self.lock().space.exhaust_reclaim();
-        } else {
-            self.wait_for_reclaim(class, *waits)?;
-        }
-        *waits += 1;
-        Ok(())
     }
 
     /// Seals what is open and goes on in the next segment. The reserve has one to follow it.

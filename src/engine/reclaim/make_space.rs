@@ -6,65 +6,90 @@ use super::Maintenance;
 use crate::engine::freeing;
 use crate::engine::map::reaper::Progress;
 use crate::engine::map::usage::Total;
+use crate::engine::space::CheckpointCost;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::Platform;
 
-/// Segments to be found for writers that wait.
+/// Segments to be found, beside those that the writers that wait need.
 const GAIN: u64 = 2;
 /// Rounds without gain after which there is no space to be found.
 const FRUITLESS: u32 = 8;
 
-/// Number of segments that are reserved or free, and the sums over all segments.
-fn look<P: Platform>(store: &Store<P>) -> (u64, Total) {
-    let tail = store.log.lock();
-    let available = tail.space.reserved() + tail.space.free();
-    let total = store.map.lock().total(tail.held());
-    (available, total)
+/// What there is for writers, and what there was.
+struct View {
+    /// Bytes that writers may use or have used since the open: it grows only by what reclaim and checkpoints find, whatever
+    /// writers take meanwhile.
+    found: i64,
+    /// Bytes that the waiting writers need.
+    wanted: i64,
+    /// The sums over all segments.
+    total: Total,
+    /// Segments that two checkpoints need.
+    checkpoints: u64,
+}
+
+impl View {
+    fn of<P: Platform>(store: &Store<P>) -> Self {
+        let size = i64::from(store.layout.segment_size);
+        let checkpoints = store.log.checkpoint_cost.segments(&store.layout);
+        let state = store.log.lock();
+        let segments = (state.space.reserved() + state.space.free()) as i64 - checkpoints as i64;
+        Self {
+            found: segments * size + i64::from(store.log.left(&state)) + state.user_bytes() as i64,
+            wanted: state.space.wanted(store.log.usable()) as i64 * size,
+            total: store.map.lock().total(state.held()),
+            checkpoints,
+        }
+    }
 }
 
 impl<P: Platform> Maintenance<P> {
-    /// Finds space for writers that wait. False when there is none to be found.
+    /// Finds space for writers that wait, while others take what it finds. False when there is none to be found.
     ///
     /// # Errors
     ///
     /// Those of the log and of memory.
     pub(crate) fn make_space(&mut self, store: &Store<P>) -> Result<bool> {
         while self.reap(store)? == Progress::More && !store.log.lock().stopping() {}
-        let (before, _) = look(store);
+        let before = View::of(store);
+        let size = i64::from(store.layout.segment_size);
         freeing::free_superseded(store)?;
         let mut fruitless = 0;
         loop {
-            let (available, total) = look(store);
-            if available > before + GAIN {
+            let view = View::of(store);
+            if view.found > before.found + GAIN as i64 * size + view.wanted {
                 break;
             }
-            let round = self.empty_and_free(store, available, &total)?;
-            let (now, left) = look(store);
-            if now > available {
+            let round = self.empty_and_free(store, &view)?;
+            let now = View::of(store);
+            if now.found > view.found {
                 continue;
             }
-            let size = u64::from(store.layout.segment_size);
-            fruitless += u32::from(left.garbage + size / 64 >= total.garbage);
-            let lost = round.settled && now < available;
+            fruitless += u32::from(now.total.garbage + size as u64 / 64 >= view.total.garbage);
+            let lost = round.settled && now.found + size <= view.found;
             if round.emptied == 0 || fruitless == FRUITLESS || lost {
                 break;
             }
         }
-        Ok(look(store).0 > before)
+        Ok(View::of(store).found > before.found)
     }
 
-    /// One round: empties segments, and frees the dead ones. There were `available` segments and `total` before it.
-    fn empty_and_free(&mut self, store: &Store<P>, available: u64, total: &Total) -> Result<Round> {
+    /// One round: empties segments, and frees the dead ones. `before` is what there was before it.
+    fn empty_and_free(&mut self, store: &Store<P>, before: &View) -> Result<Round> {
         let mut going = || !store.log.lock().stopping();
-        let emptied = match total.garbage - total.stuck >= u64::from(store.layout.segment_size) {
+        let movable = before.total.garbage - before.total.stuck;
+        let emptied = match movable >= u64::from(store.layout.segment_size) {
             true => self.empty_segments(store, Effort::Urgent, BATCH, &mut going)?,
             false => 0,
         };
         freeing::free_superseded(store)?;
-        let (now, left) = look(store);
-        // Segments that held nodes of the table, and young ones, need checkpoints to be free. Those cost space as well.
-        let settled = now <= available && left.dead + left.stuck > 0;
+        let now = View::of(store);
+        // Segments that held nodes of the table, and young ones, need checkpoints to be free. Those cost space as well, but
+        // leave less to be stored by the next ones.
+        let gains = now.total.dead + now.total.stuck > 0
+            || now.checkpoints > CheckpointCost::LEAST_SEGMENTS;
+        let settled = now.found <= before.found && gains;
         if settled {
             self.free_dead(store)?;
         }

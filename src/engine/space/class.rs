@@ -26,6 +26,18 @@ pub(crate) enum SpaceClass {
 }
 
 impl SpaceClass {
+    /// Number of classes.
+    pub(super) const COUNT: usize = 7;
+
+    /// The class under which an append really counts. The first writes since the open are `early`: until a file system
+    /// has replayed its journal it writes its metadata without saying so.
+    pub(crate) fn effective(self, early: bool) -> Self {
+        match self {
+            Self::User if early => Self::Metadata,
+            other => other,
+        }
+    }
+
     /// The table of who leaves what: the segments of the reserve that are still there when a class has appended, by the
     /// purpose they are left for.
     ///

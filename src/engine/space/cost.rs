@@ -21,6 +21,9 @@ pub(crate) struct CheckpointCost {
 }
 
 impl CheckpointCost {
+    /// Segments that two checkpoints take when next to no node is dirty.
+    pub(crate) const LEAST_SEGMENTS: u64 = 1;
+
     /// Notes that `nodes` of the sector table and the segment usage are dirty.
     pub(crate) fn set(&self, nodes: u64) {
         self.nodes.store(nodes, Ordering::Relaxed);

@@ -9,17 +9,21 @@
 //! - class.rs: the classes, and the table of what each leaves;
 //! - cost.rs: what the next checkpoints need;
 //! - allocator.rs: which segments of the image are free;
+//! - queue.rs: those who wait for space, in order;
 //! - [`Space`], here: the reserve, and the state of the space.
 
 mod allocator;
 mod class;
 mod cost;
+mod queue;
 
 pub(crate) use self::allocator::{Allocator, MAX_UNCOVERED};
 pub(crate) use self::class::SpaceClass;
 pub(crate) use self::cost::CheckpointCost;
+pub(crate) use self::queue::{Answer, Supply, Verdict};
 
 use self::class::for_metadata;
+use self::queue::Queue;
 use crate::engine::format::{DeviceSize, Layout};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
@@ -33,17 +37,6 @@ const POST_MOUNT: u64 = 2;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
-
-/// What reclaim was asked for, and how that went.
-#[derive(Default)]
-struct Requests {
-    /// A writer waits for reclaim to find space.
-    wanted: bool,
-    /// Reclaim found nothing, and nothing was written or discarded since.
-    exhausted: bool,
-    /// Rounds of reclaim that were made for writers that wait.
-    rounds: u64,
-}
 
 /// Who may change which space of the backing file is allocated behind the segments in use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,7 +57,7 @@ pub(crate) struct Space {
     /// Segments with their space, for the log to use.
     reserve: Vec<u64>,
     file_end: FileEnd,
-    requests: Requests,
+    queue: Queue,
     /// The backing file system had no space when it was last asked for a segment.
     backing_full: bool,
     /// The last write that needed space found none.
@@ -76,17 +69,21 @@ pub(crate) struct Space {
 /// The free segments, and what is known of them.
 impl Space {
     /// The space of an image with a device of this size, without a reserve.
-    pub(crate) fn new(allocator: Allocator, layout: Layout, size: DeviceSize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// Those of memory.
+    pub(crate) fn new(allocator: Allocator, layout: Layout, size: DeviceSize) -> Result<Self> {
+        Ok(Self {
             allocator,
             reserve: Vec::new(),
             file_end: FileEnd::Free,
-            requests: Requests::default(),
+            queue: Queue::new()?,
             backing_full: false,
             refused: false,
             size,
             layout,
-        }
+        })
     }
 
     /// Number of segments of the image, the free ones included.
@@ -194,17 +191,10 @@ impl Space {
         class.leaves(checkpoints, for_metadata(self.size))
     }
 
-    /// The class under which an append for `class` really counts when users have filled `written` segments since the
-    /// open: until then a file system writes its metadata without saying so.
-    pub(crate) fn effective(&self, class: SpaceClass, written: u64, flushed: bool) -> SpaceClass {
-        let early = written < POST_MOUNT || !flushed && written < JOURNAL_REPLAY;
-        match class {
-            SpaceClass::User | SpaceClass::Metadata if early && self.requests.exhausted => {
-                SpaceClass::PostMountWrite
-            }
-            SpaceClass::User if early => SpaceClass::Metadata,
-            other => other,
-        }
+    /// True if what users append counts as metadata, see [`SpaceClass::effective`], when they have filled `written`
+    /// segments since the open, and whether they have `flushed`.
+    pub(crate) fn early(written: u64, flushed: bool) -> bool {
+        written < POST_MOUNT || !flushed && written < JOURNAL_REPLAY
     }
 }
 
@@ -240,50 +230,8 @@ impl Space {
         self.refused
     }
 
-    /// A write was refused for lack of space.
-    pub(crate) fn refuse(&mut self) {
-        self.refused = true;
-    }
-
-    /// A record of this class was appended: a write or a discard may let reclaim find space again.
+    /// A record of this class was appended.
     pub(crate) fn appended(&mut self, class: SpaceClass) {
-        if class.waits_for_reclaim() {
-            self.requests.exhausted = false;
-            self.refused &= class != SpaceClass::User;
-        }
-    }
-
-    /// True if a writer waits for reclaim to find space.
-    pub(crate) fn reclaim_wanted(&self) -> bool {
-        self.requests.wanted
-    }
-
-    /// True if reclaim found nothing, and nothing was written or discarded since. An image of its largest size
-    /// may then grow beyond it.
-    pub(crate) fn reclaim_exhausted(&self) -> bool {
-        self.requests.exhausted
-    }
-
-    /// Reclaim takes what it finds itself, or others do: as good as if it found nothing.
-    pub(crate) fn exhaust_reclaim(&mut self) {
-        self.requests.exhausted = true;
-    }
-
-    /// Asks reclaim for space. Returns how many rounds it has made: the next one is the answer.
-    pub(crate) fn request_reclaim(&mut self) -> u64 {
-        self.requests.wanted = true;
-        self.requests.rounds
-    }
-
-    /// Rounds of reclaim that were made for writers that wait.
-    pub(crate) fn reclaim_rounds(&self) -> u64 {
-        self.requests.rounds
-    }
-
-    /// Answers those who wait: reclaim has made a round, and `found` space or none.
-    pub(crate) fn answer_requests(&mut self, found: bool) {
-        self.requests.wanted = false;
-        self.requests.exhausted = !found;
-        self.requests.rounds += 1;
+        self.refused &= class != SpaceClass::User;
     }
 }

@@ -225,6 +225,8 @@ struct Disk {
     /// Operations of each kind, for counting.
     syncs: u64,
     writes: u64,
+    /// Operations that failed for lack of space.
+    refusals: u64,
     /// Bytes that the file may occupy; operations that need more fail for lack of space.
     capacity: Option<u64>,
     /// Faults to come, by the number of the operation.
@@ -333,6 +335,11 @@ impl SimFile {
     /// Writes so far.
     pub fn writes(&self) -> u64 {
         self.disk().writes
+    }
+
+    /// Operations so far that failed for lack of space.
+    pub fn refusals(&self) -> u64 {
+        self.disk().refusals
     }
 
     /// Reads that the calling thread has made, of any file.
@@ -551,11 +558,17 @@ impl Disk {
         }
     }
 
-    /// Whether `pages` more pages find space.
-    fn room_for(&self, pages: usize) -> bool {
-        self.capacity.is_none_or(|capacity| {
+    /// Looks for space for the holes in a range of bytes.
+    fn find_room(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        let pages = self.holes(offset, len);
+        let fits = self.capacity.is_none_or(|capacity| {
             pages == 0 || ((self.now.occupied() + pages) * PAGE) as u64 <= capacity
-        })
+        });
+        if !fits {
+            self.refusals += 1;
+            return Err(Error::NoSpace);
+        }
+        Ok(())
     }
 
     /// Holes in a range of bytes.
@@ -631,9 +644,7 @@ impl BackingFile for SimFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error> {
         self.pass();
         let mut disk = self.disk();
-        if !disk.room_for(disk.holes(offset, buf.len() as u64)) {
-            return Err(Error::NoSpace);
-        }
+        disk.find_room(offset, buf.len() as u64)?;
         let step = disk.step();
         let sectors = match step {
             // Any of its sectors may arrive before the power is gone.
@@ -718,9 +729,7 @@ impl BackingFile for SimFile {
         self.pass();
         let mut disk = self.disk();
         disk.whole_step()?;
-        if !disk.room_for(disk.holes(offset, len)) {
-            return Err(Error::NoSpace);
-        }
+        disk.find_room(offset, len)?;
         for at in pages_of(offset, len) {
             if disk.now.get(at).is_none() {
                 disk.now.set(at, Some(RESERVED.clone()));

@@ -8,16 +8,16 @@ mod file;
 mod history;
 
 pub use self::file::{Fault, SimFile, Snapshot, Survival};
-pub(crate) use self::history::since;
 pub use self::history::{
     checkpointed, completed, mark, may_lose_older_superblock, promised, sized, take_history,
-    working_atomically_on, working_on, Mark, Placed,
+    working_on, Mark, Placed,
 };
+pub(crate) use self::history::{overtaking, since};
 
 use super::held::{self, Hold};
 use super::std::mem::set_failing_allocation;
 use super::std::StdLz4;
-use super::{Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
+use super::{Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread, WaitEvent};
 use crate::engine::Error;
 use core::cell::{Cell, RefCell};
 use shuttle::sync::{Condvar, Mutex, MutexGuard};
@@ -112,6 +112,10 @@ impl Platform for Sim {
 
     fn placed(block: u64, count: u64) {
         history::placed(block, count);
+    }
+
+    fn waited(event: WaitEvent) {
+        history::waited(event);
     }
 
     fn crc32c(crc: u32, data: &[u8]) -> u32 {
