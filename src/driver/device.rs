@@ -71,7 +71,8 @@ impl Device {
         let queue = Arc::new(Queue::new(server.clone(), workers)?, GFP_KERNEL)?;
         let shape = Shape {
             size: server.volume().size().bytes(),
-            optimal_io: server.volume().layout().record_size,
+            record_size: server.volume().layout().record_size,
+            rotational: server.volume().file().is_rotational(),
             read_only: server.volume().read_only(),
         };
         let device = KBox::new(

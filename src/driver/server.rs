@@ -68,9 +68,16 @@ impl Server {
         let operation = request.operation();
         let result = match operation {
             Operation::Read => self.pool.with(|worker| self.read(worker, &mut request)),
-            Operation::Write { fua, metadata } => self
+            Operation::Write {
+                fua,
+                metadata,
+                atomic,
+            } => self
                 .pool
-                .with(|worker| self.write(worker, &mut request, metadata))
+                .with(|worker| match atomic {
+                    true => self.write_atomic(worker, &mut request),
+                    false => self.write(worker, &mut request, metadata),
+                })
                 .and_then(|()| match fua {
                     true => self.volume.force_unit_access(),
                     false => Ok(()),
@@ -133,6 +140,18 @@ impl Server {
                 false => self.volume.write(workspace, block, buf),
             }
         })
+    }
+
+    /// Writes a request that a crash must leave as a whole or not at all. The limits of the disk keep it within one
+    /// record.
+    fn write_atomic(&self, worker: &mut Worker, request: &mut Request) -> engine::Result {
+        let Worker { bounce, workspace } = worker;
+        let (block, count) = request.range();
+        let buf = bounce
+            .get_mut(..count as usize * BLOCK_SIZE)
+            .ok_or(engine::Error::Invalid("request"))?;
+        covered(request.copy_out(buf))?;
+        self.volume.write_atomic(workspace, block, buf)
     }
 
     fn log(&self, operation: Operation, block: u64, error: engine::Error) {

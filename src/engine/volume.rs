@@ -263,6 +263,28 @@ impl<P: Platform> Volume<P> {
         self.write_as(SpaceClass::Metadata, ws, block, data)
     }
 
+    /// Writes `data.len() / 4096` blocks from `block` on, all of them or none: whenever the power fails, they are found
+    /// all with their new contents or all with their old ones (promise P9). A read that runs at the same time may see
+    /// some of each, as beside any other write.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write), and [`Error::Invalid`] if no record can hold the blocks: they must not be more than
+    /// [`Layout::record_blocks`], nor lie on both sides of a multiple of it.
+    pub fn write_atomic(&self, ws: &mut Workspace<P>, block: u64, data: &[u8]) -> Result {
+        self.writable()?;
+        let store = &*self.store;
+        let blocks = whole_blocks(data.len())?;
+        store.check_range(block, blocks)?;
+        if blocks == 0 || !store.layout.in_natural_unit(block, blocks) {
+            return Err(Error::Invalid(
+                "range: an atomic write must lie within one record",
+            ));
+        }
+        count(&store.counters.bytes_written, data.len() as u64);
+        Writer::new(store).write_atomic(ws, block, data, SpaceClass::User)
+    }
+
     fn write_as(
         &self,
         class: SpaceClass,

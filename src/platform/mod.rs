@@ -203,6 +203,8 @@ pub enum Sabotage {
     StaleLeaf,
     /// A discard treats leaves of the sector table that are not in memory as unmapped.
     UnloadedHole,
+    /// An atomic write becomes two records.
+    TornAtomic,
     /// Of those who wait for space, the last one gets it first.
     UnfairGrant,
     /// A write that waits for space is told that there is none, without a search for it.
@@ -224,7 +226,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -255,6 +257,7 @@ impl Sabotage {
         Self::StaleCache,
         Self::StaleLeaf,
         Self::UnloadedHole,
+        Self::TornAtomic,
         Self::UnfairGrant,
         Self::HastyVerdict,
     ];

@@ -73,9 +73,19 @@ impl History<'_> {
         let mut state = self.state(mark.promised);
         let promised_state = state.clone();
         let later = &self.order[mark.promised..mark.placed];
-        let mut changes = later.iter();
-        while state != *now {
-            let Some(change) = changes.next() else {
+        let mut length = mark.promised;
+        let mut torn = None;
+        while state != *now || self.tears(length) {
+            if state == *now {
+                torn = torn.or(Some(length));
+            }
+            let Some(change) = self.order[..mark.placed].get(length) else {
+                if let Some(length) = torn {
+                    return Err(format!(
+                        "an atomic write is torn: this is the state after {length} changes, {:?}",
+                        &self.order[length.saturating_sub(4)..mark.placed.min(length + 4)]
+                    ));
+                }
                 let mut text = format!(
                     "not a prefix: {} of {} changes promised; block: promised, found:",
                     mark.promised, mark.placed
@@ -89,8 +99,15 @@ impl History<'_> {
                 return Err(text);
             };
             apply(&mut state, change);
+            length += 1;
         }
         Ok(found)
+    }
+
+    /// True if a crash must not leave the state after the first `length` changes, because it has a part of an atomic
+    /// write only (promise P9).
+    fn tears(&self, length: usize) -> bool {
+        length > 0 && self.order[length - 1].tears
     }
 
     fn state(&self, length: usize) -> Vec<u32> {

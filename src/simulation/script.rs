@@ -24,6 +24,8 @@ pub enum Action {
     Raw(u64, u64),
     /// Writes blocks of zeros.
     Zeros(u64, u64),
+    /// Writes incompressible blocks atomically, as many of them as one record can hold.
+    Atomic(u64, u64),
     /// Writes one block with forced unit access.
     Fua(u64),
     /// Discards.
@@ -53,7 +55,9 @@ pub struct Script {
     pub counters: u64,
 }
 
-use Action::{Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros};
+use Action::{
+    Atomic, Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros,
+};
 
 /// A segment holds 63 incompressible blocks, in records of one block.
 pub const SCRIPTS: &[Script] = &[
@@ -155,6 +159,26 @@ pub const SCRIPTS: &[Script] = &[
             Write(510, 3),
             Zero(0, BLOCKS),
             Flush,
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "atomic writes",
+        actions: &[
+            Raw(0, 44),
+            Raw(400, 1),
+            // At the end of a segment, where other writes are cut.
+            Atomic(44, 16),
+            Atomic(48, 16),
+            Atomic(52, 16),
+            Atomic(56, 16),
+            Atomic(60, 16),
+            Flush,
+            Atomic(64, 16),
+            Checkpoint,
+            Atomic(45, 2),
+            Fua(46),
+            Atomic(44, 16),
         ],
         counters: 0,
     },
@@ -307,6 +331,7 @@ impl Script {
             Write(block, count) => site.write(block, count).map(|_| ()),
             Raw(block, count) => site.write_raw(block, count).map(|_| ()),
             Zeros(block, count) => site.write_zeros(block, count).map(|_| ()),
+            Atomic(block, count) => site.write_atomic_raw(block, count).map(|_| ()),
             Fua(block) => site.write_through(block),
             Zero(block, count) => site.zero(block, count),
             Flush => site.flush(),

@@ -71,6 +71,15 @@ pub(super) fn make_room(volume: &Volume<Sim>, shared: &Shared, rng: Rng) {
     }
 }
 
+/// What a crash leaves of a write, all or nothing.
+#[derive(Clone, Copy)]
+enum Grain {
+    /// Each block.
+    Block,
+    /// All blocks together.
+    Whole,
+}
+
 pub(super) struct Submitter<'a> {
     volume: &'a Volume<Sim>,
     shared: &'a Shared,
@@ -112,7 +121,8 @@ impl<'a> Submitter<'a> {
         let size = self.rng.next_u64();
         let up_to = |max: u64| 1 + size % max.min(rest);
         match self.rng.below(20) {
-            0..=4 => self.write(block, up_to(4)).map(|_| ()),
+            0..=3 => self.write(block, up_to(4)).map(|_| ()),
+            4 => self.write_atomic(block, up_to(32)).map(|_| ()),
             16 => self.compact(),
             17 => self.resize(),
             19 => self.far(|site, blocks| {
@@ -145,7 +155,8 @@ impl<'a> Submitter<'a> {
         let size = self.rng.next_u64();
         let up_to = |max: u64| 1 + size % max;
         match self.rng.below(32) {
-            0..=7 => self.write(block, up_to(4)).map(|_| ()),
+            0..=6 => self.write(block, up_to(4)).map(|_| ()),
+            7 => self.write_atomic(block, up_to(4)).map(|_| ()),
             8 => self.write_through(block),
             // Over what was mostly never written: nothing to discard, unless others write there now.
             9 | 10 => self.zero(block + up_to(24), up_to(24)),
@@ -193,7 +204,8 @@ impl<'a> Submitter<'a> {
         let size = 1 + self.rng.below(64);
         match self.rng.below(16) {
             0..=3 => self.write(block, 1 + size % 4).map(|_| ()),
-            4..=7 => self.write(block, size).map(|_| ()),
+            4..=6 => self.write(block, size).map(|_| ()),
+            7 => self.write_atomic(block, size).map(|_| ()),
             8 => self.write_through(block),
             9 => self.zero(block, size),
             10 => self.zero(300, 2 * size),
@@ -222,6 +234,7 @@ impl<'a> Submitter<'a> {
                 Ok(())
             }
             8 => self.checkpoint(),
+            9 => self.write_atomic_raw(block, size).map(|_| ()),
             _ => self.write_raw(block, size).map(|_| ()),
         }
     }
@@ -385,9 +398,13 @@ impl<'a> Submitter<'a> {
                 self.volume.shed_table(size % (256 << 10));
                 Ok(())
             }
-            7 | 8 => {
+            7 => {
                 let block = self.rng.below(BLOCKS - 8);
                 self.write(block, 1 + size % 8).map(|_| ())
+            }
+            8 => {
+                let block = self.rng.below(BLOCKS - 32);
+                self.write_atomic(block, 1 + size % 32).map(|_| ())
             }
             // From any block to any block, mostly to the end.
             9..=11 => self.far(|site, blocks| {
@@ -454,29 +471,45 @@ impl<'a> Submitter<'a> {
 
     /// Writes new tags, some of them zero. Returns how far the order reaches with them.
     pub(super) fn write(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        let tags: Vec<u32> = (0..count).map(|_| self.next_tag()).collect();
-        self.write_tags(block, tags)
+        let tags = (0..count).map(|_| self.next_tag()).collect();
+        self.write_tags(block, tags, Grain::Block)
+    }
+
+    /// Writes new tags, some of them zero, all or none of which survive a crash: those of the `count` blocks that one
+    /// record can hold. Returns how far the order reaches with them.
+    pub(super) fn write_atomic(&mut self, block: u64, count: u64) -> Result<usize, Error> {
+        let count = count.min(self.volume.layout().left_in_natural_unit(block));
+        let tags = (0..count).map(|_| self.next_tag()).collect();
+        self.write_tags(block, tags, Grain::Whole)
     }
 
     /// Writes incompressible blocks, none of them zero.
     pub(super) fn write_raw(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        let mut tags = Vec::new();
-        {
-            let mut round = round(self.shared);
-            for _ in 0..count {
-                round.next_tag += 1;
-                tags.push(round.next_tag * 3 + 2);
-            }
-        }
-        self.write_tags(block, tags)
+        let tags = self.raw_tags(count);
+        self.write_tags(block, tags, Grain::Block)
+    }
+
+    /// As [`write_atomic`](Self::write_atomic), with incompressible blocks, none of them zero.
+    pub(super) fn write_atomic_raw(&mut self, block: u64, count: u64) -> Result<usize, Error> {
+        let tags = self.raw_tags(count.min(self.volume.layout().left_in_natural_unit(block)));
+        self.write_tags(block, tags, Grain::Whole)
+    }
+
+    fn raw_tags(&mut self, count: u64) -> Vec<u32> {
+        let mut round = round(self.shared);
+        let next_tag = |_| {
+            round.next_tag += 1;
+            round.next_tag * 3 + 2
+        };
+        (0..count).map(next_tag).collect()
     }
 
     /// Writes blocks of zeros.
     pub(super) fn write_zeros(&mut self, block: u64, count: u64) -> Result<usize, Error> {
-        self.write_tags(block, std::vec![0; count as usize])
+        self.write_tags(block, std::vec![0; count as usize], Grain::Block)
     }
 
-    fn write_tags(&mut self, block: u64, tags: Vec<u32>) -> Result<usize, Error> {
+    fn write_tags(&mut self, block: u64, tags: Vec<u32>, grain: Grain) -> Result<usize, Error> {
         let count = tags.len() as u64;
         let mut data = std::vec![0; tags.len() * BLOCK_SIZE];
         for (bytes, &tag) in data.chunks_exact_mut(BLOCK_SIZE).zip(&tags) {
@@ -484,14 +517,24 @@ impl<'a> Submitter<'a> {
         }
         let stores = tags.iter().any(|&tag| tag != 0);
         let began = sim::mark().placed;
-        let end = sim::working_on(Placed::write(block, tags.clone()));
         let refusals = self.volume.file().refusals();
-        let result = match self.metadata {
-            true => self.volume.write_metadata(&mut self.ws, block, &data),
-            false => self.volume.write(&mut self.ws, block, &data),
+        let change = Placed::write(block, tags.clone());
+        let (what, result, reached) = match grain {
+            Grain::Block => {
+                let end = sim::working_on(change);
+                let result = match self.metadata {
+                    true => self.volume.write_metadata(&mut self.ws, block, &data),
+                    false => self.volume.write(&mut self.ws, block, &data),
+                };
+                ("write", result, end())
+            }
+            Grain::Whole => {
+                let end = sim::working_atomically_on(change);
+                let result = self.volume.write_atomic(&mut self.ws, block, &data);
+                ("atomic write", result, end())
+            }
         };
-        let reached = end();
-        self.done("write", (block, count), reached, result);
+        self.done(what, (block, count), reached, result);
         if result == Err(Error::NoSpace) && self.volume.file().refusals() == refusals {
             // Promise P2: only the file system says that it is full.
             round(self.shared).object(format!(
@@ -500,7 +543,7 @@ impl<'a> Submitter<'a> {
         }
         if result.is_ok() {
             round(self.shared).wrote |= stores;
-            self.expect_moment("write", began, block, &tags);
+            self.expect_moment(what, began, block, &tags);
         }
         result.map(|()| reached)
     }

@@ -59,6 +59,55 @@ fn a_part_of_a_record_is_overwritten_and_the_rest_stays() {
     }
 }
 
+/// P9: what one record can hold is written, anything else is refused and changes nothing.
+#[test]
+fn an_atomic_write_that_no_record_holds_is_refused() {
+    let (file, volume) = fresh(65536);
+    let mut ws = volume.workspace().unwrap();
+    let data: Vec<u8> = (1..=17)
+        .flat_map(|tag| {
+            let mut block = vec![0; BLOCK_SIZE];
+            fill(tag, &mut block);
+            block
+        })
+        .collect();
+    let blocks = |n: usize| &data[..n * BLOCK_SIZE];
+    let mut write = |block, data: &[u8]| volume.write_atomic(&mut ws, block, data);
+    for (block, count) in [(16, 17), (31, 2), (15, 16), (BLOCKS - 1, 2)] {
+        let result = write(block, blocks(count));
+        assert!(
+            matches!(result, Err(Error::Invalid(_))),
+            "{count} at {block}"
+        );
+    }
+    for length in [0, 512, BLOCK_SIZE + 1] {
+        let result = write(16, &data[..length]);
+        assert!(matches!(result, Err(Error::Invalid(_))), "{length} bytes");
+    }
+    assert!(read_all(&volume).iter().all(|&tag| tag == 0));
+    let mut write = |block, data: &[u8]| volume.write_atomic(&mut ws, block, data);
+    write(16, blocks(16)).unwrap();
+    write(37, blocks(11)).unwrap();
+    // Zeros among other blocks, and nothing but zeros.
+    let mut mixture = blocks(4).to_vec();
+    mixture[BLOCK_SIZE..3 * BLOCK_SIZE].fill(0);
+    write(20, &mixture).unwrap();
+    write(28, &[0; 2 * BLOCK_SIZE]).unwrap();
+    let tags = read_all(&volume);
+    assert_eq!(tags[16..24], [1, 2, 3, 4, 1, 0, 0, 4]);
+    assert_eq!(tags[24..32], [9, 10, 11, 12, 0, 0, 15, 16]);
+    assert_eq!(tags[37..48], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(volume.stats().unwrap().mapped_blocks, 12 + 11);
+    volume.close().unwrap();
+    let volume = Vol::open(file, Access::Read).unwrap();
+    assert_eq!(read_all(&volume), tags);
+    let mut ws = volume.workspace().unwrap();
+    assert_eq!(
+        volume.write_atomic(&mut ws, 0, blocks(1)),
+        Err(Error::ReadOnly)
+    );
+}
+
 #[test]
 fn a_flush_without_anything_new_does_no_io() {
     let (file, volume) = fresh(4096);

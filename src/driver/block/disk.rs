@@ -26,24 +26,42 @@ const SECTOR_SHIFT: u32 = c::SECTOR_SHIFT;
 pub(crate) struct Shape {
     /// Size in bytes, a multiple of [`BLOCK_SIZE`].
     pub(crate) size: u64,
-    /// Length in bytes of the writes that cost least.
-    pub(crate) optimal_io: u32,
+    /// Length in bytes of the writes that cost least, a power of two. A write within a multiple of it can be atomic.
+    pub(crate) record_size: u32,
+    /// True if seeking costs time below.
+    pub(crate) rotational: bool,
     /// True if the block layer refuses writes.
     pub(crate) read_only: bool,
 }
 
 impl Shape {
     fn limits(&self) -> c::queue_limits {
+        // Without BLK_FEAT_STABLE_WRITES: the data of a write is copied before anything looks at it, so its pages may
+        // change meanwhile.
+        let mut features =
+            c::BLK_FEAT_WRITE_CACHE | c::BLK_FEAT_FUA | c::BLK_FEAT_ATOMIC_WRITES;
+        if self.rotational {
+            features |= c::BLK_FEAT_ROTATIONAL;
+        }
         c::queue_limits {
-            features: c::BLK_FEAT_WRITE_CACHE | c::BLK_FEAT_FUA | c::BLK_FEAT_STABLE_WRITES,
+            features,
             logical_block_size: BLOCK_SIZE as c_uint,
             physical_block_size: BLOCK_SIZE as c_uint,
             io_min: BLOCK_SIZE as c_uint,
-            io_opt: self.optimal_io,
+            io_opt: self.record_size,
             max_hw_sectors: MAX_TRANSFER >> SECTOR_SHIFT,
-            // Data is copied: a request can have a segment for each page, of any length.
-            max_segments: (MAX_TRANSFER as usize / BLOCK_SIZE) as c_ushort,
+            // Without chunk_sectors, which would end every request at a multiple of a record: the block layer cuts
+            // write-zeroes there as well, and a gigabyte of it would be thousands of requests instead of one.
+            //
+            // Data is copied, from any number of segments of any length: if the memory of a transfer does not begin
+            // with a page, it has one segment more than pages.
+            max_segments: c_ushort::MAX,
             max_segment_size: MAX_TRANSFER,
+            // An atomic request lies in one natural unit, also after merging, and so becomes one record.
+            atomic_write_hw_max: self.record_size,
+            atomic_write_hw_boundary: self.record_size,
+            atomic_write_hw_unit_min: BLOCK_SIZE as c_uint,
+            atomic_write_hw_unit_max: self.record_size,
             max_hw_discard_sectors: MAX_ZERO >> SECTOR_SHIFT,
             discard_granularity: BLOCK_SIZE as c_uint,
             max_write_zeroes_sectors: MAX_ZERO >> SECTOR_SHIFT,

@@ -19,6 +19,8 @@ pub(crate) enum Operation {
         fua: bool,
         /// True if a file system writes its own structures.
         metadata: bool,
+        /// True if a crash must leave all of the data or none.
+        atomic: bool,
     },
     Flush,
     /// Discard and write-zeroes: the range reads as zeros afterwards.
@@ -139,6 +141,7 @@ impl Request {
             c::req_op_REQ_OP_WRITE => Operation::Write {
                 fua: flags & c::REQ_FUA != 0,
                 metadata: flags & c::REQ_META != 0,
+                atomic: flags & c::REQ_ATOMIC != 0,
             },
             c::req_op_REQ_OP_FLUSH => Operation::Flush,
             c::req_op_REQ_OP_DISCARD | c::req_op_REQ_OP_WRITE_ZEROES => Operation::Zero,

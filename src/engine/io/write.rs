@@ -31,6 +31,15 @@ fn stored_blocks(data: &[u8]) -> u32 {
     })
 }
 
+/// Whether a write may become a shorter record than it asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// At the end of a segment, so that no space is left over.
+    AtSegmentEnd,
+    /// Never: recovery finds all blocks of a record or none.
+    Never,
+}
+
 /// Changes blocks of an open image.
 pub(crate) struct Writer<'a, P: Platform> {
     pub(super) file: &'a P::File,
@@ -71,11 +80,40 @@ impl<'a, P: Platform> Writer<'a, P> {
         while !rest.is_empty() {
             // A record lies within one natural unit (I17), so that writing a region again supersedes whole records.
             let span = self.layout.left_in_natural_unit(at) as usize * BLOCK_SIZE;
-            let written = self.write_record(ws, at, &rest[..rest.len().min(span)], class)?;
+            let written = self.write_record(
+                ws,
+                at,
+                &rest[..rest.len().min(span)],
+                class,
+                Cut::AtSegmentEnd,
+            )?;
             at += written as u64;
             rest = &rest[written * BLOCK_SIZE..];
         }
         Ok(())
+    }
+
+    /// Writes blocks of one natural unit, all on the device, as one record: recovery finds all of them or none (P9).
+    /// If all are zeros, the record is one of zeros, or there is none because they have been zeros before.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) fn write_atomic(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        data: &[u8],
+        class: SpaceClass,
+    ) -> Result {
+        if P::sabotaged(Sabotage::TornAtomic) {
+            let half = data.len() / BLOCK_SIZE / 2;
+            let (first, rest) = data.split_at(half * BLOCK_SIZE);
+            self.write(ws, block, first, class)?;
+            return self.write(ws, block + half as u64, rest, class);
+        }
+        self.write_record(ws, block, data, class, Cut::Never)
+            .map(|_| ())
     }
 
     /// Writes one record with blocks from the beginning of `data`, and returns how many it covers.
@@ -87,6 +125,7 @@ impl<'a, P: Platform> Writer<'a, P> {
         block: u64,
         data: &[u8],
         class: SpaceClass,
+        cut: Cut,
     ) -> Result<usize> {
         // A block of zeros is never stored (I16).
         let mask = stored_blocks(data);
@@ -99,7 +138,7 @@ impl<'a, P: Platform> Writer<'a, P> {
         let (mut data, mut mask) = (data, mask);
         let record = loop {
             let record = self.encode_data(&mut ws.encoder, &mut ws.gather, block, data, mask);
-            match self.cut(&record) {
+            match self.length_to_cut_to(&record, cut) {
                 Some(span) => {
                     data = &data[..span * BLOCK_SIZE];
                     mask = stored_blocks(data);
@@ -161,8 +200,8 @@ impl<'a, P: Platform> Writer<'a, P> {
     /// The number of blocks to which a record is cut that does not fit into the rest of the current segment, so that no
     /// space is left over. `None` if it fits, or is not to be cut: only a record that does not compress can be cut at any
     /// block. Other writers may fill the segment before the record is placed; then it goes to the next one.
-    fn cut(&self, record: &DataRecord<'_>) -> Option<usize> {
-        if !record.is_plain() {
+    fn length_to_cut_to(&self, record: &DataRecord<'_>, cut: Cut) -> Option<usize> {
+        if cut == Cut::Never || !record.is_plain() {
             return None;
         }
         let fit = (self.log.room() as usize).saturating_sub(RECORD_HEADER) / BLOCK_SIZE;

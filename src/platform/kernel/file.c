@@ -4,6 +4,7 @@
  * macros and iterators over pages, which Rust cannot call. It decides nothing
  * about storage.
  */
+#include <linux/blkdev.h>
 #include <linux/bvec.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
@@ -197,6 +198,16 @@ loff_t cloop_file_size(struct file *file)
 bool cloop_file_is_bdev(struct file *file)
 {
 	return S_ISBLK(backing_inode(file)->i_mode);
+}
+
+/* A file system without one block device of its own says nothing about seeks. */
+bool cloop_file_is_rotational(struct file *file)
+{
+	struct inode *inode = backing_inode(file);
+	struct block_device *bdev = S_ISBLK(inode->i_mode) ? I_BDEV(inode) :
+							     inode->i_sb->s_bdev;
+
+	return bdev && bdev_rot(bdev);
 }
 
 int cloop_file_allocate(struct file *file, loff_t pos, loff_t len)

@@ -102,6 +102,12 @@ impl KernelFile {
         self.file.as_ptr()
     }
 
+    /// Returns true if the file lies on a device on which seeking costs time.
+    pub(crate) fn is_rotational(&self) -> bool {
+        // SAFETY: `file` is an open file.
+        unsafe { c::cloop_file_is_rotational(self.file.as_ptr()) }
+    }
+
     /// Returns true if I/O bypasses the page cache.
     pub(crate) fn direct(&self) -> bool {
         self.direct

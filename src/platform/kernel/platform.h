@@ -26,6 +26,7 @@ int cloop_file_io(struct file *file, void *buf, size_t len, loff_t pos,
 		  bool write, bool direct);
 loff_t cloop_file_size(struct file *file);
 bool cloop_file_is_bdev(struct file *file);
+bool cloop_file_is_rotational(struct file *file);
 int cloop_file_allocate(struct file *file, loff_t pos, loff_t len);
 int cloop_file_punch(struct file *file, loff_t pos, loff_t len);
 int cloop_file_truncate(struct file *file, loff_t len);

@@ -21,6 +21,9 @@ pub struct Placed {
     pub count: u64,
     /// One tag for each block; none if all of them become zeros.
     pub tags: Vec<u32>,
+    /// Directly behind this change, some but not all changes of an atomic write have their place: a crash must not
+    /// leave this state.
+    pub tears: bool,
 }
 
 impl Placed {
@@ -30,13 +33,18 @@ impl Placed {
             block,
             count: tags.len() as u64,
             tags,
+            tears: false,
         }
     }
 
     /// Blocks of zeros.
     pub fn zeros(block: u64, count: u64) -> Self {
-        let tags = Vec::new();
-        Self { block, count, tags }
+        Self {
+            block,
+            count,
+            tags: Vec::new(),
+            tears: false,
+        }
     }
 
     /// The new tag of a block, if this change covers it.
@@ -66,9 +74,26 @@ pub struct Mark {
     pub may_lose_older_superblock: bool,
 }
 
+/// The change that an operation makes.
+struct Work {
+    change: Placed,
+    /// Number of blocks of an atomic write that have no place yet; `None` for other operations.
+    missing: Option<u64>,
+}
+
+impl Work {
+    /// True if some but not all blocks of an atomic write have their place.
+    fn is_torn(&self) -> bool {
+        self.missing
+            .is_some_and(|missing| (1..self.change.count).contains(&missing))
+    }
+}
+
 #[derive(Default)]
 struct History {
-    working: HashMap<ThreadId, Placed>,
+    working: HashMap<ThreadId, Work>,
+    /// An atomic write ended with an error after some of its blocks had their place.
+    torn: bool,
     /// Index behind the last change of each thread's present operation.
     order: Vec<Placed>,
     last: HashMap<ThreadId, usize>,
@@ -86,14 +111,30 @@ std::thread_local! {
 /// Declares that the calling thread begins to make this change. Returns a function to call at the end of
 /// the operation, which returns the length of the order just behind its last change, 0 if it made none.
 pub fn working_on(change: Placed) -> impl FnOnce() -> usize {
+    begin_work(Work {
+        change,
+        missing: None,
+    })
+}
+
+/// As [`working_on`], for an atomic write.
+pub fn working_atomically_on(change: Placed) -> impl FnOnce() -> usize {
+    begin_work(Work {
+        missing: Some(change.count),
+        change,
+    })
+}
+
+fn begin_work(work: Work) -> impl FnOnce() -> usize {
     let id = shuttle::thread::current().id();
     HISTORY.with_borrow_mut(|h| {
         h.last.insert(id, 0);
-        h.working.insert(id, change);
+        h.working.insert(id, work);
     });
     move || {
         HISTORY.with_borrow_mut(|h| {
-            h.working.remove(&id);
+            let work = h.working.remove(&id);
+            h.torn |= work.is_some_and(|work| work.is_torn());
             h.last.remove(&id).unwrap_or(0)
         })
     }
@@ -102,15 +143,26 @@ pub fn working_on(change: Placed) -> impl FnOnce() -> usize {
 pub(super) fn placed(block: u64, count: u64) {
     HISTORY.with_borrow_mut(|h| {
         let id = shuttle::thread::current().id();
-        if let Some(work) = h.working.get(&id) {
-            let from = (block - work.block) as usize;
-            let tags = match work.tags.is_empty() {
-                true => Vec::new(),
-                false => work.tags[from..from + count as usize].to_vec(),
-            };
-            h.order.push(Placed { block, count, tags });
-            h.last.insert(id, h.order.len());
+        let Some(work) = h.working.get_mut(&id) else {
+            return;
+        };
+        let change = &work.change;
+        let from = (block - change.block) as usize;
+        let tags = match change.tags.is_empty() {
+            true => Vec::new(),
+            false => change.tags[from..from + count as usize].to_vec(),
+        };
+        if let Some(missing) = &mut work.missing {
+            *missing = missing.saturating_sub(count);
         }
+        let tears = h.torn || h.working.values().any(Work::is_torn);
+        h.order.push(Placed {
+            block,
+            count,
+            tags,
+            tears,
+        });
+        h.last.insert(id, h.order.len());
     });
 }
 

@@ -10,7 +10,7 @@ mod history;
 pub use self::file::{Fault, SimFile, Snapshot, Survival};
 pub use self::history::{
     checkpointed, completed, mark, may_lose_older_superblock, promised, sized, take_history,
-    working_on, Mark, Placed,
+    working_atomically_on, working_on, Mark, Placed,
 };
 pub(crate) use self::history::{overtaking, since};
 
