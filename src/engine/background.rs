@@ -3,7 +3,7 @@
 //! writes checkpoints and reclaims space.
 
 use crate::engine::checkpoint::{due, CheckpointKind};
-use crate::engine::log::LogState;
+use crate::engine::log::{Due, LogState};
 use crate::engine::map::reaper::Progress;
 use crate::engine::map::usage::Total;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
@@ -35,10 +35,12 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
                 }
                 let space = (state.space.free(), state.user_bytes());
                 let wanted = store.log.wants_segment(&state) && refused != Some(space);
-                if state.wants_writing() || wanted {
-                    break space;
-                }
-                state.wait_idle(0);
+                match state.due::<P>(u64::MAX) {
+                    Due::Now => break space,
+                    _ if wanted => break space,
+                    Due::In(ms) => state.wait_idle(ms),
+                    Due::Never => state.wait_idle(0),
+                };
             }
         };
         store.log.write_one(&store.file);

@@ -41,6 +41,17 @@ pub enum Error {
 pub type Result<T = (), E = Error> = core::result::Result<T, E>;
 
 impl Error {
+    /// True if the operation may succeed when it is tried again later: memory or space was short at that moment, or the
+    /// operation was interrupted. An error of the medium is none of these.
+    pub fn is_transient(self) -> bool {
+        const EINTR: i32 = 4;
+        const EAGAIN: i32 = 11;
+        matches!(
+            self,
+            Self::NoSpace | Self::NoMemory | Self::Io(EINTR | EAGAIN)
+        )
+    }
+
     /// The positive Linux errno that says the same.
     pub fn errno(self) -> i32 {
         match self {

@@ -52,6 +52,8 @@ pub struct Stats {
     pub damaged: u64,
     /// Errors of the backing file.
     pub errors: u64,
+    /// The part of `errors` after which a write was tried again.
+    pub retries: u64,
     /// Records replayed when the image was opened.
     pub replayed: u64,
     /// Bound on `table_memory`. Nodes that wait for a checkpoint may go beyond it.
@@ -75,6 +77,8 @@ pub struct State {
     pub clean_at_open: bool,
     /// The error that made the volume stop writing, if any.
     pub error: Option<Error>,
+    /// The error of a write that is tried again: memory or space was short for a moment, say. Flushes wait meanwhile.
+    pub retrying: Option<Error>,
 }
 
 /// The number of blocks in `len` bytes of a request.
@@ -480,6 +484,12 @@ impl<P: Platform> Volume<P> {
         freeing::shrink_to_fit(&self.store, before.max(maintenance.image_length()))
     }
 
+    /// From now on, a write to the backing file that fails for a reason that passes, for lack of memory for example, is
+    /// tried again until the volume is closed. Otherwise it is given up after some seconds, and the volume stops.
+    pub fn wait_for_backing_file(&self) {
+        self.store.log.wait_for_ever();
+    }
+
     /// The figures of the moment.
     ///
     /// # Errors
@@ -511,6 +521,7 @@ impl<P: Platform> Volume<P> {
             checkpoints: counters.checkpoints.load(Ordering::Relaxed),
             damaged: counters.damaged.load(Ordering::Relaxed),
             errors: log.stats().errors,
+            retries: log.stats().retries,
             replayed: self.replayed,
             table_limit: store.map.limit(),
             garbage_bytes: total.garbage + total.dead * segment_size,
@@ -523,10 +534,11 @@ impl<P: Platform> Volume<P> {
 
     /// How the volume is doing.
     pub fn state(&self) -> State {
-        let error = self.store.log.lock().error();
+        let log = self.store.log.lock();
         State {
             clean_at_open: self.clean_at_open,
-            error: error.filter(|_| !self.read_only()),
+            error: log.error().filter(|_| !self.read_only()),
+            retrying: log.retrying(),
         }
     }
 }

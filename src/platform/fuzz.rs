@@ -193,6 +193,10 @@ impl<const CHECKSUMS: bool> Platform for Fuzz<CHECKSUMS> {
         z ^ (z >> 31)
     }
 
+    fn now_ms() -> u64 {
+        0
+    }
+
     fn crc32c(crc: u32, data: &[u8]) -> u32 {
         if CHECKSUMS {
             crc32c::crc32c_append(crc, data)

@@ -107,7 +107,8 @@ pub trait BackingFile: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] for ENOSPC and EDQUOT, [`Error::Io`] for the rest; part may be written.
+    /// [`Error::NoSpace`] for ENOSPC and EDQUOT, [`Error::NoMemory`] for ENOMEM, [`Error::Io`] for the rest; part may be
+    /// written.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error>;
 
     /// Makes everything written so far durable (fdatasync, including the file size).
@@ -172,6 +173,10 @@ pub enum Sabotage {
     SpentReserve,
     /// A failed fsync is tried again, and its success taken for the truth.
     RetriedSync,
+    /// A failed fsync is tried again if its error is one after which a write would be.
+    TransientSync,
+    /// A part of the log whose write failed for a reason that passes is taken for written.
+    ForgottenRetry,
     /// A segment is written without having been reserved.
     Unreserved,
     /// A segment is used again before the log that supersedes it is durable.
@@ -226,7 +231,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -242,6 +247,8 @@ impl Sabotage {
         Self::BlindMove,
         Self::SpentReserve,
         Self::RetriedSync,
+        Self::TransientSync,
+        Self::ForgottenRetry,
         Self::Unreserved,
         Self::EarlyFree,
         Self::UnloggedFree,
@@ -292,6 +299,14 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     /// A number that a guest cannot predict.
     fn random_u64() -> u64;
+
+    /// Milliseconds since some moment in the past, by a clock that never goes back.
+    fn now_ms() -> u64;
+
+    /// Hears that writes to `file` have begun to fail with an error and are tried again, or, without an error, that they
+    /// succeed again: for the log of the system.
+    #[inline(always)]
+    fn write_retried(_file: &Self::File, _error: Option<Error>) {}
 
     /// Whether the engine is to commit this fault. Only the simulated home ever says yes, to prove that
     /// its judge would notice; elsewhere the question disappears in compilation.

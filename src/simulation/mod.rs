@@ -11,8 +11,7 @@ mod judge;
 pub mod script;
 mod submit;
 
-use crate::engine::Access;
-use crate::engine::{Algorithm, CreateOptions, Volume, BLOCK_SIZE};
+use crate::engine::{Access, Algorithm, CreateOptions, Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
 use crate::platform::Sabotage;
 use core::fmt::Write;
@@ -590,7 +589,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         sim::may_lose_older_superblock(true);
     }
     let mut opened = Volume::<Sim>::open(file.clone(), Access::Write);
-    if let Err(crate::engine::Error::NoSpace) = opened {
+    if let Err(Error::NoSpace) = opened {
         file.limit(u64::MAX);
         opened = Volume::<Sim>::open(file.clone(), Access::Write);
     }
@@ -610,7 +609,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     if plan.profile == Profile::Leaves || rng.below(8) == 0 {
         volume.store.map.set_limit(TABLE + (rng.below(128) << 10));
     }
-    cause_trouble(plan, file, rng);
+    let harm = cause_trouble(plan, file, rng);
     let threads: Vec<_> = (0..plan.threads)
         .map(|t| {
             let (volume, shared) = (volume.clone(), shared.clone());
@@ -622,6 +621,11 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         let _ = thread.join();
     }
     sim::fail_allocation(None);
+    if harm == Harm::None && !file.crashed() {
+        if let Some(error) = volume.state().error {
+            round(shared).object(format!("the device stopped without a reason: {error}"));
+        }
+    }
     if plan.profile == Profile::Pressure && plan.trouble == Trouble::None && rng.below(2) == 0 {
         file.snapshot_every(plan.snapshots * 16, Rng(rng.next_u64()));
         submit::make_room(&volume, shared, Rng(rng.next_u64()));
@@ -633,6 +637,13 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         let completed = sim::mark().completed;
         let closed = volume.close();
         round(shared).say(format_args!("close: {closed:?}"));
+        match closed {
+            Ok(()) | Err(Error::NoSpace) => {}
+            Err(_) if harm == Harm::Possible || file.crashed() => {}
+            Err(error) => {
+                round(shared).object(format!("the close failed without a reason: {error}"))
+            }
+        }
         if closed.is_ok() {
             sim::promised(completed);
             sim::checkpointed(completed);
@@ -640,8 +651,17 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
     }
 }
 
+/// Whether the faults of a round may stop the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    /// Each of them passes.
+    None,
+    /// They may.
+    Possible,
+}
+
 /// Arms the faults of this round.
-fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) {
+fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) -> Harm {
     let reach = 5 + plan.threads * plan.operations;
     for _ in 0..rng.below(4) {
         file.fail_after(rng.below(reach), Fault::Slow);
@@ -653,15 +673,19 @@ fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) {
     }
     let when = rng.below(reach);
     match plan.trouble {
-        Trouble::None => {}
-        Trouble::Errors => match rng.below(9) {
+        Trouble::None => return Harm::None,
+        Trouble::Errors => match rng.below(13) {
             0 => file.fail_after(when, Fault::Error),
             1 => file.fail_after(when, Fault::Broken),
             2 => file.fail_after(when, Fault::Dead),
             3 => file.fail_after(when, Fault::Short),
-            4 => file.fail_after(when, Fault::LostSync),
+            4 | 12 => file.fail_after(when, Fault::LostSync),
             5 => file.limit((2 + rng.below(3)) << 20),
             6 => file.fail_read_after(when),
+            7..=9 => {
+                file.fail_after(when, Fault::Passing(1 + rng.below(6) as u32));
+                return Harm::None;
+            }
             _ => sim::fail_allocation(Some(when * 8)),
         },
         Trouble::Damage => match rng.below(2) {
@@ -669,4 +693,5 @@ fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) {
             _ => file.fail_after(when, Fault::Rot),
         },
     }
+    Harm::Possible
 }

@@ -115,6 +115,10 @@ impl Platform for Still {
         RANDOM.with_borrow_mut(Rng::next_u64)
     }
 
+    fn now_ms() -> u64 {
+        0
+    }
+
     fn crc32c(seed: u32, data: &[u8]) -> u32 {
         crc(seed, data)
     }

@@ -8,7 +8,7 @@ use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Buf;
-use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
+use crate::platform::{MonitorGuard, Platform, Sabotage};
 
 impl<P: Platform> CheckpointState<P> {
     /// Appends a copy of the superblock to come, from which a repair goes on when both slots are lost: it leads to the
@@ -63,11 +63,15 @@ fn write<P: Platform>(store: &Store<P>, superblock: &Superblock, page: &mut Buf)
         let mut other = *superblock;
         other.generation += 1;
         other.encode::<P>(&mut page[..BLOCK_SIZE]);
-        store.file.write_at(&page[..BLOCK_SIZE], other.offset())?;
+        let page = &page[..BLOCK_SIZE];
+        store
+            .log
+            .write_superblock(&store.file, page, other.offset())?;
     }
     superblock.encode::<P>(&mut page[..BLOCK_SIZE]);
+    let page = &page[..BLOCK_SIZE];
     store
-        .file
-        .write_at(&page[..BLOCK_SIZE], superblock.offset())?;
+        .log
+        .write_superblock(&store.file, page, superblock.offset())?;
     store.log.sync_file(&store.file)
 }

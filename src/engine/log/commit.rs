@@ -78,7 +78,7 @@ impl<P: Platform> Log<P> {
             state.stats.syncs += 1;
             match synced {
                 Ok(()) => state.durable = state.durable.max(upto),
-                Err(error) if P::sabotaged(Sabotage::RetriedSync) => {
+                Err(error) if Self::forgives(error) => {
                     state.syncing = false;
                     state.notify_all();
                     return Err(error);
@@ -90,6 +90,12 @@ impl<P: Platform> Log<P> {
         state.notify_all();
         state.check()?;
         Ok(state.durable)
+    }
+
+    /// Sabotage: a failed fsync is tried again.
+    fn forgives(error: Error) -> bool {
+        P::sabotaged(Sabotage::RetriedSync)
+            || P::sabotaged(Sabotage::TransientSync) && error.is_transient()
     }
 
     /// Waits as long as another thread makes the backing file durable, and the log is not durable up to log position

@@ -10,8 +10,8 @@
 //! positions grow with the log and never repeat.
 //!
 //! The files, each above those before it: [`record`], [`segment`] and [`chunk`] (types), [`state`] (what the lock
-//! protects), [`seal`] and [`write`] (a chunk from the first record to the backing file), [`reserve`] (segments ahead),
-//! [`slot`] (appending) and [`commit`] (the fsync).
+//! protects), [`seal`], [`retry`] and [`write`] (a chunk from the first record to the backing file), [`reserve`] (segments
+//! ahead), [`slot`] (appending) and [`commit`] (the fsync).
 //!
 //! # Lock order
 //!
@@ -22,6 +22,7 @@ mod chunk;
 mod commit;
 mod record;
 mod reserve;
+mod retry;
 mod seal;
 mod segment;
 mod slot;
@@ -30,6 +31,7 @@ mod write;
 
 pub(crate) use self::commit::DurableLog;
 pub(crate) use self::record::EncodedRecord;
+pub(crate) use self::retry::Due;
 pub(crate) use self::segment::{LeftSegment, Placed};
 pub(crate) use self::state::LogState;
 
@@ -40,7 +42,7 @@ use crate::engine::format::{self, Layout, LogPosition, Superblock, BLOCK_SIZE, S
 use crate::engine::space::{Allocator, CheckpointCost, Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Unique, Vec};
-use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
+use crate::platform::{Monitor, Platform, Rank};
 
 /// Buffers of one segment each: the bound on what is dirty in memory.
 const BUFFERS: usize = 8;
@@ -154,7 +156,7 @@ impl<P: Platform> Log<P> {
             if state.chunks.is_empty() {
                 return Ok(());
             }
-            state.wait();
+            Self::wait_for_write(&mut state, u64::MAX);
         }
     }
 

@@ -2,6 +2,7 @@
 //! [`LogState`]: everything about the log that its lock protects.
 
 use super::chunk::{Chunk, ChunkState, OpenChunk};
+use super::retry::{Patience, Retry};
 use super::segment::Current;
 use crate::engine::space::{Space, SpaceClass};
 use crate::engine::{Error, Result};
@@ -31,6 +32,10 @@ pub(crate) struct LogState {
     pub(super) flushed: bool,
     /// The first error that made it unsafe to continue the log.
     pub(super) error: Option<Error>,
+    /// The backing file refuses writes for a reason that passes.
+    pub(super) retry: Option<Retry>,
+    /// How long such writes are tried again.
+    pub(super) patience: Patience,
     /// Only the closing checkpoint may still append.
     closing: bool,
     /// The background threads must end.
@@ -55,6 +60,8 @@ pub(crate) struct LogStats {
     pub(crate) user_bytes: u64,
     /// Errors of the backing file.
     pub(crate) errors: u64,
+    /// The part of `errors` after which a write was tried again.
+    pub(crate) retries: u64,
 }
 
 impl LogState {
@@ -77,6 +84,8 @@ impl LogState {
             syncing: false,
             flushed: false,
             error,
+            retry: None,
+            patience: Patience::Bounded,
             closing: false,
             stopping: false,
             checkpoint: 0,
@@ -191,11 +200,6 @@ impl LogState {
         self.chunks
             .iter()
             .any(|c| (offset..offset + len).contains(&c.offset))
-    }
-
-    /// Whether a chunk waits to be written, and may be.
-    pub(crate) fn wants_writing(&self) -> bool {
-        self.error.is_none() && self.queued(u64::MAX)
     }
 
     /// Whether a chunk that begins before log position `end` waits to be written.

@@ -2,10 +2,10 @@
 //! Writing sealed chunks to the backing file, and reading what is not written yet.
 
 use super::chunk::ChunkState;
-use super::{Log, LogGuard};
+use super::{Due, Log, LogGuard};
 use crate::engine::Result;
 use crate::platform::mem::Unique;
-use crate::platform::{BackingFile, MonitorGuard, Platform};
+use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 impl<P: Platform> Log<P> {
     /// Writes the oldest queued chunk, or waits for one that is being written.
@@ -13,18 +13,19 @@ impl<P: Platform> Log<P> {
         if !self.write_one(file) {
             let mut state = self.lock();
             state.check()?;
-            if state.pool.is_empty() && !state.queued(u64::MAX) {
-                state.wait();
+            if state.pool.is_empty() {
+                Self::wait_for_write(&mut state, u64::MAX);
             }
         }
         Ok(())
     }
 
-    /// Writes the oldest queued chunk. False when there is none, or the log has stopped.
+    /// Writes the oldest queued chunk. False when there is none, when writes have failed and it is too early to try again,
+    /// or when the log has stopped.
     pub(crate) fn write_one(&self, file: &P::File) -> bool {
         let (lsn, offset, len, unused, buf) = {
             let mut state = self.lock();
-            if state.error.is_some() {
+            if state.due::<P>(u64::MAX) != Due::Now {
                 return false;
             }
             let queued = state
@@ -38,21 +39,30 @@ impl<P: Platform> Log<P> {
         };
         let result = file.write_at(&buf[..len], offset);
         let mut punched = Ok(());
-        if unused > 0 {
+        if unused > 0 && result.is_ok() {
             // As long as the chunk is listed the segment cannot become free, let alone be used again.
             punched = file.punch(offset + len as u64, unused);
         }
         // The lock is not held: readers of the chunk do not share it but look under the lock.
         drop(buf);
         let mut state = self.lock();
+        let before = state.retrying();
         state.note(&punched);
         let at = state.chunks.iter().position(|c| c.lsn == lsn);
         match (result, at) {
             (Ok(()), Some(at)) => {
+                state.write_succeeded();
                 let buf = state.chunks.remove(at).and_then(|c| Unique::reclaim(c.buf));
                 if let Some(buf) = buf {
                     // Within the capacity the pool was made with.
                     let _ = state.pool.push(buf);
+                }
+            }
+            (Err(error), Some(at)) if state.try_again::<P>(error) => {
+                if P::sabotaged(Sabotage::ForgottenRetry) {
+                    state.chunks.remove(at);
+                } else {
+                    state.chunks[at].state = ChunkState::Queued;
                 }
             }
             (Err(error), Some(at)) => {
@@ -62,6 +72,9 @@ impl<P: Platform> Log<P> {
             (_, None) => {}
         }
         state.notify_all();
+        let after = state.retrying();
+        drop(state);
+        Self::tell_retry(file, before, after);
         true
     }
 
@@ -74,12 +87,12 @@ impl<P: Platform> Log<P> {
         end: u64,
     ) -> LogGuard<'a, P> {
         while state.error.is_none() && state.chunks.iter().any(|c| c.lsn < end) {
-            if state.queued(end) {
+            if state.due::<P>(end) == Due::Now {
                 drop(state);
                 self.write_one(file);
                 state = self.lock();
             } else {
-                state.wait();
+                Self::wait_for_write(&mut state, end);
             }
         }
         state

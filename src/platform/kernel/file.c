@@ -10,6 +10,7 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/printk.h>
 #include <linux/slab.h>
 #include <linux/stat.h>
 #include <linux/uio.h>
@@ -244,4 +245,18 @@ int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino)
 	*dev = huge_encode_dev(st.dev);
 	*ino = st.ino;
 	return 0;
+}
+
+/*
+ * Logs that writes have begun to fail for a reason that passes, or, without an
+ * error, that they succeed again.
+ */
+void cloop_file_report_retry(struct file *file, int error)
+{
+	if (error)
+		pr_warn_ratelimited("cloop: writing to %pD failed with error %d, trying again\n",
+				    file, error);
+	else
+		pr_info_ratelimited("cloop: writing to %pD succeeds again\n",
+				    file);
 }

@@ -129,6 +129,13 @@ impl KernelFile {
         CStr::from_bytes_until_nul(buf.get(start..)?).ok()
     }
 
+    /// Logs that writes have begun to fail with an error and are tried again, or that they succeed again.
+    pub(super) fn report_retry(&self, error: Option<Error>) {
+        let error = error.map_or(0, Error::errno);
+        // SAFETY: The file is valid.
+        unsafe { c::cloop_file_report_retry(self.file.as_ptr(), error) };
+    }
+
     /// Fields of `stat(2)`.
     ///
     /// # Errors

@@ -44,6 +44,15 @@ impl Platform for Kernel {
         unsafe { c::get_random_u64() }
     }
 
+    fn now_ms() -> u64 {
+        // SAFETY: The function has no preconditions.
+        unsafe { c::cloop_now_ms() }
+    }
+
+    fn write_retried(file: &Self::File, error: Option<Error>) {
+        file.report_retry(error);
+    }
+
     fn crc32c(crc: u32, data: &[u8]) -> u32 {
         // The function of the kernel leaves the inversion before and after to the caller.
         // SAFETY: `data` is readable for its length.

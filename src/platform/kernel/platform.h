@@ -32,9 +32,11 @@ int cloop_file_punch(struct file *file, loff_t pos, loff_t len);
 int cloop_file_truncate(struct file *file, loff_t len);
 int cloop_file_sync(struct file *file);
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino);
+void cloop_file_report_retry(struct file *file, int error);
 
 /* thread.c */
 
+u64 cloop_now_ms(void);
 struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
 					void (*fn)(void *data), void *data);
 void cloop_thread_join(struct cloop_thread *thread);

@@ -4,6 +4,7 @@
  */
 #include <linux/completion.h>
 #include <linux/kthread.h>
+#include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
@@ -44,6 +45,12 @@ static int thread_main(void *data)
 	/* Nobody may wait for the thread, so it keeps its own code loaded. */
 	module_put_and_kthread_exit(0);
 	return 0;
+}
+
+/* Milliseconds since the boot, without the time that the system slept. */
+u64 cloop_now_ms(void)
+{
+	return ktime_to_ms(ktime_get());
 }
 
 struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,

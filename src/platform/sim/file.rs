@@ -239,6 +239,8 @@ struct Disk {
     corrupted: bool,
     /// Punching holes does nothing, as on many file systems and disks.
     keeps_punched: bool,
+    /// Writes to come that fail for a reason that passes.
+    passing: u32,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
     /// One of this many reads is slow.
@@ -248,7 +250,7 @@ struct Disk {
     snapshots: Vec<Snapshot>,
 }
 
-/// A fault of the disk. The errno is always EIO.
+/// A fault of the disk. The error is EIO unless the fault says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The operation fails and changes nothing.
@@ -259,8 +261,11 @@ pub enum Fault {
     Dead,
     /// A write fails after a part of it has been done.
     Short,
+    /// From this operation on, this many writes fail for a reason that passes, after a part of each has been done:
+    /// ENOMEM, ENOSPC, EAGAIN or EINTR. All other operations work.
+    Passing(u32),
     /// An fsync fails and drops the data it failed on, as in Linux: some of the pending sectors are never
-    /// written, although reads still return them. Any other operation just fails.
+    /// written, although reads still return them. The error is EIO or ENOMEM. Any other operation just fails.
     LostSync,
     /// The operation takes so long that many others overtake it.
     Slow,
@@ -412,6 +417,7 @@ impl SimFile {
         let mut disk = self.disk();
         disk.faults.clear();
         (disk.broken, disk.dead, disk.failing_read) = (false, false, None);
+        disk.passing = 0;
         disk.capacity = None;
     }
 
@@ -454,6 +460,19 @@ impl SimFile {
         };
         linger(steps);
     }
+}
+
+/// The error of a write that fails for a reason that passes, by the number of the operation.
+fn passing_error(number: u64) -> Error {
+    const EINTR: i32 = 4;
+    const EAGAIN: i32 = 11;
+    let errors = [
+        Error::NoMemory,
+        Error::NoSpace,
+        Error::Io(EAGAIN),
+        Error::Io(EINTR),
+    ];
+    errors[number as usize % errors.len()]
 }
 
 /// Scheduling points of a slow operation.
@@ -502,6 +521,10 @@ impl Disk {
                 Step::Fail
             }
             Some(Fault::Short) => Step::Short,
+            Some(Fault::Passing(writes)) => {
+                self.passing += writes;
+                Step::Go
+            }
             Some(Fault::LostSync) => Step::Lose,
             Some(Fault::Misdirected) => Step::Misdirect,
             Some(Fault::Rot) => {
@@ -646,7 +669,10 @@ impl BackingFile for SimFile {
         let mut disk = self.disk();
         disk.find_room(offset, buf.len() as u64)?;
         let step = disk.step();
+        let passing = step == Step::Go && disk.passing > 0;
+        disk.passing -= u32::from(passing);
         let sectors = match step {
+            Step::Go if passing => buf.len() / SECTOR / 2,
             // Any of its sectors may arrive before the power is gone.
             Step::Go | Step::Crash | Step::Misdirect => buf.len() / SECTOR,
             Step::Short | Step::Lose => buf.len() / SECTOR / 2,
@@ -677,9 +703,11 @@ impl BackingFile for SimFile {
         }
         disk.writes += 1;
         disk.maybe_snapshot("write");
+        let number = disk.operations;
         drop(disk);
         scheduling_point();
         match step {
+            Step::Go if passing => Err(passing_error(number)),
             Step::Go | Step::Misdirect => Ok(()),
             _ => Err(GONE),
         }
@@ -714,7 +742,11 @@ impl BackingFile for SimFile {
                 covered.for_each(|change| {
                     media.durable.apply(&change, rng.next_u64() as u8);
                 });
-                Err(GONE)
+                // After a failed fsync even an error that passes is the end.
+                match disk.operations % 2 {
+                    0 => Err(GONE),
+                    _ => Err(Error::NoMemory),
+                }
             }
             _ => {
                 // Nothing happened yet: the whole operation is still to come.

@@ -50,6 +50,8 @@ std::thread_local! {
     static RANDOM: RefCell<Rng> = const { RefCell::new(Rng(0)) };
     /// A wait with a timeout ends at one of this many checks of it.
     static PATIENCE: Cell<u64> = const { Cell::new(1) };
+    /// Simulated time in milliseconds: the timeouts that have ended.
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Begins a simulation on this thread: everything random in the engine follows from `seed`.
@@ -60,6 +62,7 @@ pub fn begin(seed: u64, sabotage: Option<Sabotage>) {
     // A device that always appears idle never has a long log; one that never does never reclaims when idle.
     PATIENCE.set([4, 4, 100, 2000][random.below(4) as usize]);
     RANDOM.set(random);
+    CLOCK.set(0);
     set_failing_allocation(None);
     held::forget();
     take_history();
@@ -104,6 +107,10 @@ impl Platform for Sim {
 
     fn random_u64() -> u64 {
         RANDOM.with_borrow_mut(Rng::next_u64)
+    }
+
+    fn now_ms() -> u64 {
+        CLOCK.get()
     }
 
     fn sabotaged(fault: Sabotage) -> bool {
@@ -178,10 +185,13 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
         let (again, passed) = if timeout_ms == 0 {
             (self.monitor.changed.wait(guard), false)
         } else {
-            // Simulated time does not pass: the scheduler decides when the timeout is over.
+            // Simulated time passes only here: chance decides when the timeout is over.
             drop(guard);
             shuttle::thread::yield_now();
             let passed = RANDOM.with_borrow_mut(|random| random.below(PATIENCE.get()) == 0);
+            if passed {
+                CLOCK.set(CLOCK.get() + u64::from(timeout_ms));
+            }
             (self.monitor.value.lock(), passed)
         };
         self.guard = Some(again.expect("a simulation ends at a panic"));

@@ -61,6 +61,7 @@ impl StdFile {
 fn error(error: &io::Error) -> Error {
     match error.raw_os_error() {
         Some(errno) if no_space(Errno::from_raw_os_error(errno)) => Error::NoSpace,
+        Some(errno) if Errno::from_raw_os_error(errno) == Errno::NOMEM => Error::NoMemory,
         errno => Error::Io(errno.unwrap_or(0)),
     }
 }

@@ -11,9 +11,9 @@ use super::{BackingFile, Lz4, Monitor, MonitorGuard, Platform, Rank, Thread};
 use crate::engine::{Error, MAX_RECORD_SIZE};
 use core::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The user-space home on backing files of type `F`.
 #[derive(Debug)]
@@ -42,6 +42,11 @@ impl<F: BackingFile> Platform for Std<F> {
             filled += rustix::rand::getrandom(&mut bytes[filled..], flags).unwrap_or(0);
         }
         u64::from_ne_bytes(bytes)
+    }
+
+    fn now_ms() -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_millis() as u64
     }
 
     fn crc32c(crc: u32, data: &[u8]) -> u32 {
