@@ -54,7 +54,7 @@ values() {
 	is "${there[live_bytes]}" -gt $((4 * MiB)) "live_bytes"
 	is "${there[flushes]}" -ge 1 "flushes"
 	is "${there[syncs]}" -ge 1 "syncs"
-	for file in errors damaged full failed read_only; do
+	for file in errors damaged full retrying failed read_only; do
 		is "${there[$file]}" = 0 "$file"
 	done
 	for file in uuid algorithm record_size segment_size zero_blocks live_bytes stored_bytes allocated_bytes \

@@ -35,6 +35,8 @@ fn open_volume(index: usize, file: KernelFile, access: Access) -> Result<Volume<
         errno(error)
     })?;
     volume.set_table_limit(table_limit());
+    // Users of the device hold data that only the memory of the log has. A detach ends the waiting.
+    volume.wait_for_backing_file();
     Ok(volume)
 }
 

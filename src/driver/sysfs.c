@@ -83,6 +83,7 @@ CLOOP_VALUE(errors, RO, info.errors);
 CLOOP_VALUE(damaged, RO, info.damaged);
 CLOOP_VALUE(table_bytes, RO, info.table_memory);
 CLOOP_VALUE(full, RO, !!(info.flags & CLOOP_FLAG_FULL));
+CLOOP_VALUE(retrying, RO, !!(info.flags & CLOOP_FLAG_RETRYING));
 CLOOP_VALUE(failed, RO, !!(info.flags & CLOOP_FLAG_FAILED));
 CLOOP_VALUE(read_only, RO, !!(info.flags & CLOOP_FLAG_READ_ONLY));
 CLOOP_VALUE(table_limit, RW, info.table_limit);
@@ -175,6 +176,7 @@ static struct attribute *cloop_attrs[] = {
 	&dev_attr_table_bytes.attr,
 	&dev_attr_table_limit.attr,
 	&dev_attr_full.attr,
+	&dev_attr_retrying.attr,
 	&dev_attr_failed.attr,
 	&dev_attr_read_only.attr,
 	NULL

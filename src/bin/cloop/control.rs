@@ -26,6 +26,7 @@ const GROUP: u8 = 0xc7;
 const READ_ONLY: u32 = 1 << 0;
 const FAILED: u32 = 1 << 3;
 const FULL: u32 = 1 << 4;
+const RETRYING: u32 = 1 << 8;
 const RESIZE_FORCE: u32 = 1 << 0;
 
 /// `struct cloop_version`.
@@ -135,6 +136,11 @@ impl Info {
     /// The last write that needed space found none.
     pub(crate) fn full(&self) -> bool {
         self.flags & FULL != 0
+    }
+
+    /// The backing file refuses writes, which are tried again.
+    pub(crate) fn retrying(&self) -> bool {
+        self.flags & RETRYING != 0
     }
 
     /// The errno that made the device read-only.
@@ -350,6 +356,7 @@ mod tests {
         compare("CLOOP_FLAG_READ_ONLY", READ_ONLY as usize);
         compare("CLOOP_FLAG_FAILED", FAILED as usize);
         compare("CLOOP_FLAG_FULL", FULL as usize);
+        compare("CLOOP_FLAG_RETRYING", RETRYING as usize);
         compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
         compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);
         compare("CLOOP_CTL_ATTACH", CTL_ATTACH as usize);

@@ -78,6 +78,8 @@ struct Report {
     damaged_reads: u64,
     /// Errors of the backing file since then.
     errors: u64,
+    /// The backing file refuses writes at the moment, and they are tried again.
+    retrying: bool,
     /// The error that made an attached device read-only.
     failure: Option<String>,
     #[serde(flatten)]
@@ -201,6 +203,7 @@ fn of_image(path: &Path) -> Result<Report> {
         replayed_records: stats.replayed,
         damaged_reads: stats.damaged,
         errors: stats.errors,
+        retrying: false,
         failure: None,
         activity: None,
     })
@@ -240,6 +243,7 @@ impl Report {
             replayed_records: info.replayed,
             damaged_reads: info.damaged,
             errors: info.errors,
+            retrying: info.retrying(),
             failure: info.failure().map(|errno| errno.to_string()),
             activity: Some(Activity::new(info)),
         }
@@ -332,6 +336,10 @@ impl Report {
                     self.damaged_reads, self.errors
                 ),
             ));
+        }
+        if self.retrying {
+            let text = "the backing file refuses writes; they are tried again, and flushes wait";
+            rows.push(("Retrying", text.to_owned()));
         }
         if let Some(failure) = &self.failure {
             rows.push(("Failed", format!("{failure}; the device is read-only")));
