@@ -142,3 +142,36 @@ filesystem() {
 	umount "$mnt"
 }
 check "a file system on it survives" filesystem
+
+# A file system on which the image cannot become longer than 40 MiB, as FAT has a limit at 4 GiB: EFBIG, not ENOSPC.
+limited() {
+	local server
+	image lower --size 1G
+	(
+		ulimit -f $((40 * KiB))
+		exec "$here/fuse.py" "$mnt" "$backing/lower" >"$tmp/fuse"
+	) &
+	server=$!
+	until grep -qx ready "$tmp/fuse"; do sleep 0.1; done
+	attach "$mnt/image"
+	listen
+	noise "$tmp/noise" 64
+	copy if="$tmp/noise" of="$device" bs=1M count=10 oflag=direct conv=fsync
+	fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M skip=10 seek=10 oflag=direct status=none
+	heard "CLOOP_FULL=1"
+	is "$(get error)" -eq 0 "error of the device"
+	is $(($(get flags) & 16)) -eq 16 "the flag of a full device"
+	sync "$device"
+	same "$tmp/noise" "$device" $((10 * MiB))
+	# Discards make room in it.
+	blkdiscard -o $((5 * MiB)) -l $((1019 * MiB)) "$device"
+	copy if="$tmp/noise" of="$device" bs=1M skip=5 seek=5 count=15 oflag=direct conv=fsync
+	heard "CLOOP_FULL=0"
+	same "$tmp/noise" "$device" $((20 * MiB))
+	detach "$device"
+	is "$(stat -c %s "$backing/lower")" -le $((40 * MiB)) "length of the image"
+	umount "$mnt"
+	wait "$server"
+	intact "$backing/lower"
+}
+check "a file that cannot become longer is a full one" limited

@@ -107,8 +107,8 @@ pub trait BackingFile: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] for ENOSPC and EDQUOT, [`Error::NoMemory`] for ENOMEM, [`Error::Io`] for the rest; part may be
-    /// written.
+    /// [`Error::NoSpace`] for ENOSPC, EDQUOT and EFBIG, [`Error::NoMemory`] for ENOMEM, [`Error::Io`] for the rest; part
+    /// may be written.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error>;
 
     /// Makes everything written so far durable (fdatasync, including the file size).

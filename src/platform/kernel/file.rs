@@ -172,7 +172,8 @@ impl Drop for KernelFile {
 fn check(ret: c_int) -> Result<(), Error> {
     match to_result(ret) {
         Ok(()) => Ok(()),
-        Err(ENOSPC | EDQUOT) => Err(Error::NoSpace),
+        // EFBIG: the file cannot become longer, on FAT at 4 GiB for instance. Discards make room in it all the same.
+        Err(ENOSPC | EDQUOT | EFBIG) => Err(Error::NoSpace),
         Err(ENOMEM) => Err(Error::NoMemory),
         Err(e) => Err(Error::Io(-e.to_errno())),
     }

@@ -66,8 +66,10 @@ fn error(error: &io::Error) -> Error {
     }
 }
 
+/// Whether the file cannot take more: its file system is full, or a quota is used up, or it is as long as its file system
+/// or a limit of the process lets it be.
 fn no_space(errno: Errno) -> bool {
-    errno == Errno::NOSPC || errno == Errno::DQUOT
+    [Errno::NOSPC, Errno::DQUOT, Errno::FBIG].contains(&errno)
 }
 
 /// The outcome of a fallocate(2) that need not be supported.
