@@ -89,6 +89,15 @@ fn whole_blocks(len: usize) -> Result<u64> {
     }
 }
 
+/// What the end of a volume makes of the mark of an incomplete image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// It stays as it is.
+    AsBefore,
+    /// It goes.
+    Complete,
+}
+
 /// An open image. All methods may be called from many threads at once.
 ///
 /// Dropping it without [`close`](Self::close) is a crash as far as the image is concerned: what was flushed
@@ -112,8 +121,8 @@ impl<P: Platform> Volume<P> {
         create::<P>(file, options, false)
     }
 
-    /// Writes an empty image into `file`, and opens it to be filled. Until [`complete`](Self::complete) is called, and
-    /// for ever if it is not, nothing else opens the image.
+    /// Writes an empty image into `file`, and opens it to be filled. Nothing else opens the image before it is closed by
+    /// [`complete`](Self::complete), and never if it is not.
     ///
     /// # Errors
     ///
@@ -121,23 +130,6 @@ impl<P: Platform> Volume<P> {
     pub fn create_incomplete(file: P::File, options: &CreateOptions) -> Result<Self> {
         create::<P>(&file, options, true)?;
         Self::open_expected(file, Access::Write, Expected::Incomplete)
-    }
-
-    /// Makes everything durable, and then the image one that [`open`](Self::open) opens.
-    ///
-    /// # Errors
-    ///
-    /// As [`checkpoint`](Self::checkpoint).
-    pub fn complete(&self) -> Result {
-        self.writable()?;
-        let mut maintenance = self.maintenance.lock();
-        self.store.check_open()?;
-        maintenance.checkpoint_state_mut().set_complete();
-        // Twice, because each of the two superblocks alone must open the image.
-        for _ in 0..2 {
-            maintenance.checkpoint(&self.store, CheckpointKind::Running)?;
-        }
-        Ok(())
     }
 
     /// Opens an image and replays its log. With write access, it then marks the image as being in use and
@@ -461,10 +453,28 @@ impl<P: Platform> Volume<P> {
     /// When the last checkpoint cannot be written. The volume is closed all the same, and what was
     /// flushed is there the next time.
     pub fn close(&self) -> Result {
-        let first = self.store.close();
-        if !first || self.read_only() {
-            return Ok(());
+        match self.store.close() && !self.read_only() {
+            true => self.write_end(Content::AsBefore),
+            false => Ok(()),
         }
+    }
+
+    /// Closes an image that [`create_incomplete`](Self::create_incomplete) made, as one that [`open`](Self::open) opens:
+    /// all of its data is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close), after which the image is incomplete still, or complete. [`Error::Closed`] if the
+    /// volume was closed before.
+    pub fn complete(&self) -> Result {
+        self.writable()?;
+        match self.store.close() {
+            true => self.write_end(Content::Complete),
+            false => Err(Error::Closed),
+        }
+    }
+
+    fn write_end(&self, content: Content) -> Result {
         {
             let mut log = self.store.log.lock();
             log.begin_closing();
@@ -474,10 +484,13 @@ impl<P: Platform> Volume<P> {
         // What was acknowledged is safe first: on a full file system the checkpoint may fail.
         self.store.log.sync(&self.store.file)?;
         let mut maintenance = self.maintenance.lock();
+        if content == Content::Complete {
+            maintenance.checkpoint_state_mut().set_complete();
+        }
         let mut before = maintenance.image_length();
         maintenance.checkpoint(&self.store, CheckpointKind::Closing)?;
-        if maintenance.image_length() < before {
-            // Either superblock alone must do, and the older one says that the image is longer.
+        if maintenance.image_length() < before || content == Content::Complete {
+            // Either superblock alone must do, and the older one says that the image is longer, or incomplete.
             before = maintenance.image_length();
             maintenance.checkpoint(&self.store, CheckpointKind::Closing)?;
         }

@@ -133,8 +133,7 @@ fn make(file: &SimFile) -> Result<Vec<u32>, Vec<u32>> {
                 volume.checkpoint()?;
             }
         }
-        volume.complete()?;
-        volume.close()
+        volume.complete()
     };
     match make() {
         Ok(()) => Ok(tags),

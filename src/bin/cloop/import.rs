@@ -76,7 +76,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     volume
         .complete()
-        .and_then(|()| volume.close())
         .map_err(|e| fail::engine(&args.image, e))?;
     target.keep()?;
     bar.finish_and_clear();
