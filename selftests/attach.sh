@@ -164,6 +164,21 @@ busy() {
 }
 check "detach of a mounted or open device is refused" busy
 
+# The limit of the shell is not that of the device, neither while it is attached nor in the calls of the tool.
+limited() {
+	image disk --size 64M
+	noise "$tmp/noise" 8
+	device=$(ulimit -f 1; cloop attach "$image")
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	(ulimit -f 1; cloop resize --size 128M "$device")
+	(ulimit -f 1; cloop compact "$device")
+	same "$tmp/noise" "$device" $((8 * MiB))
+	(ulimit -f 1; cloop detach "$device")
+	is "$(cloop info --json "$image" | jq -r .state)" = clean "state"
+	intact "$image"
+}
+check "the file size limit of the caller does not count in a device" limited
+
 pinned() {
 	image disk --size 16M
 	attach "$image"

@@ -3,6 +3,7 @@
 //!
 //! Each test runs the built program in a directory of its own and looks at exit status, output and files.
 
+mod caller;
 mod check;
 mod create;
 mod real;

@@ -197,7 +197,7 @@ fn stopped_import(lab: &Lab, args: &[&str]) -> std::process::Child {
 }
 
 /// Sends a signal, unless the program has ended.
-fn signal(child: &std::process::Child, name: &str) {
+pub(crate) fn signal(child: &std::process::Child, name: &str) {
     // The shell's own kill: kill(1) does not exist everywhere.
     let script = format!("kill -s {name} {} 2>/dev/null || :", child.id());
     crate::run::system("sh", &["-c", &script]);
@@ -355,25 +355,6 @@ fn a_full_file_system_leaves_nothing_half_made() {
     assert!(!lab.path("small/raw").exists());
     image.assert_same(&lab.path("image"));
     before.assert_same(&kept);
-}
-
-#[test]
-fn a_file_size_limit_is_an_error_like_others() {
-    let lab = Lab::new();
-    lab.file("raw", &noise(4 << 20, 5));
-    let script = "ulimit -f 2048; \"$0\" import raw image";
-    let output = std::process::Command::new("bash")
-        .args(["-c", script, env!("CARGO_BIN_EXE_cloop")])
-        .current_dir(lab.path("."))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("image: ") && text.contains("ulimit"),
-        "{text}"
-    );
-    assert!(!lab.path("image").exists());
 }
 
 /// Interrupts a command that is waiting in the middle of its work.

@@ -8,6 +8,7 @@ use crate::image::{self, Lock};
 use crate::output;
 use crate::progress;
 use crate::resize::refused;
+use crate::signals;
 use crate::size;
 use anyhow::Result;
 use cloop::engine::Access;
@@ -15,7 +16,6 @@ use cloop::engine::Volume;
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
 use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ fn of_image(path: &Path) -> Result<(u64, u64)> {
         Ok(meta.blocks() * 512)
     };
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGINT, SIGTERM, SIGHUP] {
+    for number in signals::ending() {
         signal_hook::flag::register_usize(number, signal.clone(), number as usize)
             .map_err(|e| fail::io(path, &e))?;
     }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! [`Control`]: the control device of the kernel module.
 //!
-//! The structures and numbers are those of `include/uapi/linux/cloop.h`. All `unsafe` of the tool is here.
+//! The structures and numbers are those of `include/uapi/linux/cloop.h`. All `unsafe` of the tool is here and in
+//! signals.rs.
 
 #![allow(unsafe_code)]
 
+use crate::signals;
 use anyhow::{bail, Result};
 use cloop::engine::{Algorithm, Codec};
 use rustix::io::Errno;
@@ -247,6 +249,7 @@ impl Control {
             },
             reserved: 0,
         };
+        signals::lift_file_size_limit();
         // SAFETY: CTL_ATTACH reads and writes one `RawAttach`, any bytes make a valid one, and
         // `file` keeps the descriptor open during the call.
         unsafe { ioctl(&self.0, Updater::<CTL_ATTACH, RawAttach>::new(&mut arg)) }?;
@@ -257,6 +260,7 @@ impl Control {
     pub(crate) fn detach(&self, index: u32) -> Result<(), Errno> {
         let index = i32::try_from(index).map_err(|_| Errno::INVAL)?;
         let arg = RawDetach { index, flags: 0 };
+        signals::lift_file_size_limit();
         // SAFETY: CTL_DETACH only reads one `RawDetach`.
         unsafe { ioctl(&self.0, Setter::<CTL_DETACH, RawDetach>::new(arg)) }
     }
@@ -265,6 +269,7 @@ impl Control {
     pub(crate) fn compact(&self, index: u32) -> Result<(), Errno> {
         let index = i32::try_from(index).map_err(|_| Errno::INVAL)?;
         let arg = RawCompact { index, flags: 0 };
+        signals::lift_file_size_limit();
         // SAFETY: CTL_COMPACT only reads one `RawCompact`.
         unsafe { ioctl(&self.0, Setter::<CTL_COMPACT, RawCompact>::new(arg)) }
     }
@@ -276,6 +281,7 @@ impl Control {
             flags: if force { RESIZE_FORCE } else { 0 },
             size,
         };
+        signals::lift_file_size_limit();
         // SAFETY: CTL_RESIZE only reads one `RawResize`.
         unsafe { ioctl(&self.0, Setter::<CTL_RESIZE, RawResize>::new(arg)) }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Error sentences: `PATH: what happened; the way out`.
 
+use crate::signals;
 use anyhow::{anyhow, Error};
 use cloop::engine;
 use std::fmt::Display;
@@ -33,6 +34,10 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
     use engine::Error as E;
     match error {
         E::Io(0) => fail(path, os(5)),
+        E::NoSpace if signals::is_file_size_limited() => fail(
+            path,
+            "no space left on its file system, or larger than `ulimit -f` allows; free some space or raise the limit",
+        ),
         E::Io(_) | E::NoSpace | E::NoMemory => fail(path, os(error.errno())),
         E::NotAnImage => fail(
             path,

@@ -22,6 +22,7 @@ mod list;
 mod output;
 mod progress;
 mod resize;
+mod signals;
 mod size;
 mod target;
 mod workers;
@@ -59,6 +60,7 @@ enum Command {
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    signals::ignore_file_size_limit();
     let checking = std::env::args_os().nth(1).is_some_and(|a| a == "check");
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

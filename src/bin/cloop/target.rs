@@ -3,17 +3,15 @@
 
 use crate::fail::{self, fail};
 use crate::image::{self, Lock};
+use crate::signals;
 use anyhow::Result;
 use rustix::fs::OFlags;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 
 /// Bytes at the start of a device that decide whether it is empty.
@@ -157,9 +155,7 @@ fn clean_up_on_signals() -> io::Result<()> {
     static STARTED: Once = Once::new();
     let mut result = Ok(());
     STARTED.call_once(|| {
-        result = Signals::new([SIGINT, SIGTERM, SIGHUP]).and_then(|mut signals| {
-            // If SIGXFSZ is caught, a file size limit is an ordinary error of write(2).
-            flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        result = Signals::new(signals::ending()).and_then(|mut signals| {
             thread::Builder::new()
                 .name("cloop-signals".to_owned())
                 .spawn(move || {
