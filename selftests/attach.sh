@@ -164,6 +164,20 @@ busy() {
 }
 check "detach of a mounted or open device is refused" busy
 
+briefly_busy() {
+	image disk --size 16M
+	attach "$image"
+	{ sleep 1; } <"$device" &
+	until fuser -s "$device"; do
+		sleep 0.05
+	done
+	# As udev does after an attach.
+	cloop detach "$device"
+	wait
+	intact "$image"
+}
+check "detach waits for a device that is open for a moment" briefly_busy
+
 # The limit of the shell is not that of the device, neither while it is attached nor in the calls of the tool.
 limited() {
 	image disk --size 64M

@@ -49,6 +49,10 @@ pub(crate) struct DetachArgs {
 /// How long udev or devtmpfs may take to create the node.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a device that is in use is asked again to go: after an attach, and after every program that had it open for
+/// writing, udev opens it to see what is on it.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+
 fn parse_device(name: &str) -> Result<u32, String> {
     device::index_of_name(Path::new(name))
         .ok_or_else(|| "not the name of a cloop device, such as cloop3 or /dev/cloop3".to_owned())
@@ -169,12 +173,11 @@ pub(crate) fn run_detach(args: &DetachArgs) -> Result<ExitCode> {
     }
     if !wanted.is_empty() {
         let control = Control::open()?;
-        for index in wanted {
-            match control.detach(index) {
-                Ok(()) => {}
+        for (index, errno) in detach_patiently(wanted, |index| control.detach(index)) {
+            match errno {
                 // Another program has detached it first.
-                Err(Errno::NXIO | Errno::NODEV) if args.all => {}
-                Err(errno) => failures.push(detach_refused(index, errno)),
+                Errno::NXIO | Errno::NODEV if args.all => {}
+                errno => failures.push(detach_refused(index, errno)),
             }
         }
     }
@@ -186,6 +189,31 @@ pub(crate) fn run_detach(args: &DetachArgs) -> Result<ExitCode> {
     match last {
         Some(error) => Err(error),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Calls `detach` with each number, and again with those of devices that are in use, for a while. Returns the numbers for
+/// which it failed.
+fn detach_patiently(
+    mut indices: Vec<u32>,
+    mut detach: impl FnMut(u32) -> Result<(), Errno>,
+) -> Vec<(u32, Errno)> {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    let mut failed = Vec::new();
+    loop {
+        let last = Instant::now() >= deadline;
+        indices.retain(|&index| match detach(index) {
+            Err(Errno::BUSY) if !last => true,
+            Err(errno) => {
+                failed.push((index, errno));
+                false
+            }
+            Ok(()) => false,
+        });
+        if indices.is_empty() {
+            return failed;
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -211,6 +239,26 @@ fn detach_refused(index: u32, errno: Errno) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_device_is_asked_again() {
+        let start = Instant::now();
+        let mut calls = Vec::new();
+        let failed = detach_patiently(vec![0, 1, 2, 3], |index| {
+            calls.push(index);
+            match index {
+                // Busy for a moment, for ever, and gone.
+                1 if calls.iter().filter(|&&i| i == 1).count() < 3 => Err(Errno::BUSY),
+                2 => Err(Errno::BUSY),
+                3 => Err(Errno::NXIO),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!(failed, [(3, Errno::NXIO), (2, Errno::BUSY)]);
+        let times = [0, 1, 3].map(|index| calls.iter().filter(|&&i| i == index).count());
+        assert_eq!(times, [1, 3, 1]);
+        assert!(start.elapsed() >= BUSY_PATIENCE);
+    }
 
     #[test]
     fn every_refusal_names_the_image_and_a_way_out() {
