@@ -96,7 +96,7 @@ fn is_read_only(path: &Path) -> bool {
 /// The sentence for an attach that the module refused.
 fn refused(args: &Args, errno: Errno) -> anyhow::Error {
     let path = &args.image;
-    let check = format!("cloop check {}", path.display());
+    let check = format!("cloop check {}", output::shown(path));
     match errno {
         Errno::MEDIUMTYPE => fail(path, "not a cloop image; make one with `cloop create`"),
         Errno::UCLEAN => fail(path, format_args!("damaged; see `{check}`")),

@@ -130,7 +130,7 @@ fn repair(args: &Args) -> Result<ExitCode> {
             }
             (false, false) => "not changed",
         };
-        output::print(&format!("{}: {said}\n", path.display()))?;
+        output::print(&format!("{}: {said}\n", output::shown(path)))?;
         output::print(&conclude(path, &repaired.summary))?;
     }
     let corrected = if repaired.written { CORRECTED } else { 0 };
@@ -154,7 +154,7 @@ fn tell(path: &Path, report: &Report) -> String {
             format!("still {}{}", finding.error, place.unwrap_or_default())
         }
     };
-    format!("{}: {said}\n", path.display())
+    format!("{}: {said}\n", output::shown(path))
 }
 
 fn blocks(start: u64, count: u64) -> String {
@@ -170,7 +170,7 @@ fn blocks(start: u64, count: u64) -> String {
 fn describe(path: &Path, finding: &Finding) -> String {
     let place = finding.blocks.map(|(start, count)| blocks(start, count));
     let place = place.unwrap_or_default();
-    format!("{}: {}{place}\n", path.display(), finding.error)
+    format!("{}: {}{place}\n", output::shown(path), finding.error)
 }
 
 fn conclude(path: &Path, summary: &Summary) -> String {
@@ -185,7 +185,7 @@ fn conclude(path: &Path, summary: &Summary) -> String {
     };
     format!(
         "{}: {state}, {} records, {} table nodes, {} mapped blocks, {} bytes of live data\n",
-        path.display(),
+        output::shown(path),
         summary.records,
         summary.nodes,
         summary.mapped_blocks,

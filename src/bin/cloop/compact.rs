@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     output::print(&format!(
         "{}: {}, was {}\n",
-        args.image.display(),
+        output::shown(&args.image),
         size::both(after),
         size::both(before)
     ))?;

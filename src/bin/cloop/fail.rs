@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Error sentences: `PATH: what happened; the way out`.
 
+use crate::output::shown;
 use crate::signals;
 use anyhow::{anyhow, Error};
 use cloop::engine;
@@ -13,7 +14,7 @@ pub(crate) fn fail(subject: &Path, sentence: impl Display) -> Error {
     if subject.as_os_str() == "-" {
         return anyhow!("standard input or output: {sentence}");
     }
-    anyhow!("{}: {sentence}", subject.display())
+    anyhow!("{}: {sentence}", shown(subject))
 }
 
 /// Tells the user of `subject` what the command does not fail for.
@@ -55,7 +56,7 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
             path,
             format_args!(
                 "{error}; `cloop check {0}` shows the extent of the damage, `cloop check --repair {0}` saves the rest",
-                path.display()
+                shown(path)
             ),
         ),
         E::InUse => fail(

@@ -48,7 +48,11 @@ enum State {
 
 #[derive(Serialize)]
 struct Report {
-    image: String,
+    #[serde(serialize_with = "output::as_text")]
+    image: PathBuf,
+    /// The bytes of a name that is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_hex: Option<String>,
     device: Option<PathBuf>,
     state: State,
     read_only: bool,
@@ -177,7 +181,8 @@ fn of_image(path: &Path) -> Result<Report> {
     let stats = volume.stats().map_err(|e| fail::engine(path, e))?;
     let data = stats.mapped_blocks * BLOCK_SIZE as u64;
     Ok(Report {
-        image: path.display().to_string(),
+        image: path.to_owned(),
+        image_hex: output::hex_of(path),
         device: None,
         state: if volume.state().clean_at_open {
             State::Clean
@@ -215,7 +220,8 @@ impl Report {
         let blocks = info.size / BLOCK_SIZE as u64;
         let data = info.mapped_blocks * BLOCK_SIZE as u64;
         Self {
-            image: info.backing_file().display().to_string(),
+            image: info.backing_file().to_owned(),
+            image_hex: output::hex_of(info.backing_file()),
             device: Some(device::node(device.index)),
             state: State::Attached,
             read_only: info.read_only(),
@@ -265,7 +271,7 @@ impl Report {
         let blocks = |count: u64| format!("{count} ({})", size::human(count * BLOCK_SIZE as u64));
         let ratio = |r: Option<f64>| r.map_or("-".to_owned(), |r| format!("{r:.2}"));
         let mut rows = vec![
-            ("Image", self.image.clone()),
+            ("Image", output::shown(&self.image)),
             ("State", state),
             ("UUID", self.uuid.to_string()),
             (

@@ -36,8 +36,11 @@ struct Entry {
     mapped: u64,
     ratio: Option<f64>,
     ro: bool,
-    #[serde(rename = "back-file")]
-    back_file: String,
+    #[serde(rename = "back-file", serialize_with = "output::as_text")]
+    back_file: PathBuf,
+    /// The bytes of a name that is no text.
+    #[serde(rename = "back-file-hex", skip_serializing_if = "Option::is_none")]
+    back_file_hex: Option<String>,
 }
 
 impl Entry {
@@ -51,7 +54,8 @@ impl Entry {
             mapped,
             ratio: ratio(mapped, info.allocated_bytes),
             ro: info.read_only(),
-            back_file: info.backing_file().display().to_string(),
+            back_file: info.backing_file().to_owned(),
+            back_file_hex: output::hex_of(info.backing_file()),
         }
     }
 
@@ -63,7 +67,7 @@ impl Entry {
             size::human(self.used),
             self.ratio.map_or("-".to_owned(), |r| format!("{r:.2}")),
             u8::from(self.ro).to_string(),
-            self.back_file.clone(),
+            output::shown(&self.back_file),
         ]
     }
 }
@@ -106,21 +110,39 @@ fn table(entries: &[Entry]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
 
-    #[test]
-    fn columns_line_up() {
-        let entry = |name: &str, size| Entry {
+    fn entry(name: &str, size: u64, file: &[u8]) -> Entry {
+        let file = Path::new(OsStr::from_bytes(file));
+        Entry {
             name: PathBuf::from(name),
             size,
             used: 4096,
             mapped: 8192,
             ratio: ratio(8192, 4096),
             ro: false,
-            back_file: "/tmp/a b".to_owned(),
-        };
+            back_file: file.to_owned(),
+            back_file_hex: output::hex_of(file),
+        }
+    }
+
+    #[test]
+    fn odd_names() {
+        let entry = entry("/dev/cloop0", 1 << 40, b"/a\n\x1b\xff");
+        let text = table(std::slice::from_ref(&entry));
+        assert!(text.ends_with(" /a\\n\\u{1b}\\xff\n"), "{text}");
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(json["back-file"], "/a\n\x1b\u{fffd}");
+        assert_eq!(json["back-file-hex"], "2f610a1bff");
+    }
+
+    #[test]
+    fn columns_line_up() {
         let text = table(&[
-            entry("/dev/cloop0", 1 << 40),
-            entry("/dev/cloop10", 1 << 20),
+            entry("/dev/cloop0", 1 << 40, b"/tmp/a b"),
+            entry("/dev/cloop10", 1 << 20, b"/tmp/a b"),
         ]);
         assert_eq!(
             text,

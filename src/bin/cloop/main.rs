@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // clap treats help and version as errors that go to standard output. A reader that has gone
             // away is no reason to fail.
-            let _ = error.print();
+            let _ = print(&error);
             return match (error.use_stderr(), checking) {
                 (false, _) => ExitCode::SUCCESS,
                 (true, true) => ExitCode::from(check::USAGE),
@@ -95,4 +95,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Prints what clap has to say. The arguments that it cites may be names of files.
+fn print(error: &clap::Error) -> std::io::Result<()> {
+    let text = error.render().to_string();
+    let harmless = output::without_raw(&text, std::env::args_os());
+    if harmless == text {
+        return error.print();
+    }
+    eprint!("{harmless}");
+    Ok(())
 }
