@@ -178,6 +178,23 @@ briefly_busy() {
 }
 check "detach waits for a device that is open for a moment" briefly_busy
 
+in_the_way() {
+	local began took
+	image disk --size 16M
+	printf 'data' >/dev/cloop5
+	began=$(now)
+	fails 1 "/dev/cloop5: a regular file is in the place" cloop attach --device cloop5 "$image"
+	fails 1 "/dev/cloop5: a regular file is in the place" cloop detach /dev/cloop5
+	fails 1 "/dev/cloop5: a regular file is in the place" cloop info /dev/cloop5
+	took=$(($(now) - began))
+	is "$took" -lt 4000 "milliseconds"
+	rm /dev/cloop5
+	is "$(cloop list)" = "" "list"
+	attach --device cloop5 "$image"
+	is "$device" = /dev/cloop5 "device"
+}
+check "a file in the place of the node is named at once" in_the_way
+
 # The limit of the shell is not that of the device, neither while it is attached nor in the calls of the tool.
 limited() {
 	image disk --size 64M

@@ -77,6 +77,81 @@ fn things_that_cannot_be_one() {
 }
 
 #[test]
+fn a_link_to_nothing() {
+    let lab = Lab::new();
+    std::os::unix::fs::symlink("away", lab.path("link")).unwrap();
+    let parts = [
+        "link: a symbolic link to away, which does not exist",
+        "remove the link",
+    ];
+    all_refuse(&lab, "link", &parts);
+    for args in [
+        vec!["create", "-s", "1M", "link"],
+        vec!["import", "link", "image"],
+        vec!["resize", "-s", "1M", "link"],
+        vec!["compact", "link"],
+    ] {
+        lab.cloop(&args).fails(1, &parts);
+    }
+    lab.create("image", "1M");
+    lab.cloop(&["export", "image", "link"]).fails(1, &parts);
+    assert!(!lab.path("away").exists() && !lab.path("back").exists());
+}
+
+#[test]
+fn an_immutable_file() {
+    let lab = Lab::new();
+    let path = lab.create("image", "1M");
+    let chattr = |what: &str| {
+        let mut command = std::process::Command::new("chattr");
+        command
+            .arg(what)
+            .arg(&path)
+            .stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    for (set, clear, part) in [
+        (
+            "+i",
+            "-i",
+            "image: immutable; allow changes with `chattr -i`",
+        ),
+        ("+a", "-a", "image: can only be appended to"),
+    ] {
+        if !chattr(set) {
+            skip("cannot make a file immutable here");
+            return;
+        }
+        for args in [
+            vec!["resize", "-s", "2M", "image"],
+            vec!["attach", "image"],
+            vec!["create", "-s", "1M", "--force", "image"],
+        ] {
+            lab.cloop(&args).fails(1, &[part]);
+        }
+        lab.cloop(&["check", "image"]).succeeds();
+        assert!(chattr(clear));
+    }
+}
+
+#[test]
+fn no_file_is_made_in_the_place_of_a_node() {
+    let lab = Lab::new();
+    let node = "/dev/cloop1023";
+    lab.create("image", "1M");
+    lab.file("raw", &noise(1 << 20, 2));
+    for args in [
+        vec!["create", "-s", "1M", node],
+        vec!["import", "raw", node],
+        vec!["export", "image", node],
+    ] {
+        lab.cloop(&args)
+            .fails(1, &["/dev/cloop1023: no such device", "cloop list"]);
+        assert!(!Path::new(node).exists());
+    }
+}
+
+#[test]
 fn no_permission() {
     if !root() {
         return;

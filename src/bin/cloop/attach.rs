@@ -145,6 +145,9 @@ fn wait_for_node(index: u32) -> Result<()> {
     let node = device::node(index);
     let start = Instant::now();
     while !fs::metadata(&node).is_ok_and(|m| m.file_type().is_block_device()) {
+        if let Some(obstacle) = device::obstacle(&node) {
+            return Err(fail(&node, obstacle));
+        }
         if start.elapsed() > NODE_PATIENCE {
             return Err(fail(
                 &node,

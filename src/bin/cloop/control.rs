@@ -223,6 +223,9 @@ impl Control {
                 version.abi
             ),
             Err(Errno::ACCESS | Errno::PERM) => bail!("{NODE}: permission denied; run as root"),
+            Err(_) if Path::new(NODE).is_file() => bail!(
+                "{NODE}: a regular file is in the place of the control device; remove it and reload the module"
+            ),
             Err(_) => bail!("{NODE}: not the control device of cloop; reload the module"),
         }
     }

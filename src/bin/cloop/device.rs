@@ -36,6 +36,27 @@ pub(crate) fn index_of_name(name: &Path) -> Option<u32> {
         .filter(|&n: &u32| plain && n <= i32::MAX as u32)
 }
 
+/// Whether `path` is the place of the node of a device, such as `/dev/cloop3`.
+pub(crate) fn is_node(path: &Path) -> bool {
+    path.starts_with("/dev") && index_of_name(path).is_some()
+}
+
+/// What is in the place of the node of a device, if it is no block device: dd(1) to a device that is not attached makes
+/// a regular file, and the node cannot appear there.
+pub(crate) fn obstacle(node: &Path) -> Option<&'static str> {
+    let entry = fs::symlink_metadata(node).ok()?;
+    match fs::metadata(node) {
+        Ok(meta) if meta.file_type().is_block_device() => None,
+        Ok(meta) if meta.is_file() => {
+            Some("a regular file is in the place of the device's node; remove it")
+        }
+        Err(_) if entry.is_symlink() => {
+            Some("a symbolic link to nothing is in the place of the device's node; remove it")
+        }
+        _ => Some("something else is in the place of the device's node; remove it"),
+    }
+}
+
 /// The number of the device that `path` names, by its name or (a symbolic link, another node) by its
 /// device number. `None` if the path is something else, such as an image.
 pub(crate) fn index_of(path: &Path) -> Option<u32> {
@@ -56,6 +77,9 @@ pub(crate) fn require_index(path: &Path) -> Result<u32> {
     match index_of(path) {
         Some(index) => Ok(index),
         None => match fs::metadata(path) {
+            Ok(_) if is_node(path) => {
+                Err(fail(path, obstacle(path).unwrap_or("not a cloop device")))
+            }
             Ok(_) => Err(fail(path, "not a cloop device; see `cloop list`")),
             Err(error) => Err(fail::io(path, &error)),
         },
@@ -102,6 +126,27 @@ pub(crate) fn backed_by(path: &Path) -> Option<Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn knows_what_is_in_the_place_of_a_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = directory.path().join("cloop0");
+        assert_eq!(obstacle(&node), None);
+        std::os::unix::fs::symlink("nothing", &node).unwrap();
+        assert!(obstacle(&node).unwrap().starts_with("a symbolic link"));
+        fs::write(directory.path().join("nothing"), "").unwrap();
+        assert!(obstacle(&node).unwrap().starts_with("a regular file"));
+        assert!(obstacle(Path::new("/dev/null"))
+            .unwrap()
+            .starts_with("something else"));
+        for (path, expected) in [
+            ("/dev/cloop0", true),
+            ("cloop0", false),
+            ("/dev/loop0", false),
+        ] {
+            assert_eq!(is_node(Path::new(path)), expected);
+        }
+    }
 
     #[test]
     fn knows_device_names() {

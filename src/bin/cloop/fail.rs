@@ -5,7 +5,10 @@ use crate::output::shown;
 use crate::signals;
 use anyhow::{anyhow, Error};
 use cloop::engine;
+use rustix::fs::IFlags;
+use rustix::io::Errno;
 use std::fmt::Display;
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -25,8 +28,35 @@ pub(crate) fn warn(subject: &Path, sentence: impl Display) {
 /// The sentence for an error of the kernel about `path`.
 pub(crate) fn io(path: &Path, error: &io::Error) -> Error {
     match error.raw_os_error() {
-        Some(errno) => fail(path, os(errno)),
+        Some(errno) => fail(path, cause(path, errno).unwrap_or_else(|| os(errno))),
         None => fail(path, error),
+    }
+}
+
+/// The sentence for an errno that has a cause which the errno does not name.
+fn cause(path: &Path, errno: i32) -> Option<String> {
+    match Errno::from_raw_os_error(errno) {
+        // Making a file through a symbolic link to nothing is refused as if the file were there.
+        Errno::NOENT | Errno::EXIST if !path.exists() => {
+            let target = fs::read_link(path).ok()?;
+            Some(format!(
+                "a symbolic link to {}, which does not exist; remove the link or make that file",
+                shown(target)
+            ))
+        }
+        Errno::PERM => {
+            // Opening anything else could wait, or do something.
+            fs::metadata(path).ok().filter(|meta| meta.is_file())?;
+            let flags = rustix::fs::ioctl_getflags(fs::File::open(path).ok()?).ok()?;
+            if flags.contains(IFlags::IMMUTABLE) {
+                Some("immutable; allow changes with `chattr -i`".to_owned())
+            } else if flags.contains(IFlags::APPEND) {
+                Some("can only be appended to; allow other changes with `chattr -a`".to_owned())
+            } else {
+                None
+            }
+        }
+        _ => None,
     }
 }
 
@@ -69,7 +99,6 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
 
 /// The sentence for an errno of a file operation.
 fn os(errno: i32) -> String {
-    use rustix::io::Errno;
     let way_out = match Errno::from_raw_os_error(errno) {
         Errno::ACCESS | Errno::PERM => "permission denied; run as root, or change its permissions",
         Errno::NOENT => "no such file or directory; check the path",

@@ -49,6 +49,9 @@ fn open_with(
 ) -> std::io::Result<Result<File>> {
     // Checked before opening, because open(2) of a FIFO would wait for its other end.
     let kind = std::fs::metadata(path)?.file_type();
+    if let (true, Some(obstacle)) = (device::is_node(path), device::obstacle(path)) {
+        return Ok(Err(fail(path, obstacle)));
+    }
     if kind.is_dir() {
         return Ok(Err(fail(path, "is a directory; give the path of an image")));
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! [`Target`]: a file or block device that a command fills, and that must not be left unfinished.
 
+use crate::device;
 use crate::fail::{self, fail};
 use crate::image::{self, Lock};
 use crate::signals;
@@ -187,6 +188,12 @@ fn open(path: &Path) -> Result<(File, Undo)> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let undo = match fs::metadata(path) {
+            Ok(meta) if device::is_node(path) && !meta.file_type().is_block_device() => {
+                return Err(fail(
+                    path,
+                    device::obstacle(path).unwrap_or("no block device"),
+                ));
+            }
             Ok(meta) if meta.is_dir() => {
                 return Err(fail(path, "is a directory; give the path of a file"));
             }
@@ -200,6 +207,9 @@ fn open(path: &Path) -> Result<(File, Undo)> {
                     path,
                     "neither a regular file nor a block device; choose another path",
                 ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && device::is_node(path) => {
+                return Err(fail(path, "no such device; see `cloop list`"));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 options.create_new(true);
