@@ -16,6 +16,8 @@ use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
 const IDLE_MS: u32 = 5000;
 /// Time after which failed work is tried again, in milliseconds.
 const RETRY_MS: u32 = 1000;
+/// Bytes that users write before reclaim looks again at segments that it has set aside.
+const RETRY_STUCK: u64 = 1 << 30;
 /// Segments emptied beside users' writes before the maintenance thread looks for more urgent work.
 const STEP: usize = 1;
 /// Segments emptied between two checkpoints while users do not write.
@@ -151,6 +153,8 @@ struct Plan {
     users: Users,
     /// Everything is in order since this moment.
     tidy: Option<Moment>,
+    /// Reclaim looked again at the segments that it had set aside.
+    retried: Moment,
     /// A search for space that began at this moment found nothing. Before something is written or discarded the next one
     /// would find nothing either.
     exhausted: Option<Moment>,
@@ -165,6 +169,7 @@ impl Default for Plan {
             stepped: 0,
             users: Users::Active,
             tidy: None,
+            retried: 0,
             exhausted: None,
         }
     }
@@ -267,6 +272,10 @@ impl Plan {
                 Err(_) => self.reaping = Reaping::Failed,
             },
             Task::Tidy(moment) => {
+                if moment >= self.retried + RETRY_STUCK {
+                    self.retried = moment;
+                    store.map.lock().retry_stuck();
+                }
                 // Failed work is not tried again before something has changed.
                 if !tidy(store, maintenance, moment).unwrap_or(false) {
                     self.tidy = Some(moment);

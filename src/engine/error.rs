@@ -52,6 +52,11 @@ impl Error {
         )
     }
 
+    /// Whether bytes of the image are damaged or cannot be read. Other parts of the image may be whole.
+    pub(crate) fn is_damage(self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Io(_))
+    }
+
     /// The positive Linux errno that says the same.
     pub fn errno(self) -> i32 {
         match self {

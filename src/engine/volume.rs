@@ -68,6 +68,8 @@ pub struct Stats {
     pub reserved_bytes: u64,
     /// 1 when the last write that needed space found none.
     pub full: u64,
+    /// Segments that reclaim has set aside: something in them is damaged or cannot be read.
+    pub stuck_segments: u64,
 }
 
 /// How a volume is doing.
@@ -542,6 +544,7 @@ impl<P: Platform> Volume<P> {
             freed_segments: counters.freed.load(Ordering::Relaxed),
             reserved_bytes: log.space.reserved() * segment_size,
             full: u64::from(log.space.refused()),
+            stuck_segments: total.stuck_segments,
         })
     }
 

@@ -223,9 +223,9 @@ pub enum WaitEvent {
     Queued(u8, u64),
     /// A record of this class gets its place, with its ticket if it has waited.
     Admitted(u8, Option<u64>),
-    /// The ticket was granted space.
-    Granted(u64),
-    /// The ticket is given up: its record has its place, or was refused.
+    /// The ticket was granted space, or refused.
+    Answered(u64),
+    /// The ticket is given up.
     Left(u64),
 }
 

@@ -13,7 +13,7 @@ mod submit;
 
 use crate::engine::{Access, Algorithm, CreateOptions, Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
-use crate::platform::Sabotage;
+use crate::platform::{BackingFile, Sabotage};
 use core::fmt::Write;
 use core::ops::AddAssign;
 use shuttle::current::reset_step_count;
@@ -130,6 +130,8 @@ pub enum Trouble {
     Errors,
     /// Wrong bytes on the disk: misdirected writes and bit rot.
     Damage,
+    /// Sectors that cannot be read until they are written.
+    Sectors,
 }
 
 /// How the next thread to run is chosen.
@@ -181,9 +183,10 @@ impl Plan {
             7 => Profile::Crowd,
             _ => Profile::Mixed,
         };
-        let trouble = match rng.below(6) {
+        let trouble = match rng.below(7) {
             0 | 1 => Trouble::Errors,
             2 => Trouble::Damage,
+            3 => Trouble::Sectors,
             _ => Trouble::None,
         };
         let schedule = match rng.below(8) {
@@ -583,14 +586,20 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
 
 /// One round: opens the volume, lets the submitters work, and closes it, until something stops that.
 fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut Rng) {
+    file.allocate_in_units([4096, 4096, 4096, 65536][rng.below(4) as usize]);
     if plan.profile == Profile::Pressure {
         // From hardly enough space to open the image up to some space to spare.
-        file.limit((14 + rng.below(28)) * u64::from(SEGMENT));
+        let most = (14 + rng.below(28)) * u64::from(SEGMENT);
+        match rng.below(4) {
+            0 => file.limit_length(most + (1 << 20)),
+            _ => file.limit(most),
+        }
         sim::may_lose_older_superblock(true);
     }
     let mut opened = Volume::<Sim>::open(file.clone(), Access::Write);
     if let Err(Error::NoSpace) = opened {
         file.limit(u64::MAX);
+        file.limit_length(u64::MAX);
         opened = Volume::<Sim>::open(file.clone(), Access::Write);
     }
     let volume = match opened {
@@ -674,6 +683,13 @@ fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) -> Harm {
     let when = rng.below(reach);
     match plan.trouble {
         Trouble::None => return Harm::None,
+        Trouble::Sectors => {
+            for _ in 0..1 + rng.below(3) {
+                let at = rng.below(file.len().unwrap_or(0) / 4096 + 1);
+                file.spoil(at * 4096, (1 + rng.below(8)) * 4096);
+            }
+            return Harm::None;
+        }
         Trouble::Errors => match rng.below(13) {
             0 => file.fail_after(when, Fault::Error),
             1 => file.fail_after(when, Fault::Broken),

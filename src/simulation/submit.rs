@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The submitters: their operations on the volume, and what they expect of it while it runs.
 
-use super::{fill, round, site, tag_of, Plan, Profile, Shared, BLOCKS, FAR, SEGMENT, SIZES};
+use super::{
+    fill, round, site, tag_of, Plan, Profile, Shared, Trouble, BLOCKS, FAR, SEGMENT, SIZES,
+};
 use crate::engine::format::NODE_ENTRIES;
 use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Placed, Rng, Sim};
@@ -31,6 +33,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
     let Ok(mut site) = Submitter::new(volume, shared, name, rng) else {
         return;
     };
+    site.bad_sectors = plan.trouble == Trouble::Sectors;
     site.incompressible = matches!(
         plan.profile,
         Profile::Pressure | Profile::Refill | Profile::Crowd
@@ -52,6 +55,8 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
         match result {
             Ok(()) | Err(Error::NoSpace | Error::NoMemory) => {}
             Err(Error::Corrupt { .. }) if volume.file().corrupted() => {}
+            // Reads meet bad sectors, and so do writes below nodes there.
+            Err(Error::Io(_)) if site.bad_sectors && volume.state().error.is_none() => {}
             Err(Error::Corrupt { what, offset }) => {
                 let text = format!("damaged {what} at {offset}, without any damage done");
                 return round(shared).object(text);
@@ -90,6 +95,8 @@ pub(super) struct Submitter<'a> {
     incompressible: bool,
     /// What it writes is metadata of a file system.
     metadata: bool,
+    /// Some sectors of the disk cannot be read. Nothing else goes wrong but for the power.
+    bad_sectors: bool,
 }
 
 impl<'a> Submitter<'a> {
@@ -107,6 +114,7 @@ impl<'a> Submitter<'a> {
             rng,
             incompressible: false,
             metadata: false,
+            bad_sectors: false,
         })
     }
 
@@ -190,7 +198,9 @@ impl<'a> Submitter<'a> {
         // Promise P3.
         let bound = self.volume.size().image_bound();
         let allocated = self.volume.file().allocated()?;
-        if allocated > bound {
+        // Segments with damage in them cannot be emptied.
+        let whole = !self.bad_sectors && !self.volume.file().corrupted();
+        if whole && allocated > bound {
             let text = format!("the image takes {allocated} bytes, and may take {bound}");
             round(self.shared).object(text);
         }
@@ -318,6 +328,11 @@ impl<'a> Submitter<'a> {
             steps > 0
         });
         round(self.shared).say(format_args!("{}: compact: {result:?}", self.name));
+        let works = self.volume.state().error.is_none() && !self.volume.file().crashed();
+        if self.bad_sectors && works && matches!(result, Err(Error::Io(_))) {
+            let text = "compaction stops at a sector that cannot be read";
+            round(self.shared).object(text.into());
+        }
         result
     }
 

@@ -161,7 +161,7 @@ fn a_crowd_of_writers_stays_within_the_bound() {
 }
 
 /// Waits until no background work is left and the image has the size that is allowed when idle.
-fn rest(volume: &Volume<Std>) {
+fn rest<P: Platform>(volume: &Volume<P>) {
     let began = Instant::now();
     loop {
         let stats = volume.stats().unwrap();
@@ -235,6 +235,106 @@ fn what_lies_together_is_given_back_in_place() {
     let file = StdFile::from_file(file).unwrap();
     let summary = check::check::<Std>(file, &mut |f| panic!("{f:?}"), &mut |_, _| {}).unwrap();
     assert_eq!(summary.mapped_blocks, END / 2);
+}
+
+/// P3: punches count only if the file system gives something back. It may allocate in units of 64 KiB, or give back nothing
+/// at all.
+#[test]
+fn only_what_is_given_back_counts() {
+    const END: u64 = 80 * MIB / BLOCK;
+    for keeps_punched in [false, true] {
+        let file = SimFile::new();
+        file.allocate_in_units(65536);
+        if keeps_punched {
+            file.keep_punched();
+        }
+        let create = CreateOptions {
+            size: 256 * MIB,
+            ..options(65536, Algorithm::Lz4)
+        };
+        Vol::create(&file, &create).unwrap();
+        let volume = Vol::open(file.clone(), Access::Write).unwrap();
+        let mut ws = volume.workspace().unwrap();
+        for at in (0..END).step_by(16) {
+            write_noise(&volume, &mut ws, at, at as u32, 16);
+        }
+        // Every second piece of 64 KiB, but few of them lie in one unit of the file.
+        let kept = |at: u64| at % 32 < 16;
+        for at in (0..END).step_by(32) {
+            volume.zero(&mut ws, at + 16, 16).unwrap();
+        }
+        if keeps_punched {
+            // The image becomes no smaller, but can use the space again.
+            let began = Instant::now();
+            while volume.stats().unwrap().garbage_bytes > 8 * MIB {
+                let stats = volume.stats().unwrap();
+                assert!(began.elapsed() < Duration::from_secs(60), "{stats:?}");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        } else {
+            rest(&volume);
+        }
+        expect_noise(&volume, END, kept);
+        volume.close().unwrap();
+        assert_checked(&file, "at the end");
+    }
+}
+
+/// What is damaged holds up only itself: with a sector that cannot be read, or a damaged leaf of the table, compaction
+/// gains everything else, and a full file is written on.
+#[test]
+fn reclaim_goes_around_damage() {
+    const END: u64 = 24 * MIB / BLOCK;
+    for damage in [Kind::Data, Kind::MapNode] {
+        let file = SimFile::new();
+        let create = CreateOptions {
+            size: 32 * MIB,
+            ..options(16384, Algorithm::Lz4)
+        };
+        Vol::create(&file, &create).unwrap();
+        let volume = Vol::open(file.clone(), Access::Write).unwrap();
+        let mut ws = volume.workspace().unwrap();
+        for at in (0..END).step_by(4) {
+            write_noise(&volume, &mut ws, at, at as u32, 4);
+        }
+        for at in (0..END).step_by(16) {
+            volume.zero(&mut ws, at + 4, 12).unwrap();
+        }
+        volume.checkpoint().unwrap();
+        volume.shed_table(u64::MAX);
+        // The newest copy of the first leaf, or the record of block 0.
+        let found = records(&file);
+        let mut wanted = found.iter().filter(|(_, header)| {
+            header.kind == damage
+                && header.number == 0
+                && (damage == Kind::Data || header.count == 0)
+        });
+        let (at, _) = wanted.next_back().expect("there is such a record");
+        match damage {
+            Kind::Data => file.spoil(*at as u64, 1),
+            _ => file.damage(*at as u64 + 100, 1),
+        }
+        let mut block = vec![0; BLOCK_SIZE];
+        let refused = volume.read(&mut ws, 0, &mut block);
+        assert!(
+            matches!(refused, Err(Error::Io(_) | Error::Corrupt { .. })),
+            "{refused:?}"
+        );
+        volume.compact(&mut |_| true).unwrap();
+        let stats = volume.stats().unwrap();
+        assert!(stats.stuck_segments > 0, "{damage:?}: {stats:?}");
+        assert!(stats.garbage_bytes < 4 * MIB, "{damage:?}: {stats:?}");
+        // The file system is full: each write depends on reclaim.
+        file.limit(file.allocated().unwrap() + 4 * MIB);
+        for n in 0..1000 {
+            let at = END / 2 + n * 16 % (END / 2);
+            write_noise(&volume, &mut ws, at, at as u32, 4);
+        }
+        for at in (512..END).step_by(16) {
+            volume.read(&mut ws, at, &mut block).unwrap();
+            assert_eq!(tag_of(&block), 2 + 3 * at as u32, "{damage:?}: block {at}");
+        }
+    }
 }
 
 /// An image with this many blocks on a disk of 12 MiB.

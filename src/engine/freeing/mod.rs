@@ -15,4 +15,4 @@ pub(crate) use self::dead::{find_dead, free, free_at_once, free_superseded, punc
 pub(crate) use self::extent::{
     deallocate_unused, extent, image_length, shrink_to_fit, truncate_free_end, Length,
 };
-pub(crate) use self::unneeded::Superseded;
+pub(crate) use self::unneeded::{Superseded, Unneeded};

@@ -298,8 +298,8 @@ impl<P: Platform> Log<P> {
             spent: P::sabotaged(Sabotage::SpentReserve),
             unfair: P::sabotaged(Sabotage::UnfairGrant),
         };
-        let granted = |ticket| P::waited(WaitEvent::Granted(ticket));
-        state.space.serve(&supply, verdict, granted)
+        let heard = |ticket| P::waited(WaitEvent::Answered(ticket));
+        state.space.serve(&supply, verdict, heard)
     }
 
     /// True if what users append counts as metadata, because the image was opened just now.

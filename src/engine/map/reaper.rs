@@ -13,7 +13,7 @@ use super::table::{Scope, Search};
 use super::Map;
 use crate::engine::format::{Entry, NodeId};
 use crate::engine::records::ReadBuffers;
-use crate::engine::{Error, Result};
+use crate::engine::Result;
 use crate::platform::Platform;
 
 /// Whether the reaper has more to do.
@@ -60,7 +60,7 @@ impl Reaper {
     ///
     /// # Errors
     ///
-    /// Those of memory and of the backing file. A detached node that is damaged stays.
+    /// Those of memory. A detached node that is damaged or cannot be read stays.
     pub(crate) fn reap<P: Platform>(
         &mut self,
         loader: &Loader<'_, P>,
@@ -83,7 +83,7 @@ impl Reaper {
             };
             match result {
                 Ok(()) => {}
-                Err(Error::Corrupt { .. }) => {
+                Err(error) if error.is_damage() => {
                     self.damaged = true;
                     self.at = id.end_leaf();
                 }

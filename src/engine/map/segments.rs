@@ -103,6 +103,19 @@ impl Map {
         }
     }
 
+    /// Notes that reclaim cannot empty the incarnation of a segment that has `seed`: something that it needs is damaged.
+    pub(crate) fn set_aside(&mut self, index: u64, seed: u32) {
+        let segment = self.usage.get(index);
+        if segment.is_some_and(|s| s.seed() == seed && s.state() == State::InUse) {
+            self.usage.set_found(index, State::Stuck);
+        }
+    }
+
+    /// Has reclaim look again at the segments that it has set aside.
+    pub(crate) fn retry_stuck(&mut self) {
+        self.usage.retry_stuck();
+    }
+
     /// Notes how many bytes of a segment were given back in place, in all.
     pub(crate) fn set_punched(&mut self, index: u64, bytes: u64) {
         self.usage.set_punched(index, bytes);

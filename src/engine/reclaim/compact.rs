@@ -21,6 +21,7 @@ pub(crate) fn compact<P: Platform>(
     maintenance: &SharedMaintenance<P>,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result {
+    store.map.lock().retry_stuck();
     let mut best = u64::MAX;
     let mut patience = FRUITLESS;
     loop {

@@ -6,6 +6,9 @@
 //! held (otherwise it would undo a newer write), and in pieces that cover only blocks that were live in the old
 //! record, and holes. Once two checkpoints have found the segment dead it is free, as any other.
 //!
+//! What is damaged or cannot be read holds up nothing but itself: the records around it are relocated, and its segment is
+//! set aside ([`State::Stuck`](crate::engine::map::usage::State::Stuck)) and looked at again later.
+//!
 //! - policy.rs chooses the segments;
 //! - live.rs tells which records are live;
 //! - relocate.rs appends them again;
@@ -25,7 +28,7 @@ pub(crate) use self::policy::{busy_garbage, idle_garbage, Effort};
 
 use self::policy::{score, victims};
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
-use crate::engine::format::SegmentHeader;
+use crate::engine::format::{SegmentHeader, BLOCK_SIZE};
 use crate::engine::log::DurableLog;
 use crate::engine::map::reaper::{Progress, Reaper};
 use crate::engine::space::SpaceClass;
@@ -46,6 +49,8 @@ pub(crate) struct Maintenance<P: Platform> {
     segment: Option<Buf>,
     /// Segments chosen to be emptied beside users' writes, the best one last.
     victims: Vec<u64>,
+    /// Bytes that the backing file gives back together at least, as far as that is known.
+    punch_unit: usize,
 }
 
 /// The maintenance of an open image with its lock. It is in a box, so that no stack frame of an opening holds it.
@@ -64,6 +69,7 @@ impl<P: Platform> Maintenance<P> {
             reaper,
             segment: None,
             victims: Vec::new(),
+            punch_unit: BLOCK_SIZE,
         })
     }
 
@@ -163,7 +169,7 @@ impl<P: Platform> Maintenance<P> {
     }
 
     /// Relocates all live records of a segment, or punches its dead ranges where that is as good. A damaged record stays,
-    /// and the segment with it.
+    /// and the segment with it. If something that it needs is damaged the segment is set aside.
     fn empty_segment(&mut self, store: &Store<P>, index: u64, effort: Effort) -> Result {
         let seed = match store.map.lock().segment(index) {
             Some(segment) if !segment.is_free() => segment.seed(),
@@ -175,10 +181,17 @@ impl<P: Platform> Maintenance<P> {
         };
         let emptied = self.empty_bytes(store, &mut bytes, index, seed, effort);
         self.segment = Some(bytes);
-        if emptied? == Emptied::InPlace {
-            return Ok(());
+        match emptied {
+            Ok(Emptied::InPlace) => {}
+            Ok(Emptied::ByMoving) => store.map.lock().set_relocated(index, seed),
+            Ok(Emptied::Partly) => store.map.lock().set_aside(index, seed),
+            Err(error) if error.is_damage() => {
+                // Unless it is the log that has stopped.
+                store.log.lock().check()?;
+                store.map.lock().set_aside(index, seed);
+            }
+            Err(error) => return Err(error),
         }
-        store.map.lock().set_relocated(index, seed);
         Ok(())
     }
 
@@ -192,19 +205,57 @@ impl<P: Platform> Maintenance<P> {
         effort: Effort,
     ) -> Result<Emptied> {
         let base = store.layout.segment_offset(index);
-        store.file.read_at(bytes, base)?;
+        let read = read_around::<P>(&store.file, bytes, base)?;
         match SegmentHeader::of_segment::<P>(bytes, &store.layout, index) {
             Some(header) if header.seed::<P>() == seed => {}
-            _ => return Ok(Emptied::ByMoving),
+            _ if read == ReadSectors::All => return Ok(Emptied::ByMoving),
+            // Its header cannot be read, and each record names the incarnation by itself.
+            _ => {}
         }
-        let may_punch = matches!(effort, Effort::Busy | Effort::Idle);
+        // What cannot be read may be live.
+        let may_punch = matches!(effort, Effort::Busy | Effort::Idle) && read == ReadSectors::All;
         if may_punch && self.punch_segment(store, index, bytes, seed)? {
             return Ok(Emptied::InPlace);
         }
         let class = relocation_class(store, index, effort)?;
         self.relocate_records(store, bytes, base, seed, class)?;
-        Ok(Emptied::ByMoving)
+        Ok(match read {
+            ReadSectors::All => Emptied::ByMoving,
+            ReadSectors::Some => Emptied::Partly,
+        })
     }
+}
+
+/// Which sectors of a segment were read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadSectors {
+    All,
+    /// Those that could not be read are zeros in memory.
+    Some,
+}
+
+/// Reads the segment at byte `base` of the image, around sectors that cannot be read.
+fn read_around<P: Platform>(file: &P::File, bytes: &mut [u8], base: u64) -> Result<ReadSectors> {
+    match file.read_at(bytes, base) {
+        Ok(()) => return Ok(ReadSectors::All),
+        Err(error) if error.is_damage() => {}
+        Err(error) => return Err(error),
+    }
+    let mut read = ReadSectors::All;
+    for (offset, sector) in (base..)
+        .step_by(BLOCK_SIZE)
+        .zip(bytes.chunks_exact_mut(BLOCK_SIZE))
+    {
+        match file.read_at(sector, offset) {
+            Ok(()) => {}
+            Err(error) if error.is_damage() => {
+                sector.fill(0);
+                read = ReadSectors::Some;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
 }
 
 /// How a segment was emptied.
@@ -212,8 +263,10 @@ impl<P: Platform> Maintenance<P> {
 enum Emptied {
     /// Its dead ranges were punched, and its live records stay.
     InPlace,
-    /// Its live records were relocated, as far as they could be read.
+    /// Its live records were relocated, as far as they are whole.
     ByMoving,
+    /// As `ByMoving`, but sectors of it could not be read.
+    Partly,
 }
 
 /// The space class under which live records of segment `index` are relocated.

@@ -5,6 +5,9 @@
 //! of the segment again. The same rule holds as for whole segments
 //! ([`Usage::superseded`](crate::engine::map::usage::Usage::superseded)): neither superblock needs the dead records once
 //! the log is durable. A reader that walks the records of a segment must look for the next one behind a hole.
+//!
+//! Many file systems give back less than was punched, because they allocate in larger units than 4 KiB (ext4 with bigalloc,
+//! XFS on a realtime device, blocks of 64 KiB), or nothing at all. So what was gained is measured, and only that counts.
 
 use super::live::{live_blocks, node_is_live, node_of};
 use super::policy::worth_moving;
@@ -12,13 +15,13 @@ use super::Maintenance;
 use crate::engine::format::{
     Kind, NodeId, RecordHeader, BLOCK_SIZE, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
-use crate::engine::freeing::{self, Superseded};
+use crate::engine::freeing::{self, Superseded, Unneeded};
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
 use crate::engine::store::Store;
 use crate::engine::Result;
 use crate::platform::mem::Vec;
-use crate::platform::{Platform, Sabotage};
+use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Least bytes of a range that is punched: a shorter one is a burden to the file system and gains nothing.
 const LEAST: usize = 16 << 10;
@@ -44,9 +47,38 @@ impl<P: Platform> Maintenance<P> {
             return Ok(false);
         };
         let log = store.log.sync_unless(Sabotage::EarlyPunch, &store.file)?;
-        freeing::punch(store, index, &superseded.durably(&log))?;
-        store.map.lock().set_punched(index, gain);
+        let gained = self.punch_measured(store, index, &superseded.durably(&log), gain)?;
+        // With less than that, it is not known to have gained anything.
+        if gained * 2 < gain {
+            return Ok(false);
+        }
+        store.map.lock().set_punched(index, gained);
         Ok(true)
+    }
+
+    /// Punches ranges of segment `index`, `gain` bytes in all, and returns how much the file has become smaller by that. If
+    /// it is much less, later ranges are aligned to larger units.
+    fn punch_measured(
+        &mut self,
+        store: &Store<P>,
+        index: u64,
+        ranges: &Unneeded<Range>,
+        gain: u64,
+    ) -> Result<u64> {
+        if store.file.fixed_size() {
+            freeing::punch(store, index, ranges)?;
+            return Ok(gain);
+        }
+        // Nobody else may allocate meanwhile.
+        let _hold = store.log.hold_file_end();
+        let before = store.file.allocated()?;
+        freeing::punch(store, index, ranges)?;
+        let gained = before.saturating_sub(store.file.allocated()?).min(gain);
+        let segment = store.layout.segment_size as usize;
+        if gained * 2 < gain && self.punch_unit < segment {
+            self.punch_unit *= 2;
+        }
+        Ok(gained)
     }
 
     /// The whole sectors of a segment without live records, as far as they are worth punching. A record that cannot be
@@ -59,6 +91,7 @@ impl<P: Platform> Maintenance<P> {
         seed: u32,
     ) -> Result<Vec<Range>> {
         let base = store.layout.segment_offset(index);
+        let unit = self.punch_unit;
         let mut ranges = Vec::new();
         // The end of the last live record.
         let mut from = SEGMENT_HEADER;
@@ -69,7 +102,7 @@ impl<P: Platform> Maintenance<P> {
                 // A hole, or the rest of a dead record that reaches into one.
                 let next = at + UNIT;
                 if bytes[at..next].iter().any(|&byte| byte != 0) {
-                    push_range(&mut ranges, from, at)?;
+                    push_range(&mut ranges, from, at, unit)?;
                     from = next;
                 }
                 at = next;
@@ -78,7 +111,7 @@ impl<P: Platform> Maintenance<P> {
             let next = at + header.units() as usize * UNIT;
             let link = header.kind == Kind::Link;
             if link || self.lives(store, &header, payload, base + at as u64)? {
-                push_range(&mut ranges, from, at)?;
+                push_range(&mut ranges, from, at, unit)?;
                 from = next;
             }
             at = next;
@@ -89,7 +122,7 @@ impl<P: Platform> Maintenance<P> {
         Ok(ranges)
     }
 
-    /// True if the table or the segment usage points to this record.
+    /// True if the table or the segment usage points to this record, or is damaged where it might.
     fn lives(
         &mut self,
         store: &Store<P>,
@@ -105,21 +138,27 @@ impl<P: Platform> Maintenance<P> {
                     return Ok(true);
                 };
                 let leaf = NodeId::leaf(header.number);
-                if store.loader().node(buffers, leaf, Missing::Leave)? != Found::Loaded {
-                    return Ok(false);
+                match store.loader().node(buffers, leaf, Missing::Leave) {
+                    Ok(Found::Loaded) => {}
+                    Ok(_) => return Ok(false),
+                    Err(error) if error.is_damage() => return Ok(true),
+                    Err(error) => return Err(error),
                 }
                 Ok(live_blocks(&store.map.lock(), header, mask, address).here != 0)
             }
-            Kind::MapNode => node_is_live(store, buffers, node_of(header), address),
+            Kind::MapNode => match node_is_live(store, buffers, node_of(header), address) {
+                Err(error) if error.is_damage() => Ok(true),
+                live => live,
+            },
             Kind::UsageNode => Ok(self.checkpoint.stores_usage(header, address)),
             Kind::Zero | Kind::Pad | Kind::Link | Kind::Checkpoint => Ok(false),
         }
     }
 }
 
-/// Enters the whole sectors between two offsets, if they are worth punching.
-fn push_range(ranges: &mut Vec<Range>, from: usize, to: usize) -> Result {
-    let (first, last) = (from.next_multiple_of(BLOCK_SIZE), to - to % BLOCK_SIZE);
+/// Enters the whole units of `unit` bytes between two offsets, if they are worth punching.
+fn push_range(ranges: &mut Vec<Range>, from: usize, to: usize, unit: usize) -> Result {
+    let (first, last) = (from.next_multiple_of(unit), to - to % unit);
     match last.checked_sub(first) {
         Some(len) if len >= LEAST => ranges.push((first, last)),
         _ => Ok(()),

@@ -142,8 +142,12 @@ fn relocate_data<P: Platform>(
     };
     loop {
         let leaf = NodeId::leaf(header.number);
-        if store.loader().node(&mut ws.read, leaf, Missing::Leave)? != Found::Loaded {
-            return Ok(());
+        match store.loader().node(&mut ws.read, leaf, Missing::Leave) {
+            Ok(Found::Loaded) => {}
+            Ok(_) => return Ok(()),
+            // Whether the record is live, only the leaf knows. It stays.
+            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) => return Err(error),
         }
         let live = live_blocks(&store.map.lock(), header, mask, address);
         if live.here == 0 {
@@ -223,8 +227,12 @@ fn relocate_node<P: Platform>(
     let units = record.header().units();
     // The next checkpoint stores a dirty node anyway.
     let here = |map: &Map| !map.will_be_stored(id) && map.stores(id, address);
-    if !node_is_live(store, buffers, id, address)? || !here(&store.map.lock()) {
-        return Ok(());
+    match node_is_live(store, buffers, id, address) {
+        Ok(true) if here(&store.map.lock()) => {}
+        Ok(_) => return Ok(()),
+        // Whether it is, only the node above knows. It stays.
+        Err(error) if error.is_damage() => return Ok(()),
+        Err(error) => return Err(error),
     }
     let slot = store.log.slot(&store.file, &record, class)?;
     let entry = Entry::new(slot.placed().address, units, 0, 1);

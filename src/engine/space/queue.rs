@@ -173,13 +173,13 @@ impl Space {
     }
 
     /// Grants what there is to the tickets in order, and gives the `verdict` on the rest, if there is one. A ticket that
-    /// finds nothing holds up the later ones of its class, unless it is refused. `granted` hears of each ticket that was
-    /// granted space. True if a ticket got an answer.
+    /// finds nothing holds up the later ones of its class, unless it is refused. `heard` is called with
+    /// each ticket that got an answer. True if one did.
     pub(crate) fn serve(
         &mut self,
         supply: &Supply,
         verdict: Option<Verdict>,
-        granted: fn(u64),
+        heard: fn(u64),
     ) -> bool {
         let mut stock = Stock {
             reserved: self.reserve.len() as u64,
@@ -219,9 +219,7 @@ impl Space {
                 continue;
             };
             answered = true;
-            if matches!(ticket.answer, Answer::Granted(_)) {
-                granted(ticket.number);
-            }
+            heard(ticket.number);
         }
         answered
     }

@@ -9,6 +9,7 @@ use super::{history, scheduling_point, Mark, Rng};
 use crate::engine::Error;
 use crate::platform::BackingFile;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
@@ -71,9 +72,16 @@ impl Pages {
         }
     }
 
-    /// Pages that take space.
-    fn occupied(&self) -> usize {
-        self.0.iter().flatten().count()
+    /// Pages that take space, when it is allocated in units of `unit` pages.
+    fn occupied(&self, unit: usize) -> usize {
+        let taken = |pages: &&[Option<Arc<Page>>]| pages.iter().any(Option::is_some);
+        unit * self.0.chunks(unit).filter(taken).count()
+    }
+
+    /// True if the unit of `unit` pages that has page `at` takes space.
+    fn takes(&self, at: usize, unit: usize) -> bool {
+        let first = at - at % unit;
+        (first..first + unit).any(|at| self.get(at).is_some())
     }
 
     fn flip(&mut self, offset: u64, mask: u8) {
@@ -237,10 +245,16 @@ struct Disk {
     dead: bool,
     /// A fault has put wrong bytes on the disk.
     corrupted: bool,
+    /// Pages that cannot be read until they are written.
+    bad: BTreeSet<usize>,
     /// Punching holes does nothing, as on many file systems and disks.
     keeps_punched: bool,
     /// Writes to come that fail for a reason that passes.
     passing: u32,
+    /// Pages that are allocated together, 0 for one.
+    unit: usize,
+    /// The file may not become longer than this.
+    longest: Option<u64>,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
     /// One of this many reads is slow.
@@ -366,7 +380,9 @@ impl SimFile {
     pub fn copy(&self) -> Self {
         let disk = self.disk();
         let found = (disk.now.clone(), disk.len);
-        Self::durable(found, disk.keeps_punched, disk.corrupted)
+        let copy = Self::durable(found, disk.keeps_punched, disk.corrupted);
+        copy.disk().bad = disk.bad.clone();
+        copy
     }
 
     /// From now on takes a snapshot at one of `n` changing operations (1: at each), chosen by `rng`.
@@ -382,6 +398,23 @@ impl SimFile {
     /// Inverts the bits of `mask` in the byte at `offset`.
     pub fn damage(&self, offset: u64, mask: u8) {
         self.disk().now.flip(offset, mask);
+    }
+
+    /// From now on the pages in this range cannot be read until they are written. Other faults take them as they are.
+    pub fn spoil(&self, offset: u64, len: u64) {
+        let first = (offset / PAGE as u64) as usize;
+        let end = (offset + len).div_ceil(PAGE as u64) as usize;
+        self.disk().bad.extend(first..end);
+    }
+
+    /// From now on space is allocated and given back in units of so many bytes.
+    pub fn allocate_in_units(&self, bytes: u64) {
+        self.disk().unit = (bytes / PAGE as u64) as usize;
+    }
+
+    /// Limits the length of the file: what would make it longer fails for lack of space.
+    pub fn limit_length(&self, bytes: u64) {
+        self.disk().longest = Some(bytes);
     }
 
     /// All bytes of the file.
@@ -418,7 +451,8 @@ impl SimFile {
         disk.faults.clear();
         (disk.broken, disk.dead, disk.failing_read) = (false, false, None);
         disk.passing = 0;
-        disk.capacity = None;
+        disk.bad.clear();
+        (disk.capacity, disk.longest) = (None, None);
     }
 
     /// From now on, here and after crashes, punching holes does nothing.
@@ -570,6 +604,7 @@ impl Disk {
             mask,
             operation: self.operations,
         };
+        self.bad.remove(&page);
         self.now.apply(&change, u8::MAX);
         self.media.pending.push(change);
     }
@@ -585,8 +620,10 @@ impl Disk {
     fn find_room(&mut self, offset: u64, len: u64) -> Result<(), Error> {
         let pages = self.holes(offset, len);
         let fits = self.capacity.is_none_or(|capacity| {
-            pages == 0 || ((self.now.occupied() + pages) * PAGE) as u64 <= capacity
+            pages == 0 || ((self.now.occupied(self.unit()) + pages) * PAGE) as u64 <= capacity
         });
+        let end = offset + len;
+        let fits = fits && self.longest.is_none_or(|most| end <= most.max(self.len));
         if !fits {
             self.refusals += 1;
             return Err(Error::NoSpace);
@@ -594,11 +631,20 @@ impl Disk {
         Ok(())
     }
 
-    /// Holes in a range of bytes.
+    /// Pages that are allocated together.
+    fn unit(&self) -> usize {
+        self.unit.max(1)
+    }
+
+    /// Pages that are allocated for a range of bytes to have no holes.
     fn holes(&self, offset: u64, len: u64) -> usize {
-        pages_of(offset, len)
-            .filter(|&at| self.now.get(at).is_none())
+        let (unit, pages) = (self.unit(), pages_of(offset, len));
+        let first = pages.start - pages.start % unit;
+        (first..pages.end)
+            .step_by(unit)
+            .filter(|&at| !self.now.takes(at, unit))
             .count()
+            * unit
     }
 
     /// Takes a snapshot if it is time for one. Any part of the operation under way may have arrived.
@@ -653,6 +699,10 @@ impl BackingFile for SimFile {
             n => n.map(|n| n - 1),
         };
         let first = (offset / PAGE as u64) as usize;
+        let end = first + buf.len().div_ceil(PAGE);
+        if disk.bad.range(first..end).next().is_some() {
+            return Err(GONE);
+        }
         for (at, out) in (first..).zip(buf.chunks_mut(PAGE)) {
             match disk.now.get(at) {
                 Some(page) => out.copy_from_slice(&page[..out.len()]),
@@ -780,10 +830,17 @@ impl BackingFile for SimFile {
         let mut disk = self.disk();
         disk.whole_step()?;
         if !disk.keeps_punched {
-            for at in pages_of(offset, len) {
-                if disk.now.get(at).is_some() {
-                    disk.put(at, None, u8::MAX);
-                }
+            let (unit, pages) = (disk.unit(), pages_of(offset, len));
+            for at in pages
+                .clone()
+                .filter(|&at| disk.now.get(at).is_some())
+                .collect::<Vec<_>>()
+            {
+                let first = at - at % unit;
+                // A part of a unit only becomes zeros.
+                let whole = first >= pages.start && first + unit <= pages.end;
+                let bytes = (!whole).then(|| RESERVED.clone());
+                disk.put(at, bytes, u8::MAX);
             }
         }
         disk.maybe_snapshot("punch");
@@ -811,6 +868,7 @@ impl BackingFile for SimFile {
     }
 
     fn allocated(&self) -> Result<u64, Error> {
-        Ok((self.disk().now.occupied() * PAGE) as u64)
+        let disk = self.disk();
+        Ok((disk.now.occupied(disk.unit()) * PAGE) as u64)
     }
 }

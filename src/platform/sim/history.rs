@@ -172,7 +172,7 @@ pub(super) fn waited(event: WaitEvent) {
         WaitEvent::Queued(class, ticket) => {
             h.waiting.insert(ticket, class);
         }
-        WaitEvent::Granted(ticket) | WaitEvent::Left(ticket) => {
+        WaitEvent::Answered(ticket) | WaitEvent::Left(ticket) => {
             h.waiting.remove(&ticket);
         }
         WaitEvent::Admitted(class, ticket) => {

@@ -184,6 +184,18 @@ impl Usage {
         self.change_unstored(index, |segment| segment.set_state(state));
     }
 
+    /// Has reclaim look again at the segments that it has set aside.
+    pub(super) fn retry_stuck(&mut self) {
+        for index in 0..self.len() {
+            if self.total.stuck_segments == 0 {
+                break;
+            }
+            if self.get(index).is_some_and(|s| s.state() == State::Stuck) {
+                self.set_found(index, State::InUse);
+            }
+        }
+    }
+
     /// Notes how many bytes of a segment were given back in place, in all.
     pub(super) fn set_punched(&mut self, index: u64, bytes: u64) {
         self.change_unstored(index, |segment| segment.set_punched(bytes));

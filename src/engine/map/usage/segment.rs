@@ -17,7 +17,7 @@ use crate::engine::map::table::Visibility;
 ///                  the next checkpoint finds it dead as well
 /// ```
 ///
-/// `InUse` becomes `Stuck` when reclaim could not relocate everything live. Each of the two superblocks has the
+/// `InUse` becomes `Stuck` when reclaim could not relocate everything live, and is `InUse` again when it is to try again. Each of the two superblocks has the
 /// segments that it needs, so one that is dead for the newer of them only is not free yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
@@ -26,8 +26,8 @@ pub(crate) enum State {
     /// The log has entered it, and no checkpoint has found it dead.
     #[default]
     InUse,
-    /// As `InUse`, but reclaim has relocated every record that it could, and the rest is damaged. Reclaim leaves it
-    /// alone.
+    /// As `InUse`, but reclaim has relocated every record that it could, and the rest is damaged, or cannot be read. Reclaim
+    /// leaves it alone for some time.
     Stuck,
     /// The newest checkpoint found nothing live in it. The superblock before that may still need it.
     FoundDead,

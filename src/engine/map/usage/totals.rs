@@ -13,6 +13,8 @@ pub(crate) struct Total {
     pub(crate) garbage: u64,
     /// The part of `garbage` in segments that are [`Stuck`](State::Stuck): only checkpoints may free it.
     pub(crate) stuck: u64,
+    /// Number of segments that are [`Stuck`](State::Stuck).
+    pub(crate) stuck_segments: u64,
     /// Number of segments that hold nothing live and are not free yet.
     pub(crate) dead: u64,
 }
@@ -29,13 +31,12 @@ impl Total {
             };
         }
         let garbage = segment.garbage(layout);
+        let stuck = segment.state() == State::Stuck;
         Self {
             live,
             garbage,
-            stuck: match segment.state() {
-                State::Stuck => garbage,
-                _ => 0,
-            },
+            stuck: if stuck { garbage } else { 0 },
+            stuck_segments: u64::from(stuck),
             dead: 0,
         }
     }
@@ -66,6 +67,7 @@ impl Total {
         self.live += part.live;
         self.garbage += part.garbage;
         self.stuck += part.stuck;
+        self.stuck_segments += part.stuck_segments;
         self.dead += part.dead;
     }
 
@@ -73,6 +75,7 @@ impl Total {
         self.live -= part.live;
         self.garbage -= part.garbage;
         self.stuck -= part.stuck;
+        self.stuck_segments -= part.stuck_segments;
         self.dead -= part.dead;
     }
 }
