@@ -213,6 +213,9 @@ impl Plan {
         if state.space.waits(u64::MAX) {
             return Some(Task::MakeSpace);
         }
+        if store.quiet() {
+            return None;
+        }
         if self.stepping == Stepping::On && moment - self.stepped >= segment {
             self.stepped = moment;
             return Some(Task::Step);
@@ -341,7 +344,10 @@ fn tidy<P: Platform>(
     }
     let mut still_idle = || {
         let state = store.log.lock();
-        !state.stopping() && !state.space.waits(u64::MAX) && state.user_bytes() == moment
+        !state.stopping()
+            && !state.space.waits(u64::MAX)
+            && !store.quiet()
+            && state.user_bytes() == moment
     };
     let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut still_idle)?;
     if total(store).dead > 0 {

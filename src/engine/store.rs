@@ -56,6 +56,8 @@ pub(crate) struct Store<P: Platform> {
     blocks: AtomicU64,
     /// The volume was closed: every operation fails.
     closed: AtomicBool,
+    /// The machine is about to sleep: background work that no user waits for does not begin.
+    quiet: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -82,6 +84,7 @@ impl<P: Platform> Store<P> {
             cache: RecordCache::new(&layout)?,
             blocks: AtomicU64::new(superblock.size.blocks()),
             closed: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -106,6 +109,16 @@ impl<P: Platform> Store<P> {
         let mut log = self.log.lock();
         self.blocks.store(size.blocks(), Ordering::Relaxed);
         log.space.resize(size);
+    }
+
+    /// Tells whether background work that no user waits for must not begin.
+    pub(crate) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    /// Whether background work that no user waits for must not begin.
+    pub(crate) fn quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
     }
 
     /// Marks the volume as closed. Returns false if it was closed already.

@@ -352,6 +352,39 @@ impl<P: Platform> Volume<P> {
         Ok(())
     }
 
+    /// Keeps background work that no user waits for from beginning, until [`wake`](Self::wake). For a device that
+    /// appears while the machine is about to sleep; [`quiesce`](Self::quiesce) does more. Takes no lock.
+    pub fn keep_quiet(&self) {
+        self.store.set_quiet(true);
+    }
+
+    /// Brings the volume to rest before the machine sleeps: background work that no user waits for ends and does not
+    /// begin again until [`wake`](Self::wake), and everything written so far is in a checkpoint. Reads, writes and
+    /// flushes go on, and so does what they need: space, and checkpoints that are due.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`checkpoint`](Self::checkpoint). Background work is stopped in any case.
+    pub fn quiesce(&self) -> Result {
+        self.keep_quiet();
+        if self.read_only() {
+            return Ok(());
+        }
+        // Whoever has the lock ends soon: it looks at the flag.
+        let mut maintenance = self.maintenance.lock();
+        self.store.check_open()?;
+        if self.store.log.lock().unsettled() {
+            maintenance.checkpoint(&self.store, CheckpointKind::Running)?;
+        }
+        Ok(())
+    }
+
+    /// Lets background work begin again after [`quiesce`](Self::quiesce) or [`keep_quiet`](Self::keep_quiet).
+    pub fn wake(&self) {
+        self.store.set_quiet(false);
+        self.store.log.lock().notify_all();
+    }
+
     /// Moves what is stored together until no more space can be given back that is worth the work. Beside
     /// other operations; `go_on` is asked between steps with what is left to gain, in bytes.
     ///

@@ -6,7 +6,7 @@ use crate::repair::{overwrite, records};
 use cloop::engine::format::Kind;
 use cloop::engine::repair::{repair, Report};
 use cloop::engine::Access;
-use cloop::engine::{check, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{check, Algorithm, CreateOptions, Error, Stats, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
 use cloop::platform::{BackingFile, Platform};
@@ -198,6 +198,40 @@ fn an_idle_volume_gives_back_what_is_dead() {
         volume.zero(&mut ws, at, 1).unwrap();
     }
     rest(&volume);
+    expect_noise(&volume, END, kept);
+    volume.close().unwrap();
+}
+
+/// Before the machine sleeps, a volume comes to rest with everything in a checkpoint, and no background work begins
+/// until it wakes up. Users can go on writing.
+#[test]
+fn a_quiet_volume_does_no_background_work() {
+    const END: u64 = 32 * MIB / BLOCK;
+    let volume = on_disk(256 * MIB, 65536);
+    let mut ws = volume.workspace().unwrap();
+    for at in (0..END).step_by(16) {
+        write_noise(&volume, &mut ws, at, at as u32, 16);
+    }
+    let kept = |at: u64| at % 8 == 3;
+    for at in (0..END).filter(|&at| !kept(at)) {
+        volume.zero(&mut ws, at, 1).unwrap();
+    }
+    volume.quiesce().unwrap();
+    let quiet = volume.stats().unwrap();
+    assert!(quiet.checkpoints > 2, "{quiet:?}");
+    write_noise(&volume, &mut ws, END, END as u32, 16);
+    volume.flush().unwrap();
+    let written = volume.stats().unwrap();
+    // Longer than the time after which a device counts as idle.
+    std::thread::sleep(Duration::from_secs(7));
+    let later = volume.stats().unwrap();
+    let work = |stats: &Stats| (stats.log_bytes, stats.syncs, stats.checkpoints);
+    assert_eq!(work(&later), work(&written));
+    assert!(later.garbage_bytes > 16 * MIB, "{later:?}");
+    volume.wake();
+    rest(&volume);
+    let awake = volume.stats().unwrap();
+    assert!(awake.garbage_bytes < 8 * MIB, "{awake:?}");
     expect_noise(&volume, END, kept);
     volume.close().unwrap();
 }

@@ -5,10 +5,12 @@ use super::{Effort, Maintenance, SharedMaintenance};
 use crate::engine::map::reaper::Progress;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
-use crate::platform::{Monitor, Platform};
+use crate::platform::{Monitor, MonitorGuard, Platform};
 
 /// Rounds without gain after which compaction is over: the log's own end moves as well, so some rounds gain nothing.
 const FRUITLESS: u32 = 6;
+/// Milliseconds after which compaction looks again if background work may go on.
+const QUIET_MS: u32 = 50;
 
 /// Relocates live records to shrink the image, until the remaining gain is not worth the I/O. The lock of `maintenance` is
 /// free between rounds; `go_on` is asked there with the garbage that is left, in bytes.
@@ -33,7 +35,12 @@ pub(crate) fn compact<P: Platform>(
         };
         patience = if size < best { FRUITLESS } else { patience - 1 };
         best = best.min(size);
-        if !more || patience == 0 || !go_on(garbage) {
+        let quiet = store.quiet();
+        if quiet {
+            patience = FRUITLESS;
+            wait_while_quiet(store, &mut || go_on(garbage));
+        }
+        if !(more || quiet) || patience == 0 || !go_on(garbage) {
             break;
         }
     }
@@ -44,7 +51,7 @@ impl<P: Platform> Maintenance<P> {
     /// Empties segments once, and frees them; false when there was nothing to move.
     fn compact_round(&mut self, store: &Store<P>) -> Result<bool> {
         store.check_open()?;
-        let mut going = || !store.log.lock().closing();
+        let mut going = || !store.quiet() && !store.log.lock().closing();
         while self.reap(store)? == Progress::More && going() {}
         // Records are relocated to where the reserve is.
         store.log.move_reserve(&store.file)?;
@@ -67,6 +74,13 @@ impl<P: Platform> Maintenance<P> {
         }
         store.log.shrink_reserve(&store.file)?;
         self.free_dead(store)
+    }
+}
+
+/// Waits as long as background work must not begin and `go_on` says so.
+fn wait_while_quiet<P: Platform>(store: &Store<P>, go_on: &mut dyn FnMut() -> bool) {
+    while store.quiet() && go_on() {
+        store.log.lock().wait_idle(QUIET_MS);
     }
 }
 
