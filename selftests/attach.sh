@@ -323,3 +323,35 @@ nested() {
 	intact "$backing/outer"
 }
 check "an image on a device of another image" nested
+
+hangs() {
+	local server asking hung other
+	image lower --size 16M
+	"$here/fuse.py" "$mnt" "$backing/lower" >"$tmp/fuse" &
+	server=$!
+	until grep -qx ready "$tmp/fuse"; do sleep 0.1; done
+	attach "$mnt/image"
+	hung=$index
+	image other --size 16M
+	attach "$backing/other"
+	other=$index
+	kill -STOP "$server"
+	"$here/control.py" info "$hung" size >"$tmp/asked" &
+	asking=$!
+	sleep 1
+	# The question hangs, and so would any about this device. The others do not notice.
+	timeout 20 "$here/control.py" info "$other" size
+	timeout 20 "$here/control.py" detach "$other"
+	other=$(timeout 20 "$here/control.py" attach "$backing/other")
+	timeout 20 "$here/control.py" compact "$other"
+	timeout 20 "$here/control.py" detach "$other"
+	[[ ! -s $tmp/asked ]] || fail "the file system did not hang"
+	kill -CONT "$server"
+	wait "$asking"
+	is "$(<"$tmp/asked")" -eq $((16 * MiB)) "size"
+	"$here/control.py" detach "$hung"
+	umount "$mnt"
+	wait "$server"
+	intact "$backing/lower"
+}
+check "a backing file that hangs blocks no other device" hangs

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::engine::Access;
 use crate::info::describe;
 use crate::platform::kernel::{file_of, identity, KernelFile};
-use crate::registry::{self, Hold, Reservation};
+use crate::registry::{self, Hold, Purpose, Reservation};
 use kernel::error::to_result;
 use kernel::fs::File;
 use kernel::ioctl::_IOC_SIZE;
@@ -129,7 +129,9 @@ fn detach(user: UserSlice) -> Result {
     if args.flags != 0 {
         return Err(EINVAL);
     }
-    let (device, _reservation) = registry::retire(index_of(args.index)?)?;
+    let hold = Hold::new(index_of(args.index)?, Purpose::Detach)?;
+    hold.retire()?;
+    let (device, _reservation) = hold.take()?;
     KBox::into_inner(device).close()
 }
 
@@ -143,7 +145,7 @@ fn info(user: UserSlice) -> Result {
     if args.as_bytes().iter().any(|&byte| byte != 0) {
         return Err(EINVAL);
     }
-    registry::with(index, |device| describe(device.server(), &mut args))?;
+    describe(&*registry::server(index)?, &mut args)?;
     writer.write(&args)
 }
 
@@ -154,7 +156,7 @@ fn compact(user: UserSlice) -> Result {
     if args.flags != 0 {
         return Err(EINVAL);
     }
-    Hold::new(index_of(args.index)?)?.compact()
+    Hold::new(index_of(args.index)?, Purpose::Work)?.compact()
 }
 
 #[inline(never)]
@@ -165,7 +167,7 @@ fn resize(user: UserSlice) -> Result {
         return Err(EINVAL);
     }
     let force = args.flags & c::CLOOP_RESIZE_FORCE != 0;
-    Hold::new(index_of(args.index)?)?.resize(args.size, force)
+    Hold::new(index_of(args.index)?, Purpose::Work)?.resize(args.size, force)
 }
 
 fn index_of(index: i32) -> Result<usize> {

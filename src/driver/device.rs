@@ -14,7 +14,7 @@ use crate::shrinker::Shrinker;
 use crate::sysfs;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, ArcBorrow};
 
 /// The number of requests that a device serves at the same time. It is larger than the number of CPUs,
 /// because some of the requests wait for the backing file.
@@ -108,22 +108,26 @@ impl Device {
     }
 
     /// The part that serves requests.
-    pub(crate) fn server(&self) -> &Server {
-        &self.server
+    pub(crate) fn server(&self) -> ArcBorrow<'_, Server> {
+        self.server.as_arc_borrow()
     }
 
     /// Relocates live records to shrink the image, until the remaining gain is not worth the I/O.
     ///
     /// # Errors
     ///
-    /// EINTR if a signal arrives first, and those of the engine.
+    /// ERESTARTNOHAND if a signal arrives first, and those of the engine. The system call ends with EINTR if
+    /// the signal has a handler; if the machine has slept, it begins anew.
     pub(crate) fn compact(&self) -> Result {
         let volume = self.server.volume();
         let stop = AtomicBool::new(false);
         let undisturbed = call_interruptible(&stop, || {
             volume.compact(&mut |_| !stop.load(Ordering::Relaxed))
         });
-        undisturbed.map_err(errno)?.then_some(()).ok_or(EINTR)
+        undisturbed
+            .map_err(errno)?
+            .then_some(())
+            .ok_or(ERESTARTNOHAND)
     }
 
     /// Changes the size of the device to `size` bytes. With `force`, data beyond the new end is discarded.
@@ -164,7 +168,8 @@ impl Device {
         self.disk.retire()
     }
 
-    /// Removes the block device and closes the image, in this order.
+    /// Removes the block device and closes the image, in this order. Someone who asks for the state of the device
+    /// may have the image open a little longer.
     ///
     /// # Errors
     ///

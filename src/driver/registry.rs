@@ -4,23 +4,29 @@
 //! The registry has a slot for each index. A slot is in one of these states:
 //!
 //! 1. Free: no device has the index.
-//! 2. Reserved: a [`Reservation`] exists, and its owner attaches or detaches the device. That takes time
-//!    and does not hold the registry's lock; meanwhile the slot keeps the index and the backing file
-//!    from everyone else.
-//! 3. Attached: the slot owns the device, and anyone can use it through [`with`].
-//! 4. Held: the slot owns the device, and a [`Hold`] uses it for longer than the lock can be held. The
-//!    device is neither detached nor held again meanwhile.
+//! 2. Reserved: a [`Reservation`] exists, and its owner attaches or detaches the device. Meanwhile the slot
+//!    keeps the index and the backing file from everyone else.
+//! 3. Attached: the slot owns the device.
+//! 4. Held: the slot owns the device, and a [`Hold`] uses it. The device is neither detached nor held
+//!    again meanwhile.
 //!
-//! An attach takes a slot from 1 to 2 ([`Reservation::new`]) to 3 ([`Reservation::attach`]). A detach
-//! takes it from 3 to 2 ([`retire`]) to 1 (dropping the reservation). Compacting and resizing take it
-//! from 3 to 4 ([`Hold::new`]) and back (dropping the hold).
+//! An attach takes a slot from 1 to 2 ([`Reservation::new`]) to 3 ([`Reservation::attach`]). Compacting,
+//! resizing and detaching take it from 3 to 4 ([`Hold::new`]), and back by dropping the hold. A detach goes on
+//! from 4 to 2 ([`Hold::take`]) to 1 (dropping the reservation).
+//!
+//! The lock of the registry protects the slots only. Nothing that a device does happens under it, because a
+//! backing file can hang: on a network, or behind a server in user space. Such a device must not block
+//! others. Who asks for the state of a device gets a reference to its [`Server`], which may live a little longer
+//! than the device.
 
 use crate::device::Device;
 use crate::platform::kernel::Identity;
+use crate::server::Server;
 use core::ops::Deref;
 use core::pin::Pin;
 use core::ptr::NonNull;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// Number of slots, and so the largest number of devices.
 pub(crate) const MAX_DEVICES: usize = 1024;
@@ -31,12 +37,28 @@ enum Slot {
     Free,
     Reserved(Identity),
     Attached(Identity, KBox<Device>),
-    Held(Identity, KBox<Device>),
+    Held(Identity, KBox<Device>, Purpose),
+}
+
+/// What a device is held for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is compacted or resized.
+    Work,
+    /// It is detached, if nobody uses it.
+    Detach,
+}
+
+/// The slots.
+struct Registry {
+    slots: [Slot; MAX_DEVICES],
 }
 
 kernel::sync::global_lock! {
     // SAFETY: `init` initialises the lock when the module is loaded, before anything uses it.
-    unsafe(uninit) static SLOTS: Mutex<[Slot; MAX_DEVICES]> = [const { Slot::Free }; MAX_DEVICES];
+    unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry {
+        slots: [const { Slot::Free }; MAX_DEVICES],
+    };
 }
 
 /// Makes the registry ready for use.
@@ -46,7 +68,7 @@ kernel::sync::global_lock! {
 /// The caller calls this function once, before any other function of this module.
 pub(crate) unsafe fn init() {
     // SAFETY: By the safety requirement of this function, the lock is initialised once.
-    unsafe { SLOTS.init() };
+    unsafe { REGISTRY.init() };
 }
 
 /// The owner of a reserved slot. Dropping it frees the slot.
@@ -67,10 +89,10 @@ impl Reservation {
     /// EBUSY if another slot has the backing file, EEXIST if `wanted` is taken, EINVAL if it is out of
     /// range, ENFILE if no slot is free.
     pub(crate) fn new(wanted: Option<usize>, identity: Identity) -> Result<Self> {
-        let mut slots = SLOTS.lock();
+        let slots = &mut REGISTRY.lock().slots;
         if slots.iter().any(|slot| match slot {
             Slot::Free => false,
-            Slot::Reserved(other) | Slot::Attached(other, _) | Slot::Held(other, _) => {
+            Slot::Reserved(other) | Slot::Attached(other, _) | Slot::Held(other, ..) => {
                 *other == identity
             }
         }) {
@@ -99,50 +121,25 @@ impl Reservation {
 
     /// Puts the attached device into the slot (state 2 to 3).
     pub(crate) fn attach(self, device: KBox<Device>) {
-        SLOTS.lock()[self.index] = Slot::Attached(self.identity, device);
+        REGISTRY.lock().slots[self.index] = Slot::Attached(self.identity, device);
         core::mem::forget(self);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        SLOTS.lock()[self.index] = Slot::Free;
+        REGISTRY.lock().slots[self.index] = Slot::Free;
     }
 }
 
-/// Takes a device out of its slot and keeps it from being opened (state 3 to 2).
+/// The server of the device in a slot in state 3 or 4.
 ///
 /// # Errors
 ///
-/// ENXIO if there is no such device; EBUSY if its block device is open, or the slot is reserved or held.
-pub(crate) fn retire(index: usize) -> Result<(KBox<Device>, Reservation)> {
-    let mut slots = SLOTS.lock();
-    let slot = slots.get_mut(index).ok_or(ENXIO)?;
-    let identity = match slot {
-        Slot::Free => return Err(ENXIO),
-        Slot::Reserved(_) | Slot::Held(..) => return Err(EBUSY),
-        Slot::Attached(identity, device) => {
-            device.retire()?;
-            *identity
-        }
-    };
-    match core::mem::replace(slot, Slot::Reserved(identity)) {
-        // INVARIANT: The slot has just been reserved; it was attached.
-        Slot::Attached(_, device) => Ok((device, Reservation { index, identity })),
-        // Excluded by the match above.
-        Slot::Free | Slot::Reserved(_) | Slot::Held(..) => Err(ENXIO),
-    }
-}
-
-/// Calls `f` with the device of a slot in state 3 or 4, with the registry locked.
-///
-/// # Errors
-///
-/// ENXIO if there is no such device, EBUSY if the slot is reserved, and the errors of `f`.
-pub(crate) fn with<R>(index: usize, f: impl FnOnce(&Device) -> Result<R>) -> Result<R> {
-    let slots = SLOTS.lock();
-    match slots.get(index) {
-        Some(Slot::Attached(_, device) | Slot::Held(_, device)) => f(device),
+/// ENXIO if there is no such device, EBUSY if the slot is reserved.
+pub(crate) fn server(index: usize) -> Result<Arc<Server>> {
+    match REGISTRY.lock().slots.get(index) {
+        Some(Slot::Attached(_, device) | Slot::Held(_, device, _)) => Ok(device.server().into()),
         Some(Slot::Reserved(_)) => Err(EBUSY),
         Some(Slot::Free) | None => Err(ENXIO),
     }
@@ -152,8 +149,7 @@ pub(crate) fn with<R>(index: usize, f: impl FnOnce(&Device) -> Result<R>) -> Res
 ///
 /// # Invariants
 ///
-/// Slot `index` is `Slot::Held` with the device that `device` points to. Only dropping this value changes
-/// the slot.
+/// Slot `index` is `Slot::Held` with the device that `device` points to. Only this value changes the slot.
 pub(crate) struct Hold {
     index: usize,
     device: NonNull<Device>,
@@ -164,28 +160,53 @@ impl Hold {
     ///
     /// # Errors
     ///
-    /// ENXIO if there is no such device, EBUSY if the slot is reserved, EALREADY if it is held.
-    pub(crate) fn new(index: usize) -> Result<Self> {
-        let mut slots = SLOTS.lock();
-        let slot = slots.get_mut(index).ok_or(ENXIO)?;
+    /// ENXIO if there is no such device; EALREADY if it is held for work and is to be held for work; EBUSY if it is
+    /// held otherwise, or the slot is reserved.
+    pub(crate) fn new(index: usize, purpose: Purpose) -> Result<Self> {
+        let mut registry = REGISTRY.lock();
+        let slot = registry.slots.get_mut(index).ok_or(ENXIO)?;
         match slot {
             Slot::Free => return Err(ENXIO),
-            Slot::Reserved(_) => return Err(EBUSY),
-            Slot::Held(..) => return Err(EALREADY),
+            Slot::Held(_, _, Purpose::Work) if purpose == Purpose::Work => return Err(EALREADY),
+            Slot::Reserved(_) | Slot::Held(..) => return Err(EBUSY),
             Slot::Attached(..) => {}
         }
         *slot = match core::mem::replace(slot, Slot::Free) {
-            Slot::Attached(identity, device) => Slot::Held(identity, device),
+            Slot::Attached(identity, device) => Slot::Held(identity, device, purpose),
             other => other,
         };
         match slot {
             // INVARIANT: The slot has just become held.
-            Slot::Held(_, device) => Ok(Self {
+            Slot::Held(_, device, _) => Ok(Self {
                 index,
                 device: NonNull::from(&**device),
             }),
             // Excluded by the matches above.
             _ => Err(ENXIO),
+        }
+    }
+
+    /// Takes the device out of its slot (state 4 to 2).
+    ///
+    /// # Errors
+    ///
+    /// None: the slot is held, by the type invariant.
+    pub(crate) fn take(self) -> Result<(KBox<Device>, Reservation)> {
+        let index = self.index;
+        core::mem::forget(self);
+        let mut registry = REGISTRY.lock();
+        let slot = registry.slots.get_mut(index).ok_or(ENXIO)?;
+        match core::mem::replace(slot, Slot::Free) {
+            Slot::Held(identity, device, _) => {
+                *slot = Slot::Reserved(identity);
+                // INVARIANT: The slot has just been reserved; it was held.
+                Ok((device, Reservation { index, identity }))
+            }
+            // Excluded by the type invariant.
+            other => {
+                *slot = other;
+                Err(ENXIO)
+            }
         }
     }
 }
@@ -201,9 +222,9 @@ impl Deref for Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Some(slot) = SLOTS.lock().get_mut(self.index) {
+        if let Some(slot) = REGISTRY.lock().slots.get_mut(self.index) {
             *slot = match core::mem::replace(slot, Slot::Free) {
-                Slot::Held(identity, device) => Slot::Attached(identity, device),
+                Slot::Held(identity, device, _) => Slot::Attached(identity, device),
                 other => other,
             };
         }
