@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOPICS = ("attach control io limits discard flush filesystems fsx backing full shrink space huge resize compact sysfs crash "
-          "logwrites faults pressure damage hostile idle leak unload faultinject debug").split()
+          "logwrites faults pressure damage hostile idle pm leak unload faultinject debug").split()
 
 # What only a bug makes the kernel say. Also an ERE, for the topics.
 COMPLAINTS = ("WARNING: |BUG: |BUG |Oops|general protection|[Ll]ockup|blocked for more than|scheduling while atomic|"

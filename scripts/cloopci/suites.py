@@ -99,6 +99,7 @@ def vm(tally: Tally, paths: Paths, long: bool) -> None:
         return
     tally.one("a machine that does not boot is told from a test that fails",
               _vm_runner(paths, *(["--long"] if long else [])))
+    _selftests(tally, paths, "a VM that sleeps", ["--serial", "--mem", "1G", "--timeout", "3600"], ("pm",), long)
     _selftests(tally, paths, "the VM", ["--mem", "3G", "--timeout", "14400" if long else "3600"], (), long)
     if not long:
         tally.one("3 power cuts", command(tool("powercut"), "--count", "3", "ext4", "xfs"))

@@ -6,6 +6,7 @@
 //! - [`control`]: the ioctls of `/dev/cloop-control`,
 //! - [`registry`]: the devices that exist,
 //! - [`device`]: one attached device,
+//! - [`power`]: what devices do when the machine sleeps,
 //! - [`sysfs`], [`info`]: what user space is told of a device,
 //! - [`queue`]: what the block layer calls,
 //! - [`shrinker`]: memory that a device gives back,
@@ -34,6 +35,7 @@ mod parameter;
 #[path = "../platform/mod.rs"]
 mod platform;
 mod pool;
+mod power;
 mod queue;
 mod ratelimit;
 mod registry;
@@ -53,12 +55,13 @@ module! {
     license: "GPL",
 }
 
-/// The module. It owns the control device only: attached devices hold references to the module, so none
+/// The module. It owns the control device and the notifier of sleep only: attached devices hold references to the module, so none
 /// is left when it is unloaded.
 #[pin_data]
 struct CloopModule {
     #[pin]
     _control: MiscDeviceRegistration<control::Control>,
+    _power: power::Power,
 }
 
 impl kernel::InPlaceModule for CloopModule {
@@ -68,6 +71,7 @@ impl kernel::InPlaceModule for CloopModule {
         unsafe { registry::init() };
 
         try_pin_init!(Self {
+            _power: power::Power::new()?,
             _control <- control::register(),
         })
     }

@@ -22,6 +22,16 @@ struct file;
 
 u64 cloop_table_limit(void);
 
+/* power.c */
+
+int cloop_power_init(void);
+void cloop_power_exit(void);
+
+/* power.rs */
+
+void cloop_devices_quiesce(void);
+void cloop_devices_wake(void);
+
 /* ratelimit.c */
 
 struct cloop_ratelimit *cloop_ratelimit_alloc(int index);

@@ -49,15 +49,18 @@ pub(crate) enum Purpose {
     Detach,
 }
 
-/// The slots.
+/// The slots, and what concerns all devices.
 struct Registry {
     slots: [Slot; MAX_DEVICES],
+    /// The machine is about to sleep.
+    sleeping: bool,
 }
 
 kernel::sync::global_lock! {
     // SAFETY: `init` initialises the lock when the module is loaded, before anything uses it.
     unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry {
         slots: [const { Slot::Free }; MAX_DEVICES],
+        sleeping: false,
     };
 }
 
@@ -121,7 +124,11 @@ impl Reservation {
 
     /// Puts the attached device into the slot (state 2 to 3).
     pub(crate) fn attach(self, device: KBox<Device>) {
-        REGISTRY.lock().slots[self.index] = Slot::Attached(self.identity, device);
+        let mut registry = REGISTRY.lock();
+        if registry.sleeping {
+            device.server().volume().keep_quiet();
+        }
+        registry.slots[self.index] = Slot::Attached(self.identity, device);
         core::mem::forget(self);
     }
 }
@@ -143,6 +150,24 @@ pub(crate) fn server(index: usize) -> Result<Arc<Server>> {
         Some(Slot::Reserved(_)) => Err(EBUSY),
         Some(Slot::Free) | None => Err(ENXIO),
     }
+}
+
+/// The servers of all devices in state 3 or 4.
+fn servers() -> impl Iterator<Item = Arc<Server>> {
+    (0..MAX_DEVICES).filter_map(|index| server(index).ok())
+}
+
+/// The machine is about to sleep: devices that are attached from here on keep quiet. Returns the servers of
+/// those that are attached now.
+pub(crate) fn begin_sleep() -> impl Iterator<Item = Arc<Server>> {
+    REGISTRY.lock().sleeping = true;
+    servers()
+}
+
+/// The machine is awake again. Returns the servers of the devices that are attached now.
+pub(crate) fn end_sleep() -> impl Iterator<Item = Arc<Server>> {
+    REGISTRY.lock().sleeping = false;
+    servers()
 }
 
 /// The user of a held device. The registry is not locked meanwhile.

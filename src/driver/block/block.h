@@ -22,6 +22,22 @@ void cloop_disk_raise_change_event(struct gendisk *disk);
 int cloop_disk_retire(struct gendisk *disk);
 int cloop_disk_pause(struct gendisk *disk);
 void cloop_disk_resume(struct gendisk *disk);
+bool cloop_disks_sleep(void);
+void cloop_disks_wake(void);
+
+/**
+ * enum cloop_admission - what happens to a request
+ * @CLOOP_SERVE: the driver serves it
+ * @CLOOP_DEFER: the block layer has it again, and hands it over later
+ * @CLOOP_REFUSE: it fails
+ */
+enum cloop_admission {
+	CLOOP_SERVE,
+	CLOOP_DEFER,
+	CLOOP_REFUSE,
+};
+
+enum cloop_admission cloop_disk_admit(struct request *rq);
 
 /* request.c */
 

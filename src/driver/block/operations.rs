@@ -64,7 +64,16 @@ impl<T: Operations> OperationsVTable<T> {
         data: *const c::blk_mq_queue_data,
     ) -> c::blk_status_t {
         // SAFETY: By the safety requirement of this function.
-        let request = unsafe { Request::start((*data).rq) };
+        let raw = unsafe { (*data).rq };
+        // SAFETY: The request is of a disk whose `private_data` comes from `cloop_disk_init`, and is not
+        // started.
+        match unsafe { c::cloop_disk_admit(raw) } {
+            c::cloop_admission_CLOOP_SERVE => {}
+            c::cloop_admission_CLOOP_DEFER => return c::BLK_STS_OK as c::blk_status_t,
+            _ => return c::BLK_STS_IOERR,
+        }
+        // SAFETY: By the safety requirement of this function.
+        let request = unsafe { Request::start(raw) };
         // SAFETY: The request is of a disk with these functions, and is not ended.
         let queue = unsafe { Self::data_of(request.queue_data()) };
         queue.queue_rq(request);

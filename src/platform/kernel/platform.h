@@ -34,6 +34,17 @@ int cloop_file_sync(struct file *file);
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino);
 void cloop_file_report_retry(struct file *file, int error);
 
+/* freezer.c */
+
+void cloop_freezer_join(void);
+void cloop_freezer_leave(void);
+void cloop_rest_begin(void);
+void cloop_rest_end(void);
+bool cloop_freezer_wants(void);
+void cloop_freezer_enter(void);
+bool cloop_threads_rest(void);
+void cloop_freezer_permit(bool permit);
+
 /* thread.c */
 
 u64 cloop_now_ms(void);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The engine's lock: a kernel mutex and a condition variable.
 
+use crate::c;
 use crate::engine::Error;
 use crate::platform::{Monitor, MonitorGuard, Rank};
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
 use kernel::prelude::*;
@@ -74,16 +76,39 @@ impl<T: Send> Monitor<T> for KernelMonitor<T> {
 
     fn lock(&self) -> KernelGuard<'_, T> {
         KernelGuard {
-            value: self.0.lock.lock(),
-            changed: &self.0.changed,
+            value: ManuallyDrop::new(self.0.lock.lock()),
+            inner: &self.0,
         }
     }
 }
 
 /// A held [`KernelMonitor`].
+///
+/// # Invariants
+///
+/// `value` holds the lock of `inner`, except while [`unlocked`](Self::unlocked) calls its function.
 pub(crate) struct KernelGuard<'a, T> {
-    value: MutexGuard<'a, Movable<T>>,
-    changed: &'a CondVar,
+    value: ManuallyDrop<MutexGuard<'a, Movable<T>>>,
+    inner: &'a Inner<T>,
+}
+
+impl<T> KernelGuard<'_, T> {
+    /// Calls `f` without the lock.
+    fn unlocked(&mut self, f: impl FnOnce()) {
+        // SAFETY: By the type invariant, the guard is valid. Nothing uses it before it is replaced: `f`
+        // has no access to it, and a panic does not unwind in the kernel.
+        unsafe { ManuallyDrop::drop(&mut self.value) };
+        f();
+        // INVARIANT: The new guard holds the lock.
+        self.value = ManuallyDrop::new(self.inner.lock.lock());
+    }
+}
+
+impl<T> Drop for KernelGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, the guard is valid, and nothing uses it again.
+        unsafe { ManuallyDrop::drop(&mut self.value) };
+    }
 }
 
 impl<T> Deref for KernelGuard<'_, T> {
@@ -101,23 +126,37 @@ impl<T> DerefMut for KernelGuard<'_, T> {
 
 impl<T> MonitorGuard for KernelGuard<'_, T> {
     fn wait(&mut self) {
-        self.changed.wait(&mut self.value);
+        self.inner.changed.wait(&mut self.value);
     }
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
+        let changed = &self.inner.changed;
+        // SAFETY: The functions for the freezer have no preconditions; no lock is held when the thread
+        // enters it.
+        unsafe { c::cloop_rest_begin() };
         // A kernel thread ignores all signals, so an interruptible sleep lasts as long as an
         // uninterruptible one. It counts neither as load nor as a hung task.
-        if timeout_ms == 0 {
-            let _ = self.changed.wait_interruptible(&mut self.value);
-            return false;
+        let mut passed = if timeout_ms == 0 {
+            let _ = changed.wait_interruptible(&mut self.value);
+            false
+        } else {
+            let jiffies = msecs_to_jiffies(timeout_ms);
+            let result = changed.wait_interruptible_timeout(&mut self.value, jiffies);
+            matches!(result, CondVarTimeoutResult::Timeout)
+        };
+        // The freezer wakes threads, again and again until they are frozen.
+        // SAFETY: As above.
+        if unsafe { c::cloop_freezer_wants() } {
+            // SAFETY: As above.
+            self.unlocked(|| unsafe { c::cloop_freezer_enter() });
+            passed = false;
         }
-        let result = self
-            .changed
-            .wait_interruptible_timeout(&mut self.value, msecs_to_jiffies(timeout_ms));
-        matches!(result, CondVarTimeoutResult::Timeout)
+        // SAFETY: As above.
+        unsafe { c::cloop_rest_end() };
+        passed
     }
 
     fn notify_all(&self) {
-        self.changed.notify_all();
+        self.inner.changed.notify_all();
     }
 }

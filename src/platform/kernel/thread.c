@@ -39,7 +39,9 @@ static int thread_main(void *data)
 	struct cloop_thread *thread = data;
 
 	cloop_io_begin();
+	cloop_freezer_join();
 	thread->fn(thread->data);
+	cloop_freezer_leave();
 	complete(&thread->done);
 	thread_unref(thread);
 	/* Nobody may wait for the thread, so it keeps its own code loaded. */
