@@ -61,6 +61,27 @@ fn random_histories() {
     println!("{report}");
 }
 
+/// Promise P8: copies of the disks of histories are damaged at random and repaired.
+#[test]
+fn repairs_are_honest() {
+    let count = if long() { 10_000 } else { 300 };
+    let (report, objections) = run_all(count, 3, |seed| {
+        let plan = Plan {
+            snapshots: 16,
+            damage: 2,
+            ..Plan::random(seed)
+        };
+        run(plan, None)
+    });
+    for (seed, objection) in &objections {
+        println!("seed {seed}: {objection}");
+    }
+    assert!(objections.is_empty(), "{} seeds failed", objections.len());
+    println!("{report}");
+    // A repair that gives up would be honest as well.
+    assert!(report.repairs > 10 * count / 3 && report.hopeless * 4 < report.repairs);
+}
+
 #[test]
 fn every_crash_point_of_short_histories() {
     let depth = if long() { Depth::FULL } else { Depth::SHORT };

@@ -25,6 +25,9 @@ struct Args {
     /// Take a snapshot at one of this many operations of the disk: each snapshot is a crash point
     #[arg(long, default_value_t = 4)]
     snapshots: u64,
+    /// Damage and repair a copy of one of this many states; 0: of none
+    #[arg(long)]
+    damage: Option<u64>,
     /// Number of histories run at once; by default the number of CPUs
     #[arg(long)]
     jobs: Option<usize>,
@@ -71,6 +74,7 @@ impl Args {
         };
         Plan {
             snapshots: self.snapshots,
+            damage: self.damage.unwrap_or(plan.damage),
             ..plan
         }
     }

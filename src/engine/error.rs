@@ -28,6 +28,9 @@ pub enum Error {
     Feature(u64),
     /// The program that makes the image has not finished it, or was interrupted.
     Incomplete,
+    /// The superblocks on the backing file are not those that this volume read or wrote: something else writes to the
+    /// image as well.
+    Foreign,
     /// A structure or record failed its checks.
     Corrupt {
         /// Which structure.
@@ -74,6 +77,8 @@ impl Error {
             Self::Version(_) | Self::Feature(_) => 95,
             // ENODATA: the image is whole, but not all of its data is there.
             Self::Incomplete => 61,
+            // ESTALE: the image is not the one that was opened.
+            Self::Foreign => 116,
             // EUCLEAN: "structure needs cleaning", as ext4 and XFS report damaged metadata.
             Self::Corrupt { .. } => 117,
         }
@@ -96,6 +101,7 @@ impl fmt::Display for Error {
             Self::Incomplete => {
                 f.write_str("the image is incomplete: its maker was interrupted or still works")
             }
+            Self::Foreign => f.write_str("something else has written to the image meanwhile"),
             Self::Corrupt { what, offset } => {
                 write!(f, "damaged {what} at byte {offset} of the image")
             }

@@ -3,7 +3,7 @@
 
 use super::{contents, tag_of};
 use crate::engine::check::{check, Finding};
-use crate::engine::repair::{repair, Report};
+use crate::engine::repair::{repair, Doubtful, Report};
 use crate::engine::Access;
 use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::fuzz::MemFile;
@@ -121,10 +121,11 @@ pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
     let (mut before, mut left) = (0, Vec::new());
     let repaired = repair::<P>(
         &mut || Ok(file.clone()),
+        Doubtful::Refuse,
         &mut |report| match report {
             Report::Damage(_) => before += 1,
             Report::Left(finding) => left.push(*finding),
-            Report::Rebuilt(..) | Report::Unnamed(..) => {}
+            Report::Rebuilt(..) | Report::Doubtful(..) | Report::Unnamed(..) => {}
         },
         &mut |_, _| {},
     );

@@ -214,6 +214,12 @@ pub enum Sabotage {
     UnfairGrant,
     /// A write that waits for space is told that there is none, without a search for it.
     HastyVerdict,
+    /// A checkpoint overwrites the superblock of somebody else.
+    BlindCheckpoint,
+    /// A repair takes the newest record that it finds of a block for the newest that there was.
+    TrustFound,
+    /// A repair replays the log across a lost part as if that had changed nothing.
+    IgnoreLostLog,
 }
 
 /// A step of a record that needs space, see [`Platform::waited`].
@@ -231,7 +237,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -267,7 +273,16 @@ impl Sabotage {
         Self::TornAtomic,
         Self::UnfairGrant,
         Self::HastyVerdict,
+        Self::BlindCheckpoint,
+        Self::TrustFound,
+        Self::IgnoreLostLog,
     ];
+
+    /// Whether it is one of a repair, which shows only in disks that were damaged.
+    #[cfg(feature = "sim")]
+    pub fn is_of_repair(self) -> bool {
+        matches!(self, Self::TrustFound | Self::IgnoreLostLog)
+    }
 
     /// Whether it is a race between operations that shows in their results, without a crash.
     #[cfg(feature = "sim")]

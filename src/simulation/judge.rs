@@ -110,7 +110,7 @@ impl History<'_> {
         length > 0 && self.order[length - 1].tears
     }
 
-    fn state(&self, length: usize) -> Vec<u32> {
+    pub(super) fn state(&self, length: usize) -> Vec<u32> {
         let mut state = self.start.to_vec();
         self.order[..length]
             .iter()
@@ -188,7 +188,7 @@ impl History<'_> {
 
 impl Found {
     /// The size must be one that the device may have.
-    fn fits(&self, mark: Mark) -> Result<(), String> {
+    pub(super) fn fits(&self, mark: Mark) -> Result<(), String> {
         match mark.sizes.contains(&self.blocks) {
             true => Ok(()),
             false => Err(format!(
@@ -266,7 +266,10 @@ pub(super) fn either_superblock(
     }
     for offset in SUPERBLOCK_OFFSETS {
         let hurt = found.copy();
-        hurt.damage(offset + 100, 1);
+        match mark.placed % 2 {
+            0 => hurt.damage(offset + 100, 1),
+            _ => hurt.spoil(offset, 1),
+        }
         let now =
             read_all(&hurt).map_err(|e| format!("without the superblock at {offset}: {e}"))?;
         let fits = now.fits(mark);

@@ -7,6 +7,7 @@
 //! the way snapshots of the disk are taken: each of them is a crash at that moment, and is judged in the
 //! same way. [`script`] does this exhaustively for short histories. Everything follows from the plan.
 
+mod damage;
 mod judge;
 pub mod script;
 mod submit;
@@ -163,6 +164,10 @@ pub struct Plan {
     /// One of this many snapshots is not only read, but also checked, recovered with interruptions, and
     /// checked again.
     pub thorough: u64,
+    /// A copy of one of this many states is damaged, repaired and judged; 0: of none.
+    pub damage: u64,
+    /// In the first round a second volume opens the same file.
+    pub rival: bool,
     /// What goes wrong besides the power.
     pub trouble: Trouble,
     /// Who runs next.
@@ -202,6 +207,8 @@ impl Plan {
             rounds: 1 + rng.below(4),
             snapshots: 4,
             thorough: 16,
+            damage: 0,
+            rival: trouble == Trouble::None && rng.below(12) == 0,
             trouble,
             schedule,
             sabotage: None,
@@ -245,6 +252,8 @@ impl Plan {
         Self {
             sabotage: Some(sabotage),
             snapshots,
+            damage: u64::from(sabotage.is_of_repair()) * 2,
+            rival: sabotage == Sabotage::BlindCheckpoint,
             trouble: match seed / 4 % 2 {
                 0 => Trouble::None,
                 _ => Trouble::Errors,
@@ -271,6 +280,12 @@ pub struct Report {
     pub alone: u64,
     /// Images checked completely.
     pub checks: u64,
+    /// Disks that were damaged and repaired.
+    pub repairs: u64,
+    /// Of those, the ones that no repair could open, or that it left alone.
+    pub hopeless: u64,
+    /// Blocks that repairs listed as lost.
+    pub lost: u64,
     /// Of the above, the number of disks with wrong bytes.
     pub corrupted: u64,
     /// Of those, the images that were refused as a whole.
@@ -291,13 +306,17 @@ impl core::fmt::Display for Report {
         write!(
             f,
             "{} crash points: {} power cuts gone on from, {} snapshots, {} interrupted recoveries, \
-             {} recoveries from one superblock; {} complete checks; {} of {} corrupted disks refused; {} changes",
+             {} recoveries from one superblock; {} complete checks; {} repairs, {} of them hopeless, {} blocks lost; \
+             {} of {} corrupted disks refused; {} changes",
             self.points(),
             self.crashes,
             self.snapshots,
             self.interrupted,
             self.alone,
             self.checks,
+            self.repairs,
+            self.hopeless,
+            self.lost,
             self.refused,
             self.corrupted,
             self.changes
@@ -312,6 +331,9 @@ impl AddAssign for Report {
         self.interrupted += other.interrupted;
         self.alone += other.alone;
         self.checks += other.checks;
+        self.repairs += other.repairs;
+        self.hopeless += other.hopeless;
+        self.lost += other.lost;
         self.corrupted += other.corrupted;
         self.refused += other.refused;
         self.changes += other.changes;
@@ -416,6 +438,8 @@ struct Round {
     resizing: bool,
     /// The size could not be changed, and is not changed again.
     stuck: bool,
+    /// A second volume has opened the file.
+    rival: bool,
     /// A write has found space, so that what is reserved for discards was there.
     wrote: bool,
     objection: Option<String>,
@@ -437,6 +461,7 @@ impl Round {
             far: 0,
             resizing: false,
             stuck: false,
+            rival: false,
             wrote: false,
             objection: None,
             trace: Trace::default(),
@@ -527,6 +552,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
     };
     let mut next_tag = 0;
     let (mut sizes, mut may_lose_older_superblock) = ([state.blocks; 2], false);
+    let mut damager = Damager::new(plan);
     for number in 0..plan.rounds {
         trace.say(format_args!("round {number}"));
         if rng.below(2) == 0 {
@@ -560,28 +586,80 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
         for snapshot in file.take_snapshots() {
             let found = snapshot.crashed_disk(sim::Survival::Random(rng.next_u64()));
             let thorough = rng.below(plan.thorough) == 0;
-            history
-                .judge(found, snapshot.mark, thorough, &mut rng, report)
-                .map_err(|e| {
-                    let (n, what) = (snapshot.operation, snapshot.what);
-                    format!("round {number}, crash at operation {n} of the disk ({what}): {e}")
-                })?;
+            let place = |e: String| {
+                let (n, what) = (snapshot.operation, snapshot.what);
+                format!("round {number}, crash at operation {n} of the disk ({what}): {e}")
+            };
+            let whole = found.copy();
+            let judged = history.judge(found, snapshot.mark, thorough, &mut rng, report);
+            if judged.map_err(place)?.is_some() {
+                damager
+                    .judge(&history, &whole, snapshot.mark, report)
+                    .map_err(place)?;
+            }
             report.snapshots += 1;
             reset_step_count();
         }
+        if round(&shared).rival {
+            // Two logs have met on the disk.
+            break;
+        }
         let found = file.after_crash(&mut rng);
+        let whole = found.copy();
         report.crashes += 1;
         let recovered = history
             .judge(found, mark, true, &mut rng, report)
             .map_err(|e| format!("round {number}, after the crash: {e}"))?;
         // A history does not go on from a disk with wrong bytes.
         let Some(recovered) = recovered else { break };
+        damager
+            .judge(&history, &whole, mark, report)
+            .map_err(|e| format!("round {number}, after the crash: {e}"))?;
         (file, state) = recovered;
         sizes = mark.sizes;
         may_lose_older_superblock =
             mark.may_lose_older_superblock || state.may_lose_older_superblock;
     }
     Ok(())
+}
+
+/// Damages copies of the states of a history.
+struct Damager {
+    one_of: u64,
+    rng: Rng,
+    donors: Option<damage::Donors>,
+}
+
+impl Damager {
+    fn new(plan: Plan) -> Self {
+        Self {
+            one_of: plan.damage,
+            rng: Rng(plan.seed ^ 0x6861_726d),
+            donors: None,
+        }
+    }
+
+    /// Chooses whether to damage and repair a copy of `found`, and judges the result. The first state chosen gives
+    /// older bytes to the later ones.
+    fn judge(
+        &mut self,
+        history: &judge::History<'_>,
+        found: &SimFile,
+        mark: sim::Mark,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        if self.one_of == 0 || self.rng.below(self.one_of) > 0 || found.corrupted() {
+            return Ok(());
+        }
+        let donors = match &self.donors {
+            Some(donors) => donors,
+            None => self.donors.insert(damage::Donors::new(found)?),
+        };
+        let state = history.prefix(found, mark)?;
+        damage::judge_repair(history, found, &state, mark, donors, &mut self.rng, report)?;
+        reset_step_count();
+        Ok(())
+    }
 }
 
 /// One round: opens the volume, lets the submitters work, and closes it, until something stops that.
@@ -612,6 +690,7 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         }
     };
     let blocks = volume.size().blocks();
+    sim::opened();
     sim::sized(blocks, blocks);
     sim::may_lose_older_superblock(false);
     round(shared).blocks = blocks;
@@ -639,6 +718,14 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         file.snapshot_every(plan.snapshots * 16, Rng(rng.next_u64()));
         submit::make_room(&volume, shared, Rng(rng.next_u64()));
     }
+    if plan.rival && number == 0 && !file.crashed() {
+        round(shared).rival = true;
+        file.snapshot_every(u64::MAX, Rng(0));
+        if let Err(objection) = meet_rival(&volume, file) {
+            round(shared).object(objection);
+        }
+        return;
+    }
     if rng.below(2) == 0 {
         file.repair();
     }
@@ -657,6 +744,26 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
             sim::promised(completed);
             sim::checkpointed(completed);
         }
+    }
+}
+
+/// Opens the file for a second time, as behind another device that leads to it. From then on the first volume must stop
+/// at its next checkpoint, and leave the superblocks alone.
+fn meet_rival(volume: &Volume<Sim>, file: &SimFile) -> Result<(), String> {
+    let Ok(rival) = Volume::<Sim>::open(file.clone(), Access::Write) else {
+        // It met a checkpoint of the first volume, or the disk is full or lost.
+        return Ok(());
+    };
+    let checkpoint = volume.checkpoint();
+    if checkpoint.is_ok() {
+        return Err("a checkpoint succeeds over the superblocks of another volume".to_string());
+    }
+    let _ = volume.close();
+    let salts = damage::salts(file);
+    drop(rival);
+    match salts[0] == salts[1] {
+        true => Ok(()),
+        false => Err("a superblock of another volume was overwritten".to_string()),
     }
 }
 

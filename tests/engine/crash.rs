@@ -5,7 +5,7 @@
 use crate::model::{
     apply, assert_checked, fill, fresh, options, read_all, Home, Tested, Vol, BLOCKS,
 };
-use cloop::engine::repair::repair;
+use cloop::engine::repair::{repair, Doubtful};
 use cloop::engine::{Access, Algorithm, Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 
@@ -165,8 +165,12 @@ fn an_image_that_is_being_made_opens_only_when_it_is_whole() {
                 );
                 // Nothing else takes it for an image, either.
                 assert!(Vol::open(found.copy(), Access::Write).is_err());
-                let repaired =
-                    repair::<Home>(&mut || Ok(found.copy()), &mut |_| {}, &mut |_, _| {});
+                let repaired = repair::<Home>(
+                    &mut || Ok(found.copy()),
+                    Doubtful::Refuse,
+                    &mut |_| {},
+                    &mut |_, _| {},
+                );
                 assert!(repaired.is_err(), "crash at {crash}: {repaired:?}");
                 refused += 1;
             }

@@ -4,7 +4,7 @@
 use crate::model::{assert_checked, fresh, read_all, read_tags, Home, Tested, Vol, BLOCKS};
 use cloop::engine::check::{check, Finding};
 use cloop::engine::format::{Kind, RecordHeader, SegmentHeader};
-use cloop::engine::repair::{repair, Repaired, Report};
+use cloop::engine::repair::{repair, Doubtful, Repaired, Report};
 use cloop::engine::Access;
 use cloop::engine::{Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
@@ -56,6 +56,7 @@ fn run(file: &SimFile) -> (Result<Repaired, Error>, Vec<Report>) {
     let mut reports = Vec::new();
     let outcome = repair::<Home>(
         &mut || Ok(file.clone()),
+        Doubtful::Refuse,
         &mut |report| reports.push(*report),
         &mut |_, _| {},
     );
@@ -105,8 +106,15 @@ pub(crate) fn records(file: &SimFile) -> Vec<(usize, RecordHeader)> {
 /// After a repair that wrote: the contents are unchanged except for what was reported, the check agrees
 /// with the repair, and the image can be written to.
 fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report], what: &str) {
+    let Some(summary) = repaired.summary else {
+        // Any block may be affected, so the repair leaves the image alone. It stays refused.
+        assert!(repaired.unnamed > 0 && !repaired.written, "{what}");
+        let error = Vol::open(file.copy(), Access::Read).err();
+        assert!(matches!(error, Some(Error::Corrupt { .. })), "{what}");
+        return;
+    };
     let found = findings(file);
-    assert_eq!(found.len() as u64, repaired.summary.findings, "{what}");
+    assert_eq!(found.len() as u64, summary.findings, "{what}");
     if repaired.written {
         // A header that cannot be computed stays lost, together with the records that cannot be
         // relocated.
@@ -128,8 +136,8 @@ fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report],
             Report::Damage(finding) => {
                 finding.data && finding.blocks.is_some_and(|(s, n)| within(s, n))
             }
-            Report::Rebuilt(start, count) => within(*start, *count),
-            Report::Unnamed(..) => true,
+            Report::Doubtful(start, count) => within(*start, *count),
+            Report::Rebuilt(..) | Report::Unnamed(..) => false,
         })
     };
     let volume = Vol::open(file.copy(), Access::Write).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -159,9 +167,9 @@ fn mends(file: &SimFile, state: &[u32], what: &str) {
         "{what}: {repaired:?}"
     );
     assert_eq!(
-        (repaired.unnamed, repaired.summary.findings),
-        (0, 0),
-        "{what}: {reports:?}"
+        repaired.leaves_damage(),
+        false,
+        "{what}: {repaired:?}, {reports:?}"
     );
     assert_checked(file, what);
     let volume = Vol::open(file.clone(), Access::Write).unwrap();
@@ -178,7 +186,7 @@ fn a_whole_image_is_not_touched() {
         let (outcome, reports) = run(&file);
         let repaired = outcome.unwrap();
         assert!(!repaired.written && reports.is_empty(), "{reports:?}");
-        assert_eq!((repaired.before, repaired.summary.findings), (0, 0));
+        assert_eq!((repaired.before, repaired.leaves_damage()), (0, false));
         assert!(file.bytes() == before && file.operations() == operations);
     }
 }
@@ -281,8 +289,8 @@ fn every_record_in_turn() {
             let repaired = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
             judge(&hurt, &state, &repaired, &reports, &what);
             unnamed += repaired.unnamed;
-            lost += u64::from(repaired.summary.findings > 0);
-            healed += u64::from(repaired.summary.findings + repaired.unnamed == 0);
+            lost += u64::from(repaired.summary.is_some_and(|s| s.findings > 0));
+            healed += u64::from(!repaired.leaves_damage());
             // The damage must not cost any other block.
             assert!(repaired.unnamed <= 1, "{what}");
         }
@@ -352,7 +360,7 @@ fn random_damage() {
         match outcome {
             Ok(repaired) => {
                 judge(&file, &state, &repaired, &reports, &what);
-                if repaired.summary.findings + repaired.unnamed == 0 {
+                if !repaired.leaves_damage() {
                     repaired_all += 1;
                 } else {
                     left += 1;

@@ -4,7 +4,7 @@
 use crate::model::{assert_checked, fill, options, tag_of, Home, Vol};
 use crate::repair::{overwrite, records};
 use cloop::engine::format::Kind;
-use cloop::engine::repair::{repair, Report};
+use cloop::engine::repair::{repair, Doubtful, Report};
 use cloop::engine::Access;
 use cloop::engine::{check, Algorithm, CreateOptions, Error, Stats, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
@@ -612,7 +612,9 @@ fn records_of_a_detached_subtree_may_be_gone() {
         // A repair must not take the present incarnation of such a segment for damage either.
         let repaired = crashed.copy();
         repaired.damage([90, 65_536 + 90][seed as usize % 2], 4);
-        repair::<Home>(&mut || Ok(repaired.clone()), &mut |_| {}, &mut |_, _| {}).unwrap();
+        let refuse = Doubtful::Refuse;
+        let open = &mut || Ok(repaired.clone());
+        repair::<Home>(open, refuse, &mut |_| {}, &mut |_, _| {}).unwrap();
         assert_checked(&repaired, &format!("seed {seed}, repaired"));
         let repaired = Vol::open(repaired, Access::Read).unwrap();
         // Without the discard, the old contents and the new ones do not fit into one segment.
@@ -622,7 +624,8 @@ fn records_of_a_detached_subtree_may_be_gone() {
         }
         let mut reports = Vec::new();
         let mut report = |r: &Report| reports.push(*r);
-        let outcome = repair::<Home>(&mut || Ok(forgetful.clone()), &mut report, &mut |_, _| {});
+        let open = &mut || Ok(forgetful.clone());
+        let outcome = repair::<Home>(open, Doubtful::Keep, &mut report, &mut |_, _| {});
         let unnamed = outcome.unwrap().unnamed;
         assert!(
             unnamed > 0 || summary.detached_blocks == 0,

@@ -404,3 +404,137 @@ fn repair_refuses_what_is_no_image() {
         .fails(8, &["image: not a cloop image"]);
     before.assert_same(&path);
 }
+
+/// The result of a repair: its exit status, and the blocks that it lists.
+struct Repaired {
+    status: Option<i32>,
+    listed: Vec<std::ops::RangeInclusive<u64>>,
+    text: String,
+}
+
+impl Repaired {
+    fn lists(&self, block: u64) -> bool {
+        self.listed.iter().any(|range| range.contains(&block))
+    }
+}
+
+fn listed(text: &str) -> Vec<std::ops::RangeInclusive<u64>> {
+    let ranges = text.lines().filter(|line| !line.contains("table rebuilt"));
+    ranges
+        .filter_map(|line| line.split_once("(block"))
+        .map(|(_, rest)| {
+            let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+            let mut next = || numbers.find_map(|n| n.parse::<u64>().ok());
+            let first = next().unwrap();
+            first..=next().unwrap_or(first)
+        })
+        .collect()
+}
+
+fn repair(lab: &Lab, options: &[&str]) -> Repaired {
+    let args = [&["check", "--repair"], options, &["image"]].concat();
+    let outcome = lab.cloop(&args);
+    let text = String::from_utf8(outcome.stdout).unwrap() + &outcome.stderr;
+    Repaired {
+        status: outcome.status,
+        listed: listed(&text),
+        text,
+    }
+}
+
+/// P8: each block of the image reads as in `raw`, or gives an error and is listed.
+fn assert_honest(lab: &Lab, raw: &[u8], repaired: &Repaired) -> u64 {
+    let file = StdFile::open(&lab.path("image"), false).unwrap();
+    let volume = Volume::<Std>::open(file, Access::Read).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    let (mut data, mut errors) = (vec![0; 4096], 0);
+    for (block, expected) in (0..).zip(raw.chunks_exact(4096)) {
+        match volume.read(&mut ws, block, &mut data) {
+            Ok(()) => assert!(data == expected, "block {block}; {}", repaired.text),
+            Err(_) => {
+                assert!(repaired.lists(block), "block {block}; {}", repaired.text);
+                errors += 1;
+            }
+        }
+    }
+    errors
+}
+
+/// The tail of an image holds the table and what was written last. A repair must not take what is left for all there
+/// was, whether the tail was cut off, or is zeros as on a block device, and whatever the height of the table.
+#[test]
+fn a_lost_tail_is_listed() {
+    let lab = Lab::new();
+    let mut raw = noise(4 << 20, 5);
+    lab.file("raw", &raw);
+    lab.cloop(&["import", "raw", "image"]).succeeds();
+    // Blocks with an older version.
+    let file = StdFile::open(&lab.path("image"), true).unwrap();
+    let volume = Volume::<Std>::open(file, Access::Write).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    raw.copy_within(..65_536, 700 * 4096);
+    volume.write(&mut ws, 700, &raw[..65_536]).unwrap();
+    volume.close().unwrap();
+    for size in ["4M", "64M", "2G"] {
+        lab.cloop(&["resize", "--size", size, "image"]).succeeds();
+        let whole = fs::read(lab.path("image")).unwrap();
+        for cut in [true, false] {
+            for lost in [4096, 65_536, 1 << 20] {
+                let mut bytes = whole.clone();
+                let keep = bytes.len() - lost;
+                match cut {
+                    true => bytes.truncate(keep),
+                    false => bytes[keep..].fill(0),
+                }
+                lab.file("image", &bytes);
+                let what = format!("{size}, cut {cut}, {lost} lost");
+                let before = lab.cloop(&["check", "image"]);
+                assert_eq!(before.status, Some(4), "{what}");
+                let repaired = repair(&lab, &[]);
+                let errors = assert_honest(&lab, &raw, &repaired);
+                // A tail that held nodes of the table only can be found again.
+                assert!(errors > 0 || lost < 1 << 20, "{what}: {}", repaired.text);
+                let status = if errors > 0 { 5 } else { 1 };
+                assert_eq!(repaired.status, Some(status), "{what}: {}", repaired.text);
+                assert!(errors == 0 || !repaired.text.contains("clean"), "{what}");
+                // The check before the repair had listed the same blocks.
+                let said = String::from_utf8(before.stdout).unwrap();
+                let before = listed(&said);
+                let told = |block| before.iter().any(|range| range.contains(&block));
+                assert!(
+                    (0..1024).all(|b| !repaired.lists(b) || told(b)),
+                    "{what}: {said}"
+                );
+            }
+        }
+        lab.file("image", &whole);
+    }
+}
+
+/// If blocks may be older than they were, the user decides whether to keep them.
+#[test]
+fn doubtful_blocks_are_kept_on_request() {
+    let lab = Lab::new();
+    let raw = noise(4 << 20, 6);
+    lab.file("raw", &raw);
+    lab.cloop(&["import", "raw", "image"]).succeeds();
+    let mut bytes = fs::read(lab.path("image")).unwrap();
+    bytes.truncate(bytes.len() - 65_536);
+    lab.file("image", &bytes);
+    lab.cloop(&["check", "--salvage", "image"])
+        .refuses(16, "--repair");
+    let repaired = repair(&lab, &["--salvage"]);
+    assert_eq!(repaired.status, Some(5), "{}", repaired.text);
+    assert!(
+        repaired.text.contains("perhaps with older contents"),
+        "{}",
+        repaired.text
+    );
+    let file = StdFile::open(&lab.path("image"), false).unwrap();
+    let volume = Volume::<Std>::open(file, Access::Read).unwrap();
+    let mut data = vec![0; 4096];
+    volume
+        .read(&mut volume.workspace().unwrap(), 5, &mut data)
+        .unwrap();
+    assert!(repaired.lists(5) && data == raw[5 * 4096..6 * 4096]);
+}

@@ -7,7 +7,7 @@ use crate::output;
 use crate::progress;
 use anyhow::Result;
 use cloop::engine::check::{self, Finding, Summary};
-use cloop::engine::repair::{self, Report};
+use cloop::engine::repair::{self, Doubtful, Report};
 use cloop::engine::{Error, BLOCK_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,11 @@ pub(crate) struct Args {
     /// without damage is not changed
     #[arg(long)]
     repair: bool,
+    /// With --repair: keep the newest contents that are found of blocks whose newest contents may be lost, and list
+    /// these blocks. Without it they give errors until they are written; and if any block may be affected, nothing is
+    /// changed
+    #[arg(long, requires = "repair")]
+    salvage: bool,
     /// Print nothing; the exit status is the result
     #[arg(short, long)]
     quiet: bool,
@@ -78,6 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                     data: false,
                 };
                 output::print(&describe(path, &finding))?;
+                survey(path)?;
             }
             return Ok(ExitCode::from(DAMAGED));
         }
@@ -93,6 +99,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
+/// Lists the blocks that a repair would not bring back.
+fn survey(path: &Path) -> Result<()> {
+    let file = image::open(path, false, Lock::Shared)?;
+    let mut printed = Ok(());
+    let listed = repair::survey::<Std>(image::backing(path, file)?, &mut |report| {
+        if printed.is_ok() {
+            printed = output::print(&tell(path, report, Doubtful::Refuse));
+        }
+    });
+    printed?;
+    match listed {
+        // Without a superblock or a copy of one there are no blocks to speak of.
+        Ok(()) | Err(Error::NotAnImage | Error::Corrupt { .. }) => Ok(()),
+        Err(error) => Err(fail::engine(path, error)),
+    }
+}
+
 /// Checks the image, and repairs it if anything but the data of single records is damaged.
 fn repair(args: &Args) -> Result<ExitCode> {
     let path = &args.image;
@@ -101,15 +124,20 @@ fn repair(args: &Args) -> Result<ExitCode> {
     if args.quiet {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
+    let choice = match args.salvage {
+        true => Doubtful::Keep,
+        false => Doubtful::Refuse,
+    };
     let mut printed = Ok(());
     let result = repair::repair::<Std>(
         &mut || {
             let file = file.try_clone().and_then(StdFile::from_file);
             file.map_err(|e| Error::Io(e.raw_os_error().unwrap_or(0)))
         },
+        choice,
         &mut |report| {
             if !args.quiet && printed.is_ok() {
-                printed = bar.suspend(|| output::print(&tell(path, report)));
+                printed = bar.suspend(|| output::print(&tell(path, report, choice)));
             }
         },
         &mut |done, total| {
@@ -120,34 +148,45 @@ fn repair(args: &Args) -> Result<ExitCode> {
     bar.finish_and_clear();
     let repaired = result.map_err(|e| fail::engine(path, e))?;
     printed?;
-    let left = repaired.summary.findings > 0 || repaired.unnamed > 0;
+    let left = repaired.leaves_damage();
     if !args.quiet {
         let said = match (repaired.written, left) {
             (true, false) => "repaired",
             (true, true) => "repaired as far as possible; the data listed above is lost",
+            (false, true) if repaired.summary.is_none() => {
+                "not changed: any block may have older contents now, because a part of the log is lost; \
+                 --repair --salvage makes the image usable with them"
+            }
             (false, true) => {
                 "not changed: the data named above is lost, and nothing else is damaged"
             }
             (false, false) => "not changed",
         };
         output::print(&format!("{}: {said}\n", output::shown(path)))?;
-        output::print(&conclude(path, &repaired.summary))?;
+        if let Some(summary) = &repaired.summary {
+            output::print(&conclude(path, summary))?;
+        }
     }
     let corrected = if repaired.written { CORRECTED } else { 0 };
     Ok(ExitCode::from(corrected | if left { DAMAGED } else { 0 }))
 }
 
-fn tell(path: &Path, report: &Report) -> String {
+fn tell(path: &Path, report: &Report, choice: Doubtful) -> String {
     let said = match *report {
         Report::Damage(finding) => return describe(path, &finding),
         Report::Rebuilt(start, count) => format!(
-            "table rebuilt from the records of the log{}; blocks there that were zeroed or discarded may have their \
-             old contents again",
+            "table rebuilt from its older copy and the log{}",
             blocks(start, count)
         ),
+        Report::Doubtful(start, count) => {
+            let now = match choice {
+                Doubtful::Refuse => "lost, as far as can be told",
+                Doubtful::Keep => "perhaps with older contents than before",
+            };
+            format!("{now}:{}", blocks(start, count))
+        }
         Report::Unnamed(offset, _) => format!(
-            "part of the log lost at byte {offset} of the image; it is unknown which blocks it changed, and these \
-             hold older contents"
+            "part of the log lost at byte {offset} of the image; it is unknown which blocks it changed"
         ),
         Report::Left(finding) => {
             let place = finding.blocks.map(|(start, count)| blocks(start, count));

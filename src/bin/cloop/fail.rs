@@ -82,6 +82,10 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
             path,
             "incomplete: the `cloop import` that made it was interrupted; import again with --force",
         ),
+        E::Foreign => fail(
+            path,
+            format_args!("{error}; use only one way to it at a time, and check it with `cloop check`"),
+        ),
         E::Corrupt { .. } => fail(
             path,
             format_args!(

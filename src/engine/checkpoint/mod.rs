@@ -22,6 +22,8 @@ mod superblock;
 mod table;
 mod usage;
 
+pub(crate) use self::superblock::SlotIdentity;
+
 use crate::engine::format::{LogPosition, Superblock};
 use crate::engine::freeing::{self, Length};
 use crate::engine::log::{DurableLog, LogState};
@@ -64,6 +66,8 @@ pub(crate) enum CheckpointKind {
 pub(crate) struct CheckpointState<P: Platform> {
     /// The superblock last written (or read).
     superblock: Superblock,
+    /// The superblocks that are in the two slots, as far as they are known.
+    slots: [Option<SlotIdentity>; 2],
     /// Addresses of the stored nodes of the segment usage: level 0 first, one word a node.
     usage_nodes: Vec<Vec<u64>>,
     ws: Workspace<P>,
@@ -71,19 +75,22 @@ pub(crate) struct CheckpointState<P: Platform> {
 }
 
 impl<P: Platform> CheckpointState<P> {
-    /// The state behind `superblock`, whose stored segment usage has its nodes at `usage_nodes`.
+    /// The state behind `superblock`, whose stored segment usage has its nodes at `usage_nodes`. `slots` are the
+    /// superblocks that are known to be in the two slots.
     ///
     /// # Errors
     ///
     /// [`Error::NoMemory`].
     pub(crate) fn new(
         superblock: &Superblock,
+        slots: [Option<SlotIdentity>; 2],
         usage_nodes: Vec<Vec<u64>>,
         ws: Workspace<P>,
         page: Buf,
     ) -> Result<Box<Self>> {
         boxed(Self {
             superblock: *superblock,
+            slots,
             usage_nodes,
             ws,
             page,

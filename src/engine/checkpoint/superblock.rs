@@ -2,13 +2,15 @@
 //! Step 5, and its preparation: a superblock that leads to the new tables.
 
 use super::CheckpointState;
-use crate::engine::format::{Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, SUPERBLOCK_RECORD};
+use crate::engine::format::{
+    Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS, SUPERBLOCK_RECORD,
+};
 use crate::engine::log::{DurableLog, EncodedRecord};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
-use crate::engine::Result;
+use crate::engine::{Error, Result};
 use crate::platform::mem::Buf;
-use crate::platform::{MonitorGuard, Platform, Sabotage};
+use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 impl<P: Platform> CheckpointState<P> {
     /// Appends a copy of the superblock to come, from which a repair goes on when both slots are lost: it leads to the
@@ -45,15 +47,65 @@ impl<P: Platform> CheckpointState<P> {
             log_end: log.end(),
             ..*next
         };
-        if let Err(error) = write(store, &next, &mut self.page) {
+        let written = self.check_slots(store);
+        if let Err(error) = written.and_then(|()| write(store, &next, &mut self.page)) {
             let mut log = store.log.lock();
             log.fail(error);
             // Some may wait for space that will not come.
             log.notify_all();
             return Err(error);
         }
+        self.slots[next.slot()] = Some(SlotIdentity::of(&next));
         self.superblock = next;
         Ok(())
+    }
+
+    /// Looks if the superblocks are those that this volume knows. If another program or device that leads to the same
+    /// file writes to the image as well, its log and this one destroy each other, so this one must stop, and must not
+    /// overwrite the other one's superblock.
+    ///
+    /// A slot that cannot be read or holds no superblock tells of no other writer, and is written anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Foreign`].
+    pub(crate) fn check_slots(&mut self, store: &Store<P>) -> Result {
+        if P::sabotaged(Sabotage::BlindCheckpoint) || P::sabotaged(Sabotage::BothSuperblocks) {
+            return Ok(());
+        }
+        for (known, offset) in self.slots.into_iter().zip(SUPERBLOCK_OFFSETS) {
+            let Some(known) = known else { continue };
+            let page = &mut self.page[..BLOCK_SIZE];
+            let read = store.file.read_at(page, offset);
+            let found = match read.and_then(|()| Superblock::decode::<P>(page, offset)) {
+                Ok(found) => (found.layout.uuid, SlotIdentity::of(&found)),
+                Err(Error::Version(_) | Error::Feature(_)) => return Err(Error::Foreign),
+                Err(_) => continue,
+            };
+            if found != (store.layout.uuid, known) {
+                return Err(Error::Foreign);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of a superblock that no other one of the image has in common with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotIdentity {
+    generation: u64,
+    epoch: u64,
+    salt: u64,
+}
+
+impl SlotIdentity {
+    /// The identity of a superblock.
+    pub(crate) fn of(superblock: &Superblock) -> Self {
+        Self {
+            generation: superblock.generation,
+            epoch: superblock.epoch,
+            salt: superblock.salt,
+        }
     }
 }
 

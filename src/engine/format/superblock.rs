@@ -103,9 +103,14 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// The slot this generation belongs to.
+    pub fn slot(&self) -> usize {
+        (self.generation & 1) as usize
+    }
+
     /// Byte offset of the slot this generation belongs to.
     pub fn offset(&self) -> u64 {
-        SUPERBLOCK_OFFSETS[(self.generation & 1) as usize]
+        SUPERBLOCK_OFFSETS[self.slot()]
     }
 
     /// Whether a counter is so near to its bound that writing could pass it: no use brings it there.

@@ -2,10 +2,10 @@
 //! A table that a repair puts together without counting anything, and counts in the end.
 
 use super::range::Part;
-use super::table::{Found, Visibility};
+use super::table::{Found, Table, Visibility};
 use super::usage::{Change, Usage};
 use super::{Map, BROKEN_TABLE};
-use crate::engine::format::{Entry, Layout, NODE_ENTRIES};
+use crate::engine::format::{Entry, Layout, NodeId, NODE_ENTRIES};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 
@@ -28,6 +28,53 @@ impl Map {
         }
         self.fill_uncounted(block, 1, entry);
         Ok(())
+    }
+
+    /// Points the blocks from `from` up to `to` to nothing.
+    ///
+    /// # Errors
+    ///
+    /// None, if all leaves are loaded.
+    pub(crate) fn clear_uncounted(&mut self, from: u64, to: u64) -> Result {
+        self.for_each_part(from, to - from, &mut |map, part| {
+            if let Part::Leaf(at, n) = part {
+                if map.maps(at, n) {
+                    map.fill_uncounted(at, n, Entry::HOLE);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Points a block that points to nothing to `entry`, creates the leaf if there is none, and counts the entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
+    pub(crate) fn set_counted(&mut self, block: u64, entry: Entry) -> Result {
+        self.set_uncounted(block, entry)?;
+        self.mapped += 1;
+        self.usage.account(entry, Visibility::Included, Change::Add)
+    }
+
+    /// Puts `entry` in the place of the node `id`, which has no mapped block and is not the root, and counts it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
+    pub(crate) fn set_node_counted(&mut self, id: NodeId, entry: Entry) -> Result {
+        while let Found::Absent(above) = self.table.find_node(id.parent()) {
+            let words = Vec::filled(0, NODE_ENTRIES)?;
+            self.table.install(above, Entry::HOLE, words)?;
+        }
+        self.table.replace_node(id, entry);
+        self.usage.account(entry, Visibility::Included, Change::Add)
+    }
+
+    /// Forgets the whole table.
+    pub(crate) fn forget_table(&mut self) {
+        self.table = Table::new(self.table.height(), Entry::HOLE);
     }
 
     /// Points blocks of one leaf, if that is loaded, to `entry`.

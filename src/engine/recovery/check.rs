@@ -10,13 +10,14 @@ use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
 use crate::engine::records::cache::place_of;
 use crate::engine::recovery::open::{open, Expected, Opened};
+use crate::engine::recovery::read_around;
 use crate::engine::recovery::replay::replay;
 use crate::engine::recovery::superblocks::read_slot;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Vec};
-use crate::platform::{BackingFile, Platform};
+use crate::platform::Platform;
 
 /// One piece of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +183,7 @@ impl<P: Platform> Check<'_, P> {
         }
         let log_end = superblock.log_end;
         match replay(self.store, &mut self.ws, superblock, log_end) {
-            Err(error @ Error::Corrupt { .. }) => self.find(error, None, false),
+            Err(error) if error.is_damage() => self.find(error, None, false),
             Err(error) => return Err(error),
             // Nothing follows the last checkpoint.
             Ok(replayed) if replayed.records > 0 => {
@@ -208,7 +209,7 @@ impl<P: Platform> Check<'_, P> {
         }
         for &(index, seed) in used.iter() {
             let offset = layout.segment_offset(index);
-            self.store.file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+            read_around::<P>(&self.store.file, &mut page[..BLOCK_SIZE], offset)?;
             let header = SegmentHeader::of_segment::<P>(&page, &layout, index);
             if header.is_none_or(|h| h.seed::<P>() != seed) {
                 self.damaged("segment header", offset, None);
@@ -236,7 +237,7 @@ impl<P: Platform> Check<'_, P> {
                     at = NodeId::leaf(at).end_block();
                     progress(self.summary.mapped_blocks, total);
                 }
-                Err(error @ Error::Corrupt { .. }) => {
+                Err(error) if error.is_damage() => {
                     // All blocks below a node that cannot be loaded are lost.
                     let end = match self.store.map.lock().find(at) {
                         Found::Stored(id, _) => id.end_block().min(blocks),
@@ -290,7 +291,7 @@ impl<P: Platform> Check<'_, P> {
         let (store, ws) = (self.store, &mut self.ws);
         let words = match store.loader().read(&mut ws.read, id, entry, seed, segments) {
             Ok(words) => words,
-            Err(error @ Error::Corrupt { .. }) => {
+            Err(error) if error.is_damage() => {
                 self.find(error, None, false);
                 self.incomplete = true;
                 return Ok(());
@@ -409,7 +410,7 @@ impl<P: Platform> Check<'_, P> {
                     offset: entry.address(),
                 }
             }
-            Err(error @ Error::Corrupt { .. }) => error,
+            Err(error) if error.is_damage() => error,
             Err(error) => return Err(error),
         };
         self.find(error, Some(lost), true);

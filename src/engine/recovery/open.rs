@@ -48,7 +48,7 @@ pub(crate) enum Expected {
 ///
 /// # Errors
 ///
-/// [`Error::Incomplete`] for an unfinished image that is not `expected`. [`Error::Feature`] for an image that this software may only read. [`Error::Corrupt`] when neither superblock
+/// [`Error::Incomplete`] for an unfinished image that is not `expected`. [`Error::Feature`] for an image that this software may only read. [`Error::Corrupt`] or [`Error::Io`] when neither superblock
 /// leads to a whole checkpoint and a whole log; the error is the one of the newest. Those of [`read_superblocks`].
 #[inline(never)]
 pub(crate) fn open<P: Platform>(
@@ -78,7 +78,7 @@ pub(crate) fn open<P: Platform>(
         return corrupt("image: the file was cut short, it ends", length);
     }
     let error = match attempt(&file, &superblocks, newest, access) {
-        Err(error @ Error::Corrupt { .. }) => error,
+        Err(error) if error.is_damage() => error,
         opened => return opened,
     };
     let Some(older) = &superblocks.older else {
@@ -111,7 +111,8 @@ fn attempt<P: Platform>(
     let mut ws = store.workspace()?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     let (usage_nodes, replayed) = recover(&store, &mut ws, &mut page, found, newest)?;
-    let checkpoint = CheckpointState::new(&superblock, usage_nodes, ws, page)?;
+    let slots = superblocks.slots();
+    let checkpoint = CheckpointState::new(&superblock, slots, usage_nodes, ws, page)?;
     Ok(Opened {
         store,
         maintenance: Maintenance::new(checkpoint)?,
@@ -206,6 +207,10 @@ pub(crate) fn begin_writing<P: Platform>(opened: &mut Opened<P>) -> Result {
     if !opened.clean {
         freeing::deallocate_unused(store, opened.length)?;
     }
+    opened
+        .maintenance
+        .checkpoint_state_mut()
+        .check_slots(store)?;
     let seq = opened.replayed.next_seq();
     match store.log.start(&store.file, seq) {
         Err(Error::NoSpace) => {

@@ -2,6 +2,7 @@
 //! Replaying the log over a checkpoint.
 
 use super::usage::segment_limit;
+use super::{ends_unread, read_around};
 use crate::engine::format::{
     corrupt, le64, seed, Kind, LogPosition, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
     SEGMENT_HEADER, UNIT,
@@ -14,7 +15,8 @@ use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Buf;
-use crate::platform::{BackingFile, Platform, Sabotage};
+use crate::platform::{Platform, Sabotage};
+use core::ops::Range;
 
 /// Bytes of memory for the sector table while the log is replayed. What two checkpoints leave in the log
 /// needs less.
@@ -44,6 +46,8 @@ struct Replay<'a, P: Platform> {
     limit: u64,
     /// The bytes of one segment.
     bytes: Buf,
+    /// The part of `bytes` that could not be read.
+    bad: Range<usize>,
     replayed: Replayed,
 }
 
@@ -72,6 +76,7 @@ pub(crate) fn replay<P: Platform>(
     let replay = Replay {
         limit: segment_limit(store, superblock)?,
         bytes: Buf::zeroed(store.layout.segment_size as usize)?,
+        bad: 0..0,
         replayed: Replayed {
             records: 0,
             seq: superblock.log_start.seq.max(log_end >> shift),
@@ -99,7 +104,7 @@ impl<P: Platform> Replay<'_, P> {
         let mut before = None;
         loop {
             let base = layout.segment_offset(at.segment);
-            self.store.file.read_at(&mut self.bytes, base)?;
+            self.bad = read_around::<P>(&self.store.file, &mut self.bytes, base)?;
             let end = self.segment(at, before)?;
             match end.next {
                 Some(index) if index < self.limit => {
@@ -117,6 +122,9 @@ impl<P: Platform> Replay<'_, P> {
                     tail.space.extend_to(index);
                 }
                 _ => {
+                    if ends_unread::<P>(&self.bytes, end.offset, &self.bad) {
+                        return corrupt("log: it cannot be read on", base + u64::from(end.offset));
+                    }
                     let after = LogPosition {
                         offset: end.offset,
                         ..at
@@ -225,7 +233,7 @@ impl<P: Platform> Replay<'_, P> {
                 seq: at.seq + 1,
             };
             let offset = layout.segment_offset(segment);
-            self.store.file.read_at(&mut self.bytes, offset)?;
+            read_around::<P>(&self.store.file, &mut self.bytes, offset)?;
         }
         Ok(durable)
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Reading the two superblocks of an image.
 
+use crate::engine::checkpoint::SlotIdentity;
 use crate::engine::format::{corrupt, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{boxed, Box, Buf};
@@ -15,6 +16,18 @@ pub(crate) struct Superblocks {
 }
 
 impl Superblocks {
+    /// The identities of the superblocks in the two slots, as far as they are known.
+    pub(crate) fn slots(&self) -> [Option<SlotIdentity>; 2] {
+        let mut slots = [None; 2];
+        for superblock in [Some(&self.newest), self.older.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            slots[superblock.slot()] = Some(SlotIdentity::of(superblock));
+        }
+        slots
+    }
+
     /// The length in bytes that the file has at least, as either superblock says.
     pub(crate) fn length(&self) -> u64 {
         let older = self.older.map_or(0, |older| older.length);

@@ -84,11 +84,22 @@ impl Pages {
         (first..first + unit).any(|at| self.get(at).is_some())
     }
 
-    fn flip(&mut self, offset: u64, mask: u8) {
+    /// Calls `change` with the byte at `offset`.
+    fn change(&mut self, offset: u64, change: impl FnOnce(&mut u8)) {
         let at = (offset / PAGE as u64) as usize;
-        let mut page = self.get(at).unwrap_or(&RESERVED).clone();
-        Arc::make_mut(&mut page)[(offset % PAGE as u64) as usize] ^= mask;
-        self.set(at, Some(page));
+        if at >= self.0.len() {
+            self.0.resize(at + 1, None);
+        }
+        let page = self.0[at].get_or_insert_with(|| RESERVED.clone());
+        change(&mut Arc::make_mut(page)[(offset % PAGE as u64) as usize]);
+    }
+
+    fn flip(&mut self, offset: u64, mask: u8) {
+        self.change(offset, |byte| *byte ^= mask);
+    }
+
+    fn put_byte(&mut self, offset: u64, byte: u8) {
+        self.change(offset, |at| *at = byte);
     }
 }
 
@@ -400,6 +411,16 @@ impl SimFile {
         self.disk().now.flip(offset, mask);
     }
 
+    /// Replaces the bytes at `offset`, as damage that no operation of the disk did. What lies behind the end of the file
+    /// stays as it is.
+    pub fn overwrite(&self, offset: u64, bytes: &[u8]) {
+        let mut disk = self.disk();
+        let len = disk.len;
+        for (at, &byte) in (offset..len).zip(bytes) {
+            disk.now.put_byte(at, byte);
+        }
+    }
+
     /// From now on the pages in this range cannot be read until they are written. Other faults take them as they are.
     pub fn spoil(&self, offset: u64, len: u64) {
         let first = (offset / PAGE as u64) as usize;
@@ -415,6 +436,13 @@ impl SimFile {
     /// Limits the length of the file: what would make it longer fails for lack of space.
     pub fn limit_length(&self, bytes: u64) {
         self.disk().longest = Some(bytes);
+    }
+
+    /// Cuts the file to `len` bytes, as damage.
+    pub fn cut(&self, len: u64) {
+        let mut disk = self.disk();
+        disk.now.cut(len);
+        disk.len = len;
     }
 
     /// All bytes of the file.

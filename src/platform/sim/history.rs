@@ -56,7 +56,7 @@ impl Placed {
     }
 }
 
-/// How far a history has come. Lengths of the order, except for the last two fields.
+/// How far a history has come. Lengths of the order, except for the last three fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// Changes that got their place.
@@ -67,6 +67,8 @@ pub struct Mark {
     pub promised: usize,
     /// Changes that the last completed checkpoint holds, and the one before it.
     pub checkpoints: [usize; 2],
+    /// The opening has completed: both superblocks lead to the state in which the history began.
+    pub opened: bool,
     /// Sizes that the device may have after a crash, in blocks: before a change of the size, and after it.
     pub sizes: [u64; 2],
     /// The image was opened on so full a disk that segments which only the older superblock needs may have
@@ -215,6 +217,11 @@ pub fn checkpointed(reached: usize) {
         let [last, _] = h.mark.checkpoints;
         h.mark.checkpoints = [last.max(reached), last.min(reached)];
     });
+}
+
+/// The opening has completed.
+pub fn opened() {
+    HISTORY.with_borrow_mut(|h| h.mark.opened = true);
 }
 
 /// After a crash the device may have `before` or `after` blocks.

@@ -9,8 +9,8 @@ mod history;
 
 pub use self::file::{Fault, SimFile, Snapshot, Survival};
 pub use self::history::{
-    checkpointed, completed, mark, may_lose_older_superblock, promised, sized, take_history,
-    working_atomically_on, working_on, Mark, Placed,
+    checkpointed, completed, mark, may_lose_older_superblock, opened, promised, sized,
+    take_history, working_atomically_on, working_on, Mark, Placed,
 };
 pub(crate) use self::history::{overtaking, since};
 

@@ -265,6 +265,19 @@ impl Table {
         Entry(old)
     }
 
+    /// Drops the node `id` with all below it, and puts `entry` in its place. The node above is loaded.
+    pub(super) fn replace_node(&mut self, id: NodeId, entry: Entry) {
+        let mut freed = 0;
+        if let Some(parent) = self.mark_dirty(id.parent()) {
+            let at = id.slot(id.level);
+            parent.entries[at] = entry.0;
+            freed = parent.kids[at]
+                .take()
+                .map_or(0, |kid| kid.memory_below(id.level));
+        }
+        self.memory -= freed;
+    }
+
     /// Adds levels above the root until there are `height`.
     pub(crate) fn grow(&mut self, height: u8) -> Result {
         while self.height < height {

@@ -64,6 +64,16 @@ impl Node {
         !self.dirty && self.is_bottom() && self.entries.iter().all(|&word| word == 0)
     }
 
+    /// Bytes of memory of this node, which is one of `level`, and of all loaded ones below it.
+    // As deep as the tree: at most 5 levels for the largest device.
+    pub(super) fn memory_below(&self, level: u8) -> u64 {
+        let kids = self.kids.iter().flatten();
+        let below: u64 = kids
+            .map(|kid| kid.memory_below(level.saturating_sub(1)))
+            .sum();
+        Self::memory(level) + below
+    }
+
     /// Bytes of memory that a loaded node of this level takes, near enough for accounting.
     pub(super) fn memory(level: u8) -> u64 {
         let words = (NODE_ENTRIES * core::mem::size_of::<u64>()) as u64;

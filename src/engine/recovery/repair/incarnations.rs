@@ -4,9 +4,10 @@
 
 use super::{next_record, space, Repair};
 use crate::engine::format::{
-    le64, seed, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
-    SEGMENT_HEADER, SEGMENT_SHIFTS, UNIT,
+    corrupt, le64, seed, Kind, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
+    SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
+use crate::engine::recovery::read_around;
 use crate::engine::recovery::superblocks::read_slot;
 use crate::engine::recovery::usage::load_usage;
 use crate::engine::{Error, Result};
@@ -33,6 +34,8 @@ pub(super) struct Epoch {
     /// The log was durable at least up to this position. A record that is missing before it is damaged (or its space
     /// was given back); the first one that is missing after it is the end of the log.
     pub(super) durable: u64,
+    /// The sequence number of the segment that the replay expects next; none if the log has ended.
+    pub(super) expected: Option<u64>,
 }
 
 /// The identity of an image: its whole superblocks, newest first, its uuid, and log2 of its segment size.
@@ -50,7 +53,7 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
                 let at = slots.partition_point(|s| s.generation > superblock.generation);
                 slots.insert(at, superblock)?;
             }
-            Err(Error::Corrupt { .. } | Error::NotAnImage) => {}
+            Err(Error::Corrupt { .. } | Error::Io(_) | Error::NotAnImage) => {}
             Err(error) => return Err(error),
         }
     }
@@ -64,7 +67,7 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
     let length = file.len()?;
     let mut offset = DATA_START;
     while offset < length {
-        file.read_at(&mut page[..BLOCK_SIZE], offset)?;
+        read_around::<P>(file, &mut page[..BLOCK_SIZE], offset)?;
         if let Some(header) = SegmentHeader::decode::<P>(page) {
             let shift = u32::from(header.segment_shift);
             let place = (offset - DATA_START) >> shift.min(63);
@@ -79,6 +82,14 @@ pub(super) fn identify<P: Platform>(file: &P::File, page: &mut Buf) -> Result<Id
             }
         }
         offset += 1 << *SEGMENT_SHIFTS.start();
+    }
+    let has_segments = |s: &Superblock| votes.iter().any(|vote| vote.0 == s.layout.uuid);
+    if !slots.is_empty() && slots.iter().all(has_segments) {
+        // There are two images here. Which one is meant is not for a repair to guess.
+        return corrupt(
+            "superblock: the two copies belong to different images",
+            SUPERBLOCK_OFFSETS[1],
+        );
     }
     let most = votes.iter().max_by_key(|vote| vote.2);
     let Some(&(uuid, shift, _)) = most else {
@@ -106,7 +117,7 @@ pub(super) fn newest_copy<P: Platform>(
     let (mut newest, mut offset): (Option<Superblock>, _) = (None, DATA_START);
     let length = file.len()?;
     while offset < length {
-        file.read_at(&mut bytes, offset)?;
+        read_around::<P>(file, &mut bytes, offset)?;
         let header = SegmentHeader::decode::<P>(&bytes).filter(|h| h.uuid == identity.uuid);
         if let Some(header) = header {
             let (seed, mut at) = (header.seed::<P>(), SEGMENT_HEADER as u32);
@@ -162,6 +173,7 @@ impl<P: Platform> Repair<'_, P> {
                         first,
                         end: u64::MAX,
                         durable: 0,
+                        expected: None,
                     },
                 )?,
             }
@@ -173,21 +185,22 @@ impl<P: Platform> Repair<'_, P> {
                 .map(|e| e.first)
                 .min();
             self.epochs[at].end = end.unwrap_or(u64::MAX);
+            self.epochs[at].expected = Some(self.epochs[at].first);
         }
         Ok(())
     }
 
     /// Finds the incarnation of each segment, also of one with a damaged header.
     pub(super) fn find_incarnations(&mut self, headers: &[Option<SegmentHeader>]) -> Result {
-        let stored = self.stored_seeds()?;
+        let (stored, since) = self.stored_seeds()?;
         for index in 0..self.segments {
             let header = headers.get(index as usize).copied().flatten();
             let word = stored.get(index as usize).copied().flatten();
             // A segment with a live record was not used again since the checkpoint, unless the log superseded all of
             // its records.
-            let base = &self.base;
             let later = |h: &SegmentHeader| {
-                (h.epoch, h.salt) == (base.epoch, base.salt) && h.seq > base.log_start.seq
+                (h.epoch, h.salt) == (since.epoch, since.salt) && h.seq > since.log_start.seq
+                    || h.epoch > since.epoch
             };
             let trusted =
                 header.filter(|h| later(h) || word.is_none_or(|seed| seed == h.seed::<P>()));
@@ -220,26 +233,26 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
-    /// The seeds of segments with live records, from the segment usage of the checkpoint; empty if the usage cannot
-    /// be read.
-    fn stored_seeds(&mut self) -> Result<Vec<Option<u32>>> {
-        let mut seeds = Vec::new();
-        if self.base.segments > self.segments {
-            return Ok(seeds);
-        }
-        let loaded = load_usage(&self.store, &mut self.ws, &self.base, &mut self.page);
-        let mut map = self.store.map.lock();
-        match loaded {
-            Ok(_) => {
-                for segment in map.segments() {
-                    seeds.push((segment.stored_live() > 0).then_some(segment.seed()))?;
-                }
+    /// The seeds of segments with live records, from the segment usage of the newest checkpoint whose usage can be
+    /// read, and the superblock of that checkpoint; no seeds if none can.
+    fn stored_seeds(&mut self) -> Result<(Vec<Option<u32>>, Superblock)> {
+        for superblock in [Some(self.base), self.spare].into_iter().flatten() {
+            if superblock.segments > self.segments || superblock.usage_root.is_hole() {
+                continue;
             }
-            Err(Error::Corrupt { .. }) => {}
-            Err(error) => return Err(error),
+            let loaded = load_usage(&self.store, &mut self.ws, &superblock, &mut self.page);
+            let (mut map, mut seeds) = (self.store.map.lock(), Vec::new());
+            for segment in map.segments() {
+                seeds.push((segment.stored_live() > 0).then_some(segment.seed()))?;
+            }
+            map.forget_segments(self.store.layout);
+            match loaded {
+                Ok(_) => return Ok((seeds, superblock)),
+                Err(Error::Corrupt { .. } | Error::Io(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
-        map.forget_segments(self.store.layout);
-        Ok(seeds)
+        Ok((Vec::new(), self.base))
     }
 
     /// Finds the seed and the incarnation of a segment without a header by its records. `known` is its seed, if the
@@ -253,9 +266,8 @@ impl<P: Platform> Repair<'_, P> {
         if index >= self.present {
             return Ok((known, None));
         }
-        self.store
-            .file
-            .read_at(&mut self.segment, layout.segment_offset(index))?;
+        let offset = layout.segment_offset(index);
+        read_around::<P>(&self.store.file, &mut self.segment, offset)?;
         let bytes = &*self.segment;
         // Two neighbouring records whose checksums hold with the same seed.
         let agree = (SEGMENT_HEADER..bytes.len()).step_by(UNIT).find_map(|at| {
@@ -307,7 +319,9 @@ impl<P: Platform> Repair<'_, P> {
             let mut durable = 0;
             for slot in identity.slots.iter().chain([&self.base]) {
                 if (slot.epoch, slot.salt) == (epoch.epoch, epoch.salt) {
-                    durable = slot.log_end.max(self.lsn(slot.log_start.seq, 0));
+                    durable = durable
+                        .max(slot.log_end)
+                        .max(self.lsn(slot.log_start.seq, 0));
                 }
             }
             if epoch.end != u64::MAX {
@@ -327,7 +341,7 @@ impl<P: Platform> Repair<'_, P> {
             }
             epoch.durable = epoch.durable.max(header.durable);
             let offset = layout.segment_offset(header.index);
-            self.store.file.read_at(&mut self.segment, offset)?;
+            read_around::<P>(&self.store.file, &mut self.segment, offset)?;
             let seed = header.seed::<P>();
             for at in (SEGMENT_HEADER..self.segment.len()).step_by(UNIT) {
                 let ending = RecordHeader::decode_ending::<P>(&self.segment[at..], seed, at as u32);

@@ -7,10 +7,12 @@
 //! does: a new epoch in fresh segments at the end of the image, two checkpoints, and a clean close. Until the first
 //! checkpoint is complete the image is as damaged as before and no more, so a repair can be interrupted and repeated.
 
+mod doubt;
 mod incarnations;
 mod replay;
 
 use self::incarnations::{identify, newest_copy, Epoch, Incarnation};
+use self::replay::Source;
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
@@ -19,10 +21,12 @@ use crate::engine::format::{
 };
 use crate::engine::freeing;
 use crate::engine::map::range::Part;
-use crate::engine::map::table::Table;
+use crate::engine::map::table::{Found, Table};
+use crate::engine::map::Map;
 use crate::engine::reclaim::Maintenance;
 use crate::engine::records::cache::place_of;
 use crate::engine::recovery::check::{self, Finding, Summary};
+use crate::engine::recovery::read_around;
 use crate::engine::space::{Allocator, SpaceClass};
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
@@ -37,18 +41,37 @@ const MOST_CUT: u64 = 1 << 20;
 /// computing. An honest image needs a few times the number of its segments for each.
 const MOST_TRIES: u64 = 1 << 24;
 
+/// What a repair does with blocks whose newest contents may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubtful {
+    /// They give an error until they are written. If a part of the log is lost and may have changed any block, nothing is
+    /// written at all.
+    Refuse,
+    /// They keep the newest contents that are found, which may be older than what was lost.
+    Keep,
+}
+
 /// The result of a repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repaired {
-    /// The repair wrote to the image. A whole image, and one in which only records of data are damaged, stays as it
-    /// is.
+    /// The repair wrote to the image. An image stays as it is if it is whole, if only records of data are damaged, and
+    /// if any block may be affected by the loss of a part of the log, see [`Doubtful::Refuse`].
     pub written: bool,
     /// Findings of the check before the repair.
     pub before: u64,
     /// Places of the log that are lost together with the numbers of the blocks they changed.
     pub unnamed: u64,
-    /// The result of a check after the repair.
-    pub summary: Summary,
+    /// Blocks whose newest contents may be lost.
+    pub doubtful: u64,
+    /// The result of a check after the repair; none if the image cannot be opened.
+    pub summary: Option<Summary>,
+}
+
+impl Repaired {
+    /// Whether anything is damaged or lost after the repair.
+    pub fn leaves_damage(&self) -> bool {
+        self.unnamed + self.doubtful > 0 || self.summary.is_none_or(|s| s.findings > 0)
+    }
 }
 
 /// A report of a repair under way.
@@ -56,11 +79,12 @@ pub struct Repaired {
 pub enum Report {
     /// Damage, found before the first write.
     Damage(Finding),
-    /// First block and number of blocks that were found again record by record. A block that was zeroed or discarded
-    /// may hold older data: the evidence of that is lost.
+    /// First block and number of blocks below a node of the table that cannot be read. They were found again in the
+    /// older table and in the log, except for those that are reported as doubtful.
     Rebuilt(u64, u64),
-    /// Byte offset and length of a lost part of the log. The blocks that it changed are unknown, and hold the data
-    /// they held before.
+    /// First block and number of blocks whose newest contents may be lost.
+    Doubtful(u64, u64),
+    /// Byte offset and length of a lost part of the log. The blocks that it changed are unknown.
     Unnamed(u64, u64),
     /// Damage that is left after the repair.
     Left(Finding),
@@ -74,6 +98,7 @@ pub enum Report {
 /// before the first write, the image is unchanged.
 pub fn repair<P: Platform>(
     open: &mut dyn FnMut() -> Result<P::File>,
+    choice: Doubtful,
     report: &mut dyn FnMut(&Report),
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Repaired> {
@@ -93,11 +118,12 @@ pub fn repair<P: Platform>(
                 written: false,
                 before,
                 unnamed: 0,
-                summary,
+                doubtful: 0,
+                summary: Some(summary),
             })
         }
         Ok(_) => {}
-        Err(error @ (Error::Corrupt { .. } | Error::NotAnImage)) => {
+        Err(error @ (Error::Corrupt { .. } | Error::Io(_) | Error::NotAnImage)) => {
             before += 1;
             report(&Report::Damage(Finding {
                 error,
@@ -107,15 +133,50 @@ pub fn repair<P: Platform>(
         }
         Err(error) => return Err(error),
     }
-    let unnamed = rebuild::<P>(open()?, report)?;
+    let Rebuilt {
+        unnamed,
+        doubtful,
+        written,
+    } = rebuild::<P>(open()?, choice, Commit::Write, report)?;
     let left = &mut |finding: &Finding| report(&Report::Left(*finding));
-    let summary = check::check::<P>(open()?, left, progress)?;
+    let summary = match written {
+        true => Some(check::check::<P>(open()?, left, progress)?),
+        false => None,
+    };
     Ok(Repaired {
-        written: true,
+        written,
         before,
         unnamed,
+        doubtful,
         summary,
     })
+}
+
+/// Reports the blocks that a repair would not bring back, for an image that cannot be opened. Writes nothing.
+///
+/// # Errors
+///
+/// Those of [`repair`].
+pub fn survey<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Result {
+    rebuild::<P>(file, Doubtful::Refuse, Commit::Leave, report).map(|_| ())
+}
+
+/// Whether the image that was put together is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commit {
+    /// It is.
+    Write,
+    /// It is not: only the report is wanted.
+    Leave,
+}
+
+/// The result of putting an image together.
+struct Rebuilt {
+    /// Places of the log that are lost together with the numbers of the blocks they changed.
+    unnamed: u64,
+    /// Blocks whose newest contents may be lost.
+    doubtful: u64,
+    written: bool,
 }
 
 /// Bytes to be written back in place.
@@ -138,6 +199,9 @@ struct Repair<'a, P: Platform> {
     tries: u64,
     /// The checkpoint to start from.
     base: Superblock,
+    /// The checkpoint before it, if its superblock is valid.
+    spare: Option<Superblock>,
+    choice: Doubtful,
     /// Seed of the present incarnation of each segment; `None` if it is unknown.
     seeds: Vec<Option<u32>>,
     /// The incarnations in the order of the log.
@@ -145,8 +209,19 @@ struct Repair<'a, P: Platform> {
     epochs: Vec<Epoch>,
     /// Segments with a known seed and an unknown incarnation: their live records must move. Index and seed.
     nameless: Vec<(u64, u32)>,
-    /// Ranges of blocks below unreadable nodes: first block, and the block after the last.
+    /// Ranges of blocks that the newest table has lost: first block, and the block after the last. The older table is used
+    /// for them.
+    older: Vec<(u64, u64)>,
+    /// The part of `older` that both tables have lost.
     lost: Vec<(u64, u64)>,
+    /// Blocks of `older` that the log has changed behind everything that is lost of it.
+    certain: Map,
+    /// A part of the log is lost that brings the older table up to date.
+    gapped: bool,
+    /// Ranges of blocks whose newest contents may be lost.
+    doubtful: Vec<(u64, u64)>,
+    /// Ranges of blocks that are to give errors, and point to nothing yet.
+    unmarked: Vec<(u64, u64)>,
     patches: Vec<Patch>,
     unnamed: u64,
     report: &'a mut dyn FnMut(&Report),
@@ -165,9 +240,13 @@ fn space(header: &RecordHeader) -> u32 {
     header.units() * UNIT as u32
 }
 
-/// Puts the image together and writes it. Returns the number of places of the log that are lost with the numbers of
-/// the blocks they changed.
-fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Result<u64> {
+/// Puts the image together and writes it.
+fn rebuild<P: Platform>(
+    file: P::File,
+    choice: Doubtful,
+    commit: Commit,
+    report: &mut dyn FnMut(&Report),
+) -> Result<Rebuilt> {
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     let identity = identify::<P>(&file, &mut page)?;
     let base = match identity.slots.first() {
@@ -178,17 +257,21 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     if base.incomplete {
         return Err(Error::Incomplete);
     }
+    let spare = identity.slots.get(1).copied();
+    let spare = spare.filter(|s| s.generation + 1 == base.generation);
     if base.read_only_compatible != 0 {
         return Err(Error::Feature(base.read_only_compatible));
     }
     let layout = base.layout;
     let bytes = file.len()?.saturating_sub(DATA_START);
     let fit = bytes.div_ceil(u64::from(layout.segment_size));
-    // The table of a file that was cut short refers to segments behind its end, which the new log must not use.
+    // The table of a file that was cut short refers to segments behind its end, which the new log must not use. There is
+    // at least one, whose address marks lost blocks.
     let segments = base
         .segments
         .min(fit + MOST_CUT)
         .max(fit)
+        .max(1)
         .min(layout.max_segments());
     let headers = read_headers::<P>(&file, &layout, segments.min(fit), &mut page)?;
     let latest = headers.iter().flatten().map(|header| header.epoch).max();
@@ -213,11 +296,18 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
         present: fit,
         tries: MOST_TRIES,
         base,
+        spare,
+        choice,
         seeds: Vec::new(),
         incarnations: Vec::new(),
         epochs: Vec::new(),
         nameless: Vec::new(),
+        older: Vec::new(),
         lost: Vec::new(),
+        certain: Map::new(Table::new(base.height, Entry::HOLE), layout, 0),
+        gapped: false,
+        doubtful: Vec::new(),
+        unmarked: Vec::new(),
         patches: Vec::new(),
         unnamed: 0,
         report,
@@ -225,14 +315,41 @@ fn rebuild<P: Platform>(file: P::File, report: &mut dyn FnMut(&Report)) -> Resul
     repair.find_epochs(&identity, &headers)?;
     repair.find_incarnations(&headers)?;
     repair.find_durable(&identity)?;
-    let root = NodeId {
-        level: base.height - 1,
-        index: 0,
-    };
-    repair.load(root, base.map_root)?;
+    repair.load(root(&base), base.map_root, Source::Newest)?;
+    repair.older = core::mem::replace(&mut repair.lost, Vec::new());
+    match repair.spare {
+        Some(spare) if !repair.older.is_empty() => {
+            repair.load(root(&spare), spare.map_root, Source::Older)?;
+        }
+        _ => core::mem::swap(&mut repair.older, &mut repair.lost),
+    }
     repair.replay()?;
-    repair.recount()?;
-    repair.commit(superblock)
+    repair.find_doubtful()?;
+    let ranges = repair.doubtful.iter();
+    let doubtful = ranges.map(|&(from, to)| to - from).sum();
+    repair.drop_doubtful()?;
+    if commit == Commit::Leave {
+        repair.report_unreadable()?;
+    }
+    let rebuilt = Rebuilt {
+        unnamed: repair.unnamed,
+        doubtful,
+        written: commit == Commit::Write && (repair.unnamed == 0 || choice == Doubtful::Keep),
+    };
+    if rebuilt.written {
+        repair.recount()?;
+        repair.mark_lost()?;
+        repair.commit(superblock)?;
+    }
+    Ok(rebuilt)
+}
+
+/// The root of the table that a superblock leads to.
+fn root(superblock: &Superblock) -> NodeId {
+    NodeId {
+        level: superblock.height - 1,
+        index: 0,
+    }
 }
 
 /// The headers of the first `count` segments; `None` for one that is damaged or has none.
@@ -244,7 +361,7 @@ fn read_headers<P: Platform>(
 ) -> Result<Vec<Option<SegmentHeader>>> {
     let mut headers = Vec::new();
     for index in 0..count {
-        file.read_at(&mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
+        read_around::<P>(file, &mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
         let header = SegmentHeader::of_segment::<P>(page, layout, index);
         headers.push(header.filter(|header| {
             // Values that only a forger writes must not overflow any sum.
@@ -261,8 +378,9 @@ impl<P: Platform> Repair<'_, P> {
         (seq << self.store.layout.segment_shift()) + u64::from(offset)
     }
 
-    fn log_start(&self) -> u64 {
-        self.lsn(self.base.log_start.seq, self.base.log_start.offset)
+    /// The position at which the replay from a superblock begins.
+    fn log_start(&self, superblock: &Superblock) -> u64 {
+        self.lsn(superblock.log_start.seq, superblock.log_start.offset)
     }
 
     /// Counts the live units of each segment and the mapped blocks.
@@ -323,27 +441,16 @@ impl<P: Platform> Repair<'_, P> {
                 Ok(())
             })?;
         for &(block, entry, seed) in doubtful.iter() {
-            let error = match self
-                .store
-                .records()
-                .record(entry, seed, &mut self.ws.read.record)
-            {
-                Ok((header, payload)) => {
-                    let mask = header.mask(payload).unwrap_or(0);
-                    if place_of(block, header.number, mask) == Some(entry.index()) {
-                        continue;
-                    }
-                    Error::Corrupt {
-                        what: "record: it holds another block",
-                        offset: entry.address(),
-                    }
-                }
-                Err(error @ Error::Corrupt { .. }) => error,
-                Err(error) => return Err(error),
+            let Some(error) = self.unreadable(block, entry, seed)? else {
+                continue;
             };
             let mut map = self.store.map.lock();
             map.replace(block, 1, &mut |_| Entry::HOLE)?;
             drop(map);
+            match self.unmarked.last_mut() {
+                Some(last) if last.1 == block => last.1 += 1,
+                _ => self.unmarked.push((block, block + 1))?,
+            }
             (self.report)(&Report::Damage(Finding {
                 error,
                 blocks: Some((block, 1)),
@@ -353,8 +460,75 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
+    /// Reports the blocks whose records cannot be read.
+    fn report_unreadable(&mut self) -> Result {
+        let (layout, blocks) = (self.store.layout, self.store.blocks());
+        let mut at = 0;
+        while at < blocks {
+            let mut words: Vec<u64> = Vec::new();
+            let map = self.store.map.lock();
+            if let Found::Absent(id) = map.find(at) {
+                at = id.end_block();
+                continue;
+            }
+            for &word in map.leaf(at).unwrap_or(&[]) {
+                words.push(word)?;
+            }
+            drop(map);
+            let mut lost: Option<(Error, u64, u64)> = None;
+            for (block, &word) in (at..blocks).zip(words.iter()) {
+                let entry = Entry(word);
+                let index = layout.segment_of(entry.address()).unwrap_or(u64::MAX);
+                let seed = self.seeds.get(index as usize).copied().flatten();
+                let error = match entry.is_hole() {
+                    true => None,
+                    false => self.unreadable(block, entry, seed.unwrap_or(0))?,
+                };
+                match (error, &mut lost) {
+                    (Some(_), Some((_, _, count))) => *count += 1,
+                    (Some(error), None) => lost = Some((error, block, 1)),
+                    (None, _) => self.report_lost(lost.take()),
+                }
+            }
+            self.report_lost(lost);
+            at = NodeId::leaf(at).end_block();
+        }
+        Ok(())
+    }
+
+    /// Reports blocks that cannot be read for this reason: first and number.
+    fn report_lost(&mut self, lost: Option<(Error, u64, u64)>) {
+        if let Some((error, block, count)) = lost {
+            (self.report)(&Report::Damage(Finding {
+                error,
+                blocks: Some((block, count)),
+                data: true,
+            }));
+        }
+    }
+
+    /// Reads the record of a block. Returns the damage of it.
+    fn unreadable(&mut self, block: u64, entry: Entry, seed: u32) -> Result<Option<Error>> {
+        let read = self
+            .store
+            .records()
+            .record(entry, seed, &mut self.ws.read.record);
+        match read {
+            Ok((header, payload)) => {
+                let mask = header.mask(payload).unwrap_or(0);
+                let found = place_of(block, header.number, mask);
+                Ok((found != Some(entry.index())).then_some(Error::Corrupt {
+                    what: "record: it holds another block",
+                    offset: entry.address(),
+                }))
+            }
+            Err(error) if error.is_damage() => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes the image that was put together.
-    fn commit(self, superblock: Superblock) -> Result<u64> {
+    fn commit(self, superblock: Superblock) -> Result {
         let Self {
             store,
             ws,
@@ -363,7 +537,6 @@ impl<P: Platform> Repair<'_, P> {
             incarnations,
             nameless,
             patches,
-            unnamed,
             segment,
             ..
         } = self;
@@ -379,7 +552,7 @@ impl<P: Platform> Repair<'_, P> {
         let patch = |page: &mut Buf, offset: u64, bytes: &[u8]| {
             let skip = (offset % BLOCK_SIZE as u64) as usize;
             let sector = offset - skip as u64;
-            store.file.read_at(&mut page[..BLOCK_SIZE], sector)?;
+            read_around::<P>(&store.file, &mut page[..BLOCK_SIZE], sector)?;
             page[skip..skip + bytes.len()].copy_from_slice(bytes);
             store.file.write_at(&page[..BLOCK_SIZE], sector)
         };
@@ -394,20 +567,19 @@ impl<P: Platform> Repair<'_, P> {
             patch(&mut page, offset, &incarnation.header.encode::<P>())?;
         }
         store.file.sync()?;
-        let checkpoint = CheckpointState::new(&superblock, Vec::new(), ws, page)?;
+        let checkpoint = CheckpointState::new(&superblock, [None; 2], Vec::new(), ws, page)?;
         let mut maintenance = Maintenance::new(checkpoint)?;
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {
             let base = store.layout.segment_offset(index);
-            store.file.read_at(&mut bytes, base)?;
+            read_around::<P>(&store.file, &mut bytes, base)?;
             maintenance.relocate_records(&store, &bytes, base, seed, SpaceClass::Reclaim)?;
         }
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
         maintenance.checkpoint(&store, CheckpointKind::Running)?;
         let before = maintenance.image_length();
         maintenance.checkpoint(&store, CheckpointKind::Closing)?;
-        freeing::shrink_to_fit(&store, before.max(maintenance.image_length()))?;
-        Ok(unnamed)
+        freeing::shrink_to_fit(&store, before.max(maintenance.image_length()))
     }
 }
 

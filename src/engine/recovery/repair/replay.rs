@@ -1,25 +1,76 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Putting the state of the device together in memory: the readable part of the stored table, and the log behind it.
+//! Putting the state of the device together in memory: the readable parts of the stored tables, and the log behind them.
 
 use super::incarnations::Epoch;
 use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
-    le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, NODE_ENTRIES, NODE_SHIFT,
-    SEGMENT_HEADER, UNIT,
+    le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::zero::zero_end;
 use crate::engine::map::range::Part;
+use crate::engine::recovery::{ends_unread, read_around};
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
-use crate::platform::{BackingFile, Platform};
+use crate::platform::{Platform, Sabotage};
+
+/// A part of the log, by the checkpoint that holds its changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Era {
+    /// Both superblocks' checkpoints hold its changes. Most of its segments may have been used again since.
+    Old,
+    /// The newest superblock's checkpoint holds its changes, the older one's does not. All of it is still there.
+    Between,
+    /// No checkpoint holds its changes. All of it is still there.
+    Late,
+}
+
+/// The stored table that is being loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// That of the newest superblock: all of it.
+    Newest,
+    /// That of the older one: only what the newest has lost.
+    Older,
+}
+
+/// Whether a block lies in one of the ranges, which are in order. Each has its first block, and the block after its last.
+pub(super) fn within(ranges: &[(u64, u64)], block: u64) -> bool {
+    let at = ranges.partition_point(|range| range.1 <= block);
+    ranges.get(at).is_some_and(|range| range.0 <= block)
+}
+
+/// Calls `f` with the parts of the ranges, which are in order, that lie between two blocks.
+fn each_within(
+    ranges: &[(u64, u64)],
+    from: u64,
+    to: u64,
+    f: &mut dyn FnMut(u64, u64) -> Result,
+) -> Result {
+    let at = ranges.partition_point(|range| range.1 <= from);
+    for range in ranges[at..].iter().take_while(|range| range.0 < to) {
+        f(range.0.max(from), range.1.min(to))?;
+    }
+    Ok(())
+}
 
 impl<P: Platform> Repair<'_, P> {
-    /// Copies the readable part of the stored table below node `id`.
+    /// Copies the readable part of a stored table below node `id`, and notes the ranges of the rest.
     // The recursion is as deep as the tree: at most 5 levels.
-    pub(super) fn load(&mut self, id: NodeId, entry: Entry) -> Result {
+    pub(super) fn load(&mut self, id: NodeId, entry: Entry, source: Source) -> Result {
         // The blocks below a detached node read as zeros.
         if entry.is_hole() || entry.is_detached() {
             return Ok(());
+        }
+        let (first, end) = (
+            id.first_block(),
+            id.end_block()
+                .min(self.store.blocks().max(id.first_block())),
+        );
+        if source == Source::Older {
+            let at = self.older.partition_point(|range| range.1 <= first);
+            if self.older.get(at).is_none_or(|range| range.0 >= end) {
+                return Ok(());
+            }
         }
         let index = self.store.layout.segment_of(entry.address()).unwrap_or(0);
         let seed = self.seeds.get(index as usize).copied().flatten();
@@ -32,32 +83,37 @@ impl<P: Platform> Repair<'_, P> {
             }
             None => Err(Error::NotAnImage),
         };
-        let shift = NODE_SHIFT * u32::from(id.level);
-        let first = (id.index << NODE_SHIFT) << shift;
         match words {
-            Ok(words) => {
-                for (at, &word) in words.iter().enumerate() {
-                    let block = first + ((at as u64) << shift);
-                    if word == 0 || block >= self.store.blocks() {
-                        continue;
-                    }
-                    if id.level == 0 {
+            Ok(words) if id.level == 0 => {
+                for (block, &word) in (first..end)
+                    .zip(words.iter())
+                    .filter(|(_, &word)| word != 0)
+                {
+                    if source == Source::Newest || within(&self.older, block) {
                         self.set(block, Entry(word))?;
-                    } else {
-                        let kid = NodeId {
-                            level: id.level - 1,
-                            index: (id.index << NODE_SHIFT) + at as u64,
-                        };
-                        self.load(kid, Entry(word))?;
                     }
                 }
                 Ok(())
             }
-            Err(Error::Corrupt { .. } | Error::NotAnImage) => {
-                let end = first + ((NODE_ENTRIES as u64) << shift);
-                let end = end.min(self.store.blocks());
-                (self.report)(&Report::Rebuilt(first, end - first));
-                self.lost.push((first, end))
+            Ok(words) => {
+                for (at, &word) in words.iter().enumerate() {
+                    if word != 0 && id.child(at).first_block() < end {
+                        self.load(id.child(at), Entry(word), source)?;
+                    }
+                }
+                Ok(())
+            }
+            Err(Error::Corrupt { .. } | Error::Io(_) | Error::NotAnImage) => {
+                let lost = &mut self.lost;
+                match source {
+                    Source::Newest => {
+                        (self.report)(&Report::Rebuilt(first, end - first));
+                        lost.push((first, end))
+                    }
+                    Source::Older => each_within(&self.older, first, end, &mut |from, to| {
+                        lost.push((from, to))
+                    }),
+                }
             }
             Err(error) => Err(error),
         }
@@ -68,78 +124,105 @@ impl<P: Platform> Repair<'_, P> {
         self.store.map.lock().set_uncounted(block, entry)
     }
 
-    /// Applies the log to the table: all records from the log start on, and of the records before it those of lost
-    /// blocks.
+    /// The part of the log that a position belongs to.
+    fn era(&self, epoch: &Epoch, lsn: u64) -> Era {
+        let key = (epoch.epoch, epoch.salt);
+        if key == (self.base.epoch, self.base.salt) && lsn >= self.log_start(&self.base) {
+            return Era::Late;
+        }
+        match &self.spare {
+            Some(spare) if (epoch.epoch, lsn) >= (spare.epoch, self.log_start(spare)) => {
+                Era::Between
+            }
+            _ => Era::Old,
+        }
+    }
+
+    /// Applies the log to the table: of each part of it the records of those blocks that no table knows better.
     pub(super) fn replay(&mut self) -> Result {
-        // The epoch, the salt, and the sequence number that is expected next.
-        let mut going: Option<(u64, u64, u64)> = None;
-        let start = self.log_start();
-        let shift = self.store.layout.segment_shift();
         for at in 0..self.incarnations.len() {
             let header = self.incarnations[at].header;
             let key = (header.epoch, header.salt);
-            let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
-            let Some(&epoch) = epoch.filter(|e| header.seq < e.end) else {
+            let found = self.epochs.iter().position(|e| (e.epoch, e.salt) == key);
+            let Some(place) = found.filter(|&place| header.seq < self.epochs[place].end) else {
                 continue;
             };
-            let expected = match going {
-                Some((e, s, seq)) if (e, s) == key => seq,
-                _ => epoch.first,
-            };
-            if expected == u64::MAX {
+            let epoch = self.epochs[place];
+            let Some(expected) = epoch.expected else {
                 // The log of this epoch has ended before this segment.
                 continue;
-            }
-            let current = key == (self.base.epoch, self.base.salt);
-            let replayed = current && header.seq >= self.base.log_start.seq;
-            if !replayed && self.lost.is_empty() {
-                going = Some((key.0, key.1, header.seq + 1));
+            };
+            let base = self.store.layout.segment_offset(header.index);
+            let (reached, begins) = (self.lsn(expected, 0), self.lsn(header.seq, 0));
+            if begins > reached && reached >= epoch.durable {
+                self.epochs[place].expected = None;
                 continue;
             }
-            if header.seq > expected && expected << shift >= epoch.durable {
-                going = Some((key.0, key.1, u64::MAX));
-                continue;
+            if begins > reached {
+                // Whole segments of the log are missing.
+                self.missing(&epoch, reached, begins, base, 0)?;
             }
-            if replayed && header.seq > expected.max(self.base.log_start.seq) {
-                // A whole segment of the log is missing.
-                self.unnamed(self.store.layout.segment_offset(header.index), 0);
+            self.epochs[place].expected = Some(header.seq + 1);
+            let era = self.era(&epoch, self.lsn(header.seq + 1, 0) - 1);
+            let needed = Some(era) > self.first_era();
+            if needed && self.replay_incarnation(&header, &epoch)? {
+                self.epochs[place].expected = None;
             }
-            let ended = self.replay_incarnation(&header, &epoch, start, current)?;
-            let next = if ended { u64::MAX } else { header.seq + 1 };
-            going = Some((key.0, key.1, next));
         }
-        let key = (self.base.epoch, self.base.salt);
-        let reached = match going {
-            Some((epoch, salt, seq)) if (epoch, salt) == key => seq,
-            _ => self.base.log_start.seq,
-        };
-        let epoch = self.epochs.iter().find(|e| (e.epoch, e.salt) == key);
-        if reached != u64::MAX && epoch.is_some_and(|e| reached << shift < e.durable) {
-            self.unnamed(self.store.layout.segment_offset(self.segments), 0);
+        for place in 0..self.epochs.len() {
+            let epoch = self.epochs[place];
+            let Some(expected) = epoch.expected else {
+                continue;
+            };
+            let reached = self.lsn(expected, 0);
+            if reached < epoch.durable {
+                let end = self.store.layout.segment_offset(self.segments);
+                self.missing(&epoch, reached, epoch.durable, end, 0)?;
+            }
         }
         Ok(())
     }
 
-    /// Reports a lost part of the log that changed unknown blocks. After a clean close the log behind the checkpoint
-    /// is empty, so nothing is lost.
-    fn unnamed(&mut self, offset: u64, len: u64) {
-        if !self.base.clean {
-            self.unnamed += 1;
-            (self.report)(&Report::Unnamed(offset, len));
+    /// The last part of the log that no block needs.
+    fn first_era(&self) -> Option<Era> {
+        match (self.lost.is_empty(), self.older.is_empty()) {
+            (false, _) => None,
+            (true, false) => Some(Era::Old),
+            (true, true) => Some(Era::Between),
         }
     }
 
+    /// Notes that the log is lost from position `from` to `to`, which is `len` bytes at `offset` of the image.
+    fn missing(&mut self, epoch: &Epoch, from: u64, to: u64, offset: u64, len: u64) -> Result {
+        let key = (epoch.epoch, epoch.salt);
+        let is = |s: &crate::engine::format::Superblock| (s.epoch, s.salt) == key;
+        let start = self.log_start(&self.base);
+        // After a clean close the log holds nothing but the checkpoint itself.
+        let sabotaged = P::sabotaged(Sabotage::IgnoreLostLog);
+        if is(&self.base) && to > start && !self.base.clean && !sabotaged {
+            self.unnamed += 1;
+            (self.report)(&Report::Unnamed(offset, len));
+        }
+        let Some(spare) = &self.spare else {
+            return Ok(());
+        };
+        // Between the checkpoints of two epochs lies the end of the former log. The latter had no user yet.
+        if is(spare)
+            && !spare.clean
+            && to > self.log_start(spare)
+            && !(is(&self.base) && from >= start)
+        {
+            self.gapped = true;
+            self.certain.forget_table();
+        }
+        Ok(())
+    }
+
     /// Applies the records of one segment; true if the log ends in it.
-    fn replay_incarnation(
-        &mut self,
-        header: &SegmentHeader,
-        epoch: &Epoch,
-        start: u64,
-        current: bool,
-    ) -> Result<bool> {
+    fn replay_incarnation(&mut self, header: &SegmentHeader, epoch: &Epoch) -> Result<bool> {
         let layout = self.store.layout;
         let base = layout.segment_offset(header.index);
-        self.store.file.read_at(&mut self.segment, base)?;
+        let unreadable = read_around::<P>(&self.store.file, &mut self.segment, base)?;
         let seed = header.seed::<P>();
         let size = layout.segment_size;
         let mut at = SEGMENT_HEADER as u32;
@@ -149,26 +232,29 @@ impl<P: Platform> Repair<'_, P> {
             if to > at {
                 let lsn = self.lsn(header.seq, at);
                 if lsn >= epoch.durable {
+                    // The rest was never durable, as far as anything tells, unless a sector that cannot be read has
+                    // more of the log.
+                    if ends_unread::<P>(&self.segment, at, &unreadable) {
+                        let end = self.lsn(header.seq, to);
+                        let len = u64::from(to - at);
+                        self.missing(epoch, lsn, end, base + u64::from(at), len)?;
+                    }
                     return Ok(true);
                 }
-                let late = current && lsn >= start;
-                if late || !self.lost.is_empty() {
+                if Some(self.era(epoch, self.lsn(header.seq, to) - 1)) > self.first_era() {
                     if self.heal(base, seed, at, to)? {
                         continue;
                     }
-                    self.gap(base, at, to, late)?;
+                    self.gap(epoch, header.seq, base, at, to)?;
                 }
             }
             let Some((place, record)) = found else {
                 return Ok(false);
             };
-            let late = current && self.lsn(header.seq, place) >= start;
-            self.apply(&record, place, base, late)?;
+            let era = self.era(epoch, self.lsn(header.seq, place));
+            self.apply(&record, place, base, era)?;
             at = place + space(&record);
-            if record.kind == Kind::Link {
-                return Ok(false);
-            }
-            if at >= size {
+            if record.kind == Kind::Link || at >= size {
                 return Ok(false);
             }
         }
@@ -200,9 +286,10 @@ impl<P: Platform> Repair<'_, P> {
     /// Handles the bytes from `at` to `to` of a segment, among which no record is whole. If their headers lead from
     /// one end to the other, the headers are trusted: their blocks point to the damaged records, so reading them is
     /// an error.
-    fn gap(&mut self, base: u64, at: u32, to: u32, late: bool) -> Result {
+    fn gap(&mut self, epoch: &Epoch, seq: u64, base: u64, at: u32, to: u32) -> Result {
         let mut named: Vec<(u32, RecordHeader, Option<u32>)> = Vec::new();
         let mut place = at;
+        let mut before = None;
         while place < to {
             let Some((header, seed)) =
                 RecordHeader::measure::<P>(&self.segment[place as usize..], place)
@@ -211,10 +298,11 @@ impl<P: Platform> Repair<'_, P> {
             };
             // A whole record of another incarnation was written here by mistake, and is no evidence of the record
             // that belongs here.
-            let stray = self.seeds.iter().any(|&known| known == Some(seed));
+            let stray = self.seeds.iter().any(|&known| known == Some(seed)) || before == Some(seed);
             if stray || header.kind == Kind::Zero || header.kind == Kind::Link {
                 break;
             }
+            before = Some(seed);
             let payload = &self.segment[place as usize + UNIT..][..header.payload];
             let mask = header.mask(payload);
             if header.kind == Kind::Data && (mask.is_none() || !self.inside(&header)) {
@@ -224,14 +312,13 @@ impl<P: Platform> Repair<'_, P> {
             place += space(&header);
         }
         if place != to {
-            if late {
-                self.unnamed(base + u64::from(at), u64::from(to - at));
-            }
-            return Ok(());
+            let (from, end) = (self.lsn(seq, at), self.lsn(seq, to));
+            return self.missing(epoch, from, end, base + u64::from(at), u64::from(to - at));
         }
         for &(place, header, mask) in named.iter() {
             if let Some(mask) = mask {
-                self.map_record(&header, mask, base + u64::from(place), late)?;
+                let era = self.era(epoch, self.lsn(seq, place));
+                self.map_record(&header, mask, base + u64::from(place), era)?;
             }
         }
         Ok(())
@@ -244,64 +331,89 @@ impl<P: Platform> Repair<'_, P> {
     }
 
     /// Whether a record of this block is applied.
-    fn wanted(&self, block: u64, late: bool) -> bool {
-        late || self.lost.iter().any(|r| (r.0..r.1).contains(&block))
+    fn wanted(&self, block: u64, era: Era) -> bool {
+        match era {
+            Era::Old => within(&self.lost, block),
+            Era::Between => within(&self.lost, block) || within(&self.older, block),
+            Era::Late => true,
+        }
     }
 
     /// Applies one whole record.
-    fn apply(&mut self, header: &RecordHeader, place: u32, base: u64, late: bool) -> Result {
+    fn apply(&mut self, header: &RecordHeader, place: u32, base: u64, era: Era) -> Result {
         let payload = &self.segment[place as usize + UNIT..][..header.payload];
         let mask = header.mask(payload);
         match header.kind {
             Kind::Data => match mask {
                 Some(mask) if self.inside(header) => {
-                    self.map_record(header, mask, base + u64::from(place), late)
+                    self.map_record(header, mask, base + u64::from(place), era)
                 }
                 _ => Ok(()),
             },
-            Kind::Zero => {
-                let Some(end) = zero_end(header.number, le64(payload, 0)) else {
-                    return Ok(());
-                };
-                let whole = [(0, self.store.blocks())];
-                let ranges: &[(u64, u64)] = if late { &whole } else { &self.lost };
-                let mut map = self.store.map.lock();
-                for &(from, to) in ranges {
-                    let (from, to) = (from.max(header.number), to.min(end));
-                    if from < to {
-                        map.for_each_part(from, to - from, &mut |map, part| {
-                            let Part::Leaf(at, n) = part else {
-                                return Ok(());
-                            };
-                            if map.maps(at, n) {
-                                map.fill_uncounted(at, n, Entry::HOLE);
-                            }
-                            Ok(())
-                        })?;
-                    }
-                }
-                Ok(())
-            }
+            Kind::Zero => match zero_end(header.number, le64(payload, 0)) {
+                Some(end) => self.zero(header.number, end.min(self.store.blocks()), era),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
 
+    /// Applies a zero record of the blocks up to `end`.
+    fn zero(&mut self, block: u64, end: u64, era: Era) -> Result {
+        let whole = [(0, self.store.blocks())];
+        let ranges: [&[(u64, u64)]; 2] = match era {
+            Era::Old => [&self.lost, &[]],
+            Era::Between => [&self.lost, &self.older],
+            Era::Late => [&whole, &[]],
+        };
+        for ranges in ranges {
+            each_within(ranges, block, end, &mut |from, to| {
+                let mut map = self.store.map.lock();
+                map.for_each_part(from, to - from, &mut |map, part| {
+                    if let Part::Leaf(at, n) = part {
+                        if map.maps(at, n) {
+                            map.fill_uncounted(at, n, Entry::HOLE);
+                        }
+                    }
+                    Ok(())
+                })?;
+                Ok(())
+            })?;
+        }
+        if era == Era::Old {
+            return Ok(());
+        }
+        let certain = &mut self.certain;
+        for ranges in [&self.lost, &self.older] {
+            each_within(ranges, block, end, &mut |from, to| {
+                (from..to).try_for_each(|block| certain.set_uncounted(block, CERTAIN))
+            })?;
+        }
+        Ok(())
+    }
+
     /// Points the blocks of a data record to the record.
-    fn map_record(&mut self, header: &RecordHeader, mask: u32, address: u64, late: bool) -> Result {
+    fn map_record(&mut self, header: &RecordHeader, mask: u32, address: u64, era: Era) -> Result {
         let mut index = 0;
         for i in 0..u64::from(header.span) {
             let stored = (mask >> i) & 1 == 1;
             let block = header.number + i;
-            if self.wanted(block, late) {
+            if self.wanted(block, era) {
                 let entry = if stored {
                     Entry::new(address, header.units(), index, u32::from(header.count))
                 } else {
                     Entry::HOLE
                 };
                 self.set(block, entry)?;
+                if era > Era::Old && (within(&self.lost, block) || within(&self.older, block)) {
+                    self.certain.set_uncounted(block, CERTAIN)?;
+                }
             }
             index += u32::from(stored);
         }
         Ok(())
     }
 }
+
+/// The mark of a block in the table of certain blocks.
+const CERTAIN: Entry = Entry(1);
