@@ -143,3 +143,53 @@ impl<P: Platform> CheckpointState<P> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::recovery::create::{create, CreateOptions};
+    use crate::engine::recovery::open::{begin_writing, open, Expected};
+    use crate::engine::{Access, Algorithm, DEFAULT_SEGMENT_SIZE};
+    use crate::platform::std::{Std, StdFile};
+
+    /// When the tree of the segment usage becomes lower, the nodes of the levels above are not needed any more, and
+    /// their space is garbage.
+    #[test]
+    fn a_lower_tree_gives_back_the_nodes_above() {
+        let file = StdFile::from_file(tempfile::tempfile().unwrap()).unwrap();
+        let options = CreateOptions {
+            size: 1 << 24,
+            record_size: 4096,
+            segment_size: DEFAULT_SEGMENT_SIZE,
+            algorithm: Algorithm::Raw,
+            uuid: [7; 16],
+        };
+        create::<Std>(&file, &options, false).unwrap();
+        let mut opened = open::<Std>(file, Access::Write, Expected::Complete).unwrap();
+        begin_writing(&mut opened).unwrap();
+        let store = &*opened.store;
+        let state = opened.maintenance.checkpoint_state_mut();
+        let node = state.usage_nodes[0][0];
+        let segment = store.layout.segment_of(Entry(node).address()).unwrap();
+        let live = || store.map.lock().segment(segment).unwrap().live_bytes();
+        let before = live();
+
+        // One page more than one node has addresses for makes a second level, whose first node is stored, too.
+        state.add_nodes(2, NODE_ENTRIES + 1).unwrap();
+        let levels = state.usage_nodes.iter().map(|level| level.len());
+        assert!(levels.eq([NODE_ENTRIES + 1, 2]));
+        store
+            .map
+            .lock()
+            .move_usage_node(Entry::HOLE, Entry(node))
+            .unwrap();
+        state.usage_nodes[1][0] = node;
+        assert!(live() > before);
+
+        state.drop_nodes(store, 1, 1).unwrap();
+        assert_eq!(state.usage_nodes.len(), 1);
+        assert_eq!(state.usage_nodes[0].len(), 1);
+        assert_eq!(state.usage_nodes[0][0], node);
+        assert_eq!(live(), before);
+    }
+}
