@@ -65,11 +65,16 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
     use engine::Error as E;
     match error {
         E::Io(0) => fail(path, os(5)),
+        // The engine treats a file that cannot become longer as a full file system, and does not tell them apart.
         E::NoSpace if signals::is_file_size_limited() => fail(
             path,
             "no space left on its file system, or larger than `ulimit -f` allows; free some space or raise the limit",
         ),
-        E::Io(_) | E::NoSpace | E::NoMemory => fail(path, os(error.errno())),
+        E::NoSpace => fail(
+            path,
+            "no space left on its file system, or larger than that allows; free some space or use another one",
+        ),
+        E::Io(_) | E::NoMemory => fail(path, os(error.errno())),
         E::NotAnImage => fail(
             path,
             "not a cloop image; make one with `cloop create` or `cloop import`",
