@@ -21,8 +21,11 @@ from .paths import tool
 VERSION = "26.0.0"
 ROOMS = ("format", "log", "checkpoint", "space")
 EXPLAINED = "tests/mutants.txt"
-# The tests that are to notice: those of the engine on the host, without the simulation, which takes minutes.
-TESTS = ("--lib", "--test", "engine")
+# The tests that are to notice: those of the engine on the host, without the simulation, which takes minutes. The build
+# is told as well: it is most of the time that a mutant takes, and would be one of all tests and programs.
+TESTS = ("--lib", "--test=engine")
+# A build that is quick, incremental and without debugging information; such tests are fast enough.
+BUILD = ("CARGO_PROFILE_TEST_OPT_LEVEL=1", "CARGO_PROFILE_TEST_DEBUG=0", "CARGO_INCREMENTAL=1")
 
 _PLACE = re.compile(r"^([^:]+):\d+:\d+: ")
 
@@ -90,7 +93,7 @@ class Mutants:
         cache = self.where.tree_cache
         rooms = [word for room in ROOMS for word in ("--file", f"src/engine/{room}/**")]
         return [tool("tree"), "env", f"PATH={cache}/{self.root}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                f"CARGO_TARGET_DIR={cache}/out/mutants/target", *more, "--no-config", *rooms,
+                f"CARGO_TARGET_DIR={cache}/out/mutants/target", *BUILD, *more, "--no-config", *rooms,
                 "--output", f"{cache}/out/mutants"]
 
     def possible(self) -> list[str]:
@@ -103,8 +106,9 @@ class Mutants:
         """Try mutants for so long. Results are in files, which a run that is stopped leaves as well."""
         self.results.parent.mkdir(parents=True, exist_ok=True)
         words = self.words("timeout", "--signal=INT", "--kill-after=60", str(seconds), "cargo", "mutants")
-        subprocess.run([*words, "--iterate", "--shuffle", "--colors", "never", "--no-times", "--", "--locked", *TESTS],
-                       stdin=subprocess.DEVNULL, check=False)
+        cargo = ("--locked", *TESTS)
+        subprocess.run([*words, "--iterate", "--shuffle", "--colors", "never", "--no-times", "--no-default-features",
+                        *(f"--cargo-arg={word}" for word in cargo)], stdin=subprocess.DEVNULL, check=False)
 
     def found(self, kind: str) -> list[str]:
         """The mutants with this result in the last run."""
