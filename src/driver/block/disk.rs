@@ -16,9 +16,10 @@ use kernel::sync::Arc;
 /// Largest read or write, in bytes. A larger one comes as several requests, which are served in parallel.
 const MAX_TRANSFER: u32 = 1 << 20;
 
-/// Largest discard or write-zeroes, in bytes. The cost of the engine does not grow with the length, but
-/// a request should end in bounded time.
-const MAX_ZERO: u32 = 1 << 30;
+/// Largest discard or write-zeroes, in bytes: the most units of 1 GiB, by which the engine discards without loading nodes,
+/// that fit into the 32 bits of a bio. The engine skips what was never written, so the discard of a large device costs
+/// hardly more than its requests.
+const MAX_ZERO: u32 = 3 << 30;
 
 const SECTOR_SHIFT: u32 = c::SECTOR_SHIFT;
 

@@ -26,6 +26,8 @@ impl Map {
             true => visibility,
             false => Visibility::Included,
         };
+        #[cfg(test)]
+        self.work.set(self.work.get() + count as u64);
         let first = block as usize % NODE_ENTRIES;
         let mut delta = 0;
         for (i, word) in leaf[first..first + count].iter_mut().enumerate() {

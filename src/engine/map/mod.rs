@@ -43,6 +43,9 @@ pub(crate) struct Map {
     mapped: u64,
     /// The part of `mapped` that the checkpoint being written does not see.
     mapped_after: i64,
+    /// Nodes looked at and entries changed since the lock was taken.
+    #[cfg(test)]
+    work: core::cell::Cell<u64>,
 }
 
 /// A node that a caller has loaded is not in memory.
@@ -60,6 +63,8 @@ impl Map {
             writing: false,
             mapped,
             mapped_after: 0,
+            #[cfg(test)]
+            work: core::cell::Cell::new(0),
         }
     }
 

@@ -5,6 +5,15 @@ use super::table::Found;
 use super::Map;
 use crate::engine::format::{Entry, NodeId, NODE_ENTRIES};
 use crate::engine::Result;
+use core::ops::Range;
+
+/// The cost of looking at a node is 1. Changing the entries of a loaded leaf costs about as much as looking at so many
+/// nodes.
+const LEAF_COST: u32 = 16;
+
+/// The cost at which one critical section ends, so that it takes a fraction of a millisecond: four leaves, or 64 other
+/// nodes.
+const MOST_COST: u32 = 4 * LEAF_COST;
 
 /// Part of a range of blocks.
 pub(crate) enum Part {
@@ -14,7 +23,48 @@ pub(crate) enum Part {
     Node(NodeId, Entry),
 }
 
+/// What lies at the beginning of a range of blocks.
+enum Step {
+    /// A part of the range.
+    Part(Part),
+    /// Nothing is mapped.
+    Absent,
+    /// This node is stored, and a part of its reach lies outside of the range: it must be loaded first.
+    Unloaded(NodeId),
+}
+
+/// What a discard finds at the beginning of its range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Survey {
+    /// Nothing is mapped from the beginning of the range up to this block.
+    Nothing(u64),
+    /// Blocks may be mapped in this piece of the range, and nowhere before it. It is short enough to be discarded in one
+    /// critical section.
+    Piece(Range<u64>),
+    /// This node must be loaded first.
+    Unloaded(NodeId),
+}
+
 impl Map {
+    /// What lies at block `at` of a range, and the block behind that.
+    fn step(&self, at: u64, range: &Range<u64>) -> (Step, u64) {
+        #[cfg(test)]
+        self.work.set(self.work.get() + 1);
+        match self.table.find(at) {
+            Found::Stored(id, entry)
+                if id.first_block() >= range.start && id.end_block() <= range.end =>
+            {
+                (Step::Part(Part::Node(id, entry)), id.end_block())
+            }
+            Found::Stored(id, _) => (Step::Unloaded(id), at),
+            Found::Absent(id) => (Step::Absent, id.end_block().min(range.end)),
+            Found::Loaded => {
+                let end = NodeId::leaf(at).end_block().min(range.end);
+                (Step::Part(Part::Leaf(at, (end - at) as usize)), end)
+            }
+        }
+    }
+
     /// Walks a range of blocks: calls `f` with its loaded and its stored parts, and skips absent ones. Stops early at a
     /// node that must be loaded first, because a part of its reach lies outside of the range, and returns a block
     /// below it.
@@ -24,38 +74,83 @@ impl Map {
         count: u64,
         f: &mut dyn FnMut(&mut Self, Part) -> Result,
     ) -> Result<Option<u64>> {
-        let end = block + count;
+        let range = block..block + count;
         let mut at = block;
-        while at < end {
-            match self.table.find(at) {
-                Found::Stored(id, entry) if id.first_block() >= block && id.end_block() <= end => {
-                    f(self, Part::Node(id, entry))?;
-                    at = id.end_block();
-                }
-                Found::Stored(..) => return Ok(Some(at)),
-                Found::Absent(id) => at = id.end_block(),
-                Found::Loaded => {
-                    let leaf_end = NodeId::leaf(at).end_block().min(end);
-                    f(self, Part::Leaf(at, (leaf_end - at) as usize))?;
-                    at = leaf_end;
-                }
+        while at < range.end {
+            let (step, next) = self.step(at, &range);
+            match step {
+                Step::Part(part) => f(self, part)?,
+                Step::Absent => {}
+                Step::Unloaded(_) => return Ok(Some(at)),
             }
+            at = next;
         }
         Ok(None)
     }
 
-    /// Whether a block of the range may be mapped. A stored node is counted as mapped, because it would not exist
-    /// otherwise. Stops as [`for_each_part`](Self::for_each_part) does.
-    pub(crate) fn survey(&mut self, block: u64, count: u64) -> Result<(bool, Option<u64>)> {
-        let mut mapped = false;
-        let stopped = self.for_each_part(block, count, &mut |map, part| {
-            mapped |= match part {
-                Part::Leaf(at, n) => map.maps(at, n),
-                Part::Node(..) => true,
+    /// The cost of discarding a part; 0 if nothing of it is mapped. A stored node is counted as mapped, because it would
+    /// not exist otherwise.
+    fn cost(&self, part: &Part) -> u32 {
+        match *part {
+            Part::Leaf(at, n) if self.maps(at, n) => LEAF_COST,
+            Part::Leaf(..) => 0,
+            Part::Node(..) => 1,
+        }
+    }
+
+    /// Looks for the first blocks of a range that may be mapped, as far as one critical section goes. A piece lies within
+    /// one unit of `unit` blocks.
+    pub(crate) fn survey(&self, range: Range<u64>, unit: u64) -> Survey {
+        let (mut at, mut end, mut cost) = (range.start, range.end, 0);
+        let mut piece: Option<Range<u64>> = None;
+        while at < end && cost < MOST_COST {
+            let unit_end = (at / unit + 1) * unit;
+            let inside = range.start.max(unit_end - unit)..end.min(unit_end);
+            let (step, next) = match self.step(at, &inside) {
+                // Nothing is mapped below a node of any size.
+                (Step::Absent, _) => self.step(at, &(range.start..end)),
+                found => found,
             };
-            Ok(())
-        })?;
-        Ok((mapped, stopped))
+            cost += 1;
+            match step {
+                Step::Part(part) => {
+                    let part = self.cost(&part);
+                    cost += part;
+                    if part > 0 {
+                        end = end.min(unit_end);
+                        piece = Some(piece.map_or(at, |piece| piece.start)..next);
+                    }
+                }
+                Step::Absent => {}
+                Step::Unloaded(id) if at == range.start => return Survey::Unloaded(id),
+                Step::Unloaded(_) => break,
+            }
+            at = next;
+        }
+        match piece {
+            Some(piece) => Survey::Piece(piece),
+            None => Survey::Nothing(at),
+        }
+    }
+
+    /// True if a piece that a survey has found, which the table may have changed since, can be discarded at once.
+    pub(crate) fn can_discard(&self, piece: &Range<u64>) -> bool {
+        let (mut at, mut cost) = (piece.start, 0);
+        while at < piece.end {
+            let (step, next) = self.step(at, piece);
+            match step {
+                Step::Part(part) => cost += self.cost(&part),
+                Step::Absent => {}
+                Step::Unloaded(_) => return false,
+            }
+            cost += 1;
+            // A little more than a survey allows, because others may have mapped blocks.
+            if cost > 2 * MOST_COST {
+                return false;
+            }
+            at = next;
+        }
+        true
     }
 
     /// Points the blocks of the range to nothing, without loading anything. Stops as

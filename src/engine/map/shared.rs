@@ -30,6 +30,9 @@ struct Figures {
     detached: AtomicBool,
     /// The nodes that the next checkpoint has to store.
     checkpoint_cost: Arc<CheckpointCost>,
+    /// The most work under the lock at a time, and the sum: nodes looked at and entries changed.
+    #[cfg(test)]
+    work: [AtomicU64; 2],
 }
 
 impl Figures {
@@ -68,6 +71,12 @@ impl<P: Platform> Drop for MapGuard<'_, P> {
         if self.changed {
             self.figures.publish(&self.map);
         }
+        #[cfg(test)]
+        {
+            let work = self.map.work.take();
+            self.figures.work[0].fetch_max(work, Ordering::Relaxed);
+            self.figures.work[1].fetch_add(work, Ordering::Relaxed);
+        }
     }
 }
 
@@ -83,6 +92,8 @@ impl<P: Platform> SharedMap<P> {
             limit: AtomicU64::new(u64::MAX),
             detached: AtomicBool::new(false),
             checkpoint_cost,
+            #[cfg(test)]
+            work: [const { AtomicU64::new(0) }; 2],
         };
         figures.publish(&map);
         Ok(Self {
@@ -98,6 +109,15 @@ impl<P: Platform> SharedMap<P> {
             figures: &self.figures,
             changed: false,
         }
+    }
+
+    /// The most work under the lock at a time since the last call, and the sum: nodes looked at and entries changed.
+    #[cfg(test)]
+    pub(crate) fn take_work(&self) -> [u64; 2] {
+        self.figures
+            .work
+            .each_ref()
+            .map(|work| work.swap(0, Ordering::Relaxed))
     }
 
     /// Bytes of memory of the loaded nodes, near enough. Takes no lock.
