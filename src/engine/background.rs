@@ -13,9 +13,9 @@ use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
 
 /// Time without a write after which the device counts as idle, in milliseconds.
-const IDLE_MS: u32 = 5000;
+const IDLE_MS: u64 = 5000;
 /// Time after which failed work is tried again, in milliseconds.
-const RETRY_MS: u32 = 1000;
+const RETRY_MS: u64 = 1000;
 /// Bytes that users write before reclaim looks again at segments that it has set aside.
 const RETRY_STUCK: u64 = 1 << 30;
 /// Segments emptied beside users' writes before the maintenance thread looks for more urgent work.
@@ -56,7 +56,7 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
 /// Writes a checkpoint whenever the log has grown enough, and reclaims space.
 pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMaintenance<P>) {
     refill(store, maintenance);
-    let mut plan = Plan::default();
+    let mut plan = Plan::new(P::now_ms());
     loop {
         let task = plan.next(store);
         if task == Task::Stop {
@@ -107,22 +107,29 @@ enum Task {
 /// write between them.
 type Moment = u64;
 
+/// A point in time, by [`Platform::now_ms`]. A wait for it goes on after a notification, and does not begin anew.
+type Time = u64;
+
 /// Whether checkpoints are written when they are due.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Checkpoints {
     /// They are.
     Work,
-    /// The last one failed when the log ended here. The next one waits until a segment was appended, or some time has
-    /// passed.
-    Failed(u64),
+    /// The last one failed when the log ended at `at`. The next one waits until a segment was appended, or for `retry`.
+    Failed {
+        /// Log position.
+        at: u64,
+        /// The time of the next try.
+        retry: Time,
+    },
 }
 
 /// Whether detached subtrees can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reaping {
     Works,
-    /// It failed, and is tried again when some time has passed.
-    Failed,
+    /// It failed, and is tried again at this time.
+    Failed(Time),
 }
 
 /// Whether segments are emptied beside users' writes.
@@ -134,13 +141,12 @@ enum Stepping {
     On,
 }
 
-/// What users do, as far as it matters to work that is for idle times.
+/// The last write of users, as far as it matters to work that is for idle times.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Users {
-    /// They may write at any moment.
-    Active,
-    /// They have not written for a while at this moment.
-    Idle(Moment),
+struct LastWrite {
+    moment: Moment,
+    /// When it was noticed.
+    noticed: Time,
 }
 
 /// What the maintenance thread remembers.
@@ -150,7 +156,7 @@ struct Plan {
     stepping: Stepping,
     /// The last step.
     stepped: Moment,
-    users: Users,
+    last_write: LastWrite,
     /// Everything is in order since this moment.
     tidy: Option<Moment>,
     /// Reclaim looked again at the segments that it had set aside.
@@ -160,45 +166,55 @@ struct Plan {
     exhausted: Option<Moment>,
 }
 
-impl Default for Plan {
-    fn default() -> Self {
+impl Plan {
+    /// The plan for a device that was opened at this time.
+    fn new(now: Time) -> Self {
         Self {
             checkpoints: Checkpoints::Work,
             reaping: Reaping::Works,
             stepping: Stepping::Off,
             stepped: 0,
-            users: Users::Active,
+            last_write: LastWrite {
+                moment: 0,
+                noticed: now,
+            },
             tidy: None,
             retried: 0,
             exhausted: None,
         }
     }
-}
 
-impl Plan {
     /// Waits for something to do.
     fn next<P: Platform>(&mut self, store: &Store<P>) -> Task {
         let mut state = store.log.lock();
         loop {
-            if let Some(task) = self.choose(store, &state) {
+            let now = P::now_ms();
+            self.look(now, &state);
+            if let Some(task) = self.choose(store, &state, now) {
                 return task;
             }
-            let moment = state.user_bytes();
-            let passed = state.wait_idle(self.timeout(&state));
-            if passed {
-                self.time_passed(moment, state.user_bytes());
-            }
+            // A volume that is to be quiet is woken.
+            let timeout = match store.quiet() {
+                true => 0,
+                false => self.timeout(now, &state),
+            };
+            state.wait_idle(timeout);
         }
     }
 
     /// The most urgent task, if there is any.
-    fn choose<P: Platform>(&mut self, store: &Store<P>, state: &LogState) -> Option<Task> {
+    fn choose<P: Platform>(
+        &mut self,
+        store: &Store<P>,
+        state: &LogState,
+        now: Time,
+    ) -> Option<Task> {
         let segment = u64::from(store.layout.segment_size);
         let moment = state.user_bytes();
         if state.stopping() {
             return Some(Task::Stop);
         }
-        if let Checkpoints::Failed(at) = self.checkpoints {
+        if let Checkpoints::Failed { at, .. } = self.checkpoints {
             if state.appended() >= at + segment {
                 self.checkpoints = Checkpoints::Work;
             }
@@ -223,28 +239,48 @@ impl Plan {
         if self.reaping == Reaping::Works && store.map.may_have_detached() {
             return Some(Task::Reap);
         }
-        let idle = self.users == Users::Idle(moment);
+        let idle = now >= self.idle_at();
         (idle && self.tidy != Some(moment)).then_some(Task::Tidy(moment))
     }
 
-    /// Milliseconds after which there may be something to do although nothing has happened; 0 for never.
-    fn timeout(&self, state: &LogState) -> u32 {
-        let untidy = state.error().is_none() && self.tidy != Some(state.user_bytes());
-        match (self.checkpoints, self.reaping) {
-            (Checkpoints::Failed(_), _) | (_, Reaping::Failed) => RETRY_MS,
-            _ if untidy => IDLE_MS,
-            _ => 0,
-        }
+    /// The time from which on users count as idle, unless they write before.
+    fn idle_at(&self) -> Time {
+        self.last_write.noticed + IDLE_MS
     }
 
-    /// The time is over. Users had appended `before` bytes when it began, and have appended `now`.
-    fn time_passed(&mut self, before: Moment, now: Moment) {
-        if self.reaping == Reaping::Failed {
-            self.reaping = Reaping::Works;
-        } else if self.checkpoints != Checkpoints::Work {
+    /// Milliseconds after which there may be something to do although nothing has happened; 0 for never.
+    fn timeout(&self, now: Time, state: &LogState) -> u32 {
+        if state.error().is_some() {
+            return 0;
+        }
+        let checkpoint = match self.checkpoints {
+            Checkpoints::Work => None,
+            Checkpoints::Failed { retry, .. } => Some(retry),
+        };
+        let reaping = match self.reaping {
+            Reaping::Works => None,
+            Reaping::Failed(retry) => Some(retry),
+        };
+        let untidy = self.tidy != Some(state.user_bytes());
+        let times = [checkpoint, reaping, untidy.then(|| self.idle_at())];
+        let next = times.into_iter().flatten().min();
+        next.map_or(0, |time| time.saturating_sub(now).max(1) as u32)
+    }
+
+    /// Takes the time into account, and what users have written.
+    fn look(&mut self, now: Time, state: &LogState) {
+        let moment = state.user_bytes();
+        if moment != self.last_write.moment {
+            self.last_write = LastWrite {
+                moment,
+                noticed: now,
+            };
+        }
+        if matches!(self.checkpoints, Checkpoints::Failed { retry, .. } if now >= retry) {
             self.checkpoints = Checkpoints::Work;
-        } else if before == now {
-            self.users = Users::Idle(now);
+        }
+        if matches!(self.reaping, Reaping::Failed(retry) if now >= retry) {
+            self.reaping = Reaping::Works;
         }
     }
 
@@ -272,7 +308,7 @@ impl Plan {
                 Ok(Progress::More) => {}
                 // The records below the subtrees are dead now, and their segments can be freed.
                 Ok(Progress::Done) => (self.tidy, self.exhausted) = (None, None),
-                Err(_) => self.reaping = Reaping::Failed,
+                Err(_) => self.reaping = Reaping::Failed(P::now_ms() + RETRY_MS),
             },
             Task::Tidy(moment) => {
                 if moment >= self.retried + RETRY_STUCK {
@@ -317,7 +353,10 @@ impl Plan {
         let state = store.log.lock();
         self.checkpoints = match written {
             Ok(_) => Checkpoints::Work,
-            Err(_) => Checkpoints::Failed(state.appended()),
+            Err(_) => Checkpoints::Failed {
+                at: state.appended(),
+                retry: P::now_ms() + RETRY_MS,
+            },
         };
         let total = store.map.lock().total(state.held());
         self.stepping = match total.garbage > busy_garbage(&total) {

@@ -134,7 +134,7 @@ impl<P: Platform> CheckpointState<P> {
         self.end(store, start, written.is_ok());
         let durable = written?;
         if let Some(dead) = dead {
-            freeing::free(store, &dead?)?;
+            freeing::free(store, &dead);
         }
         count(&store.counters.checkpoints, 1);
         // Each superblock alone must be enough, and the older one may say that the image is longer.

@@ -11,12 +11,9 @@ use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Finds the segments that this checkpoint, whose replay starts at sequence number `start`, and the one before it found
-/// dead. They become free in the segment usage.
-///
-/// # Errors
-///
-/// Those of memory.
-pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Unneeded<u64>> {
+/// dead. They become free in the segment usage. One for which there is no memory stays dead, and the next checkpoint finds
+/// it again.
+pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Unneeded<u64> {
     let mut dead = Vec::new();
     let log = store.log.lock();
     let mut map = store.map.lock();
@@ -35,13 +32,14 @@ pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Result<Unn
                 map.set_in_use(index);
             }
         } else if state == State::FoundDead || P::sabotaged(Sabotage::EarlyReuse) {
-            dead.push(index)?;
-            map.set_free(index);
+            if dead.push(index).is_ok() {
+                map.set_free(index);
+            }
         } else {
             map.set_found_dead(index);
         }
     }
-    Ok(Unneeded::dead_twice(dead))
+    Unneeded::dead_twice(dead)
 }
 
 /// Frees the segments that neither superblock needs because the log supersedes the records in them, without a checkpoint:
@@ -62,7 +60,8 @@ pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result {
             map.set_free(index);
         }
     }
-    free(store, &unneeded)
+    free(store, &unneeded);
+    Ok(())
 }
 
 /// Finds the segments that the log supersedes, if there are any.
@@ -86,19 +85,15 @@ fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u6
 }
 
 /// Lets the log use segments again that are free in the segment usage, and deallocates those that the reserve does not
-/// need.
-///
-/// # Errors
-///
-/// Those of memory.
-pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) -> Result {
+/// need. One for which there is no memory is dead again, and the next checkpoint frees it.
+pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) {
     for &index in segments.iter() {
-        if !store.log.keep_in_reserve(&store.file, index)? {
-            store.log.deallocate(&store.file, index)?;
+        let kept = store.log.keep_in_reserve(&store.file, index);
+        if kept != Ok(true) && store.log.deallocate(&store.file, index).is_err() {
+            store.map.lock().set_found_dead(index);
         }
     }
     count(&store.counters.freed, segments.len() as u64);
-    Ok(())
 }
 
 /// Punches ranges of segment `index`. A range is the offset of its first byte and of the byte behind it.
@@ -154,4 +149,57 @@ pub(crate) fn punch_dead<P: Platform>(store: &Store<P>) -> Result {
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::engine::{Access, Algorithm, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::platform::std::mem::set_failing_allocation;
+    use crate::platform::std::{Std, StdFile};
+
+    /// Segments that the segment usage calls free and that nothing can use.
+    fn lost(store: &Store<Std>) -> u64 {
+        let log = store.log.lock();
+        let map = store.map.lock();
+        let segments = (0..log.space.segments()).zip(map.segments());
+        let free = segments.filter(|&(index, s)| s.is_free() && !log.holds(index));
+        free.count() as u64 - log.space.free()
+    }
+
+    /// A failed allocation while dead segments are freed loses none of them.
+    #[test]
+    fn no_segment_is_lost_for_lack_of_memory() {
+        let file = StdFile::from_file(tempfile::tempfile().unwrap()).unwrap();
+        let options = CreateOptions {
+            size: 64 << 20,
+            record_size: 4096,
+            segment_size: 1 << 18,
+            algorithm: Algorithm::Raw,
+            uuid: [7; 16],
+        };
+        Volume::<Std>::create(&file, &options).unwrap();
+        let volume = Volume::<Std>::open(file, Access::Write).unwrap();
+        let mut ws = volume.workspace().unwrap();
+        let data = [1; 64 * BLOCK_SIZE];
+        let mut freed = 0;
+        for failing in 0..60 {
+            // Two checkpoints free what dies in the first round, and the second allocates while memory is short.
+            for round in 0..2 {
+                for block in (0..1024).step_by(64) {
+                    volume.write(&mut ws, block, &data).unwrap();
+                }
+                set_failing_allocation((round == 1).then_some(failing));
+                let _ = volume.checkpoint();
+                set_failing_allocation(None);
+            }
+            for _ in 0..2 {
+                volume.checkpoint().unwrap();
+            }
+            assert_eq!(lost(&volume.store), 0, "allocation {failing} failed");
+            let now = volume.stats().unwrap().freed_segments;
+            assert!(now > freed);
+            freed = now;
+        }
+    }
 }
