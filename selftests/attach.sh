@@ -19,8 +19,9 @@ attach_and_detach() {
 	is "$(<"$queue/discard_max_bytes")" -ge $((1 * GiB)) "largest discard"
 	is "$(<"$queue/write_zeroes_max_bytes")" -ge $((1 * GiB)) "largest write-zeroes"
 	is "$(<"$queue/max_hw_sectors_kb")" -ge 1024 "largest request"
-	is "$(<"$queue/stable_writes")" -eq 1 "stable writes"
-	is "$(find "/sys/block/$name/mq" -mindepth 1 -maxdepth 1 | wc -l)" -eq "$(nproc)" "hardware queues"
+	is "$(<"$queue/stable_writes")" -eq 0 "stable writes"
+	# For each CPU one for reads, and one for everything else.
+	is "$(find "/sys/block/$name/mq" -mindepth 1 -maxdepth 1 | wc -l)" -eq $((2 * $(nproc))) "hardware queues"
 	is "$(cloop list --json | jq -r '.cloopdevices[] | "\(.name) \(.size) \(.ro) \(."back-file")"')" = \
 		"$device $((64 * MiB)) false $image" "list"
 	cloop list | grep "^$device .* $image\$"

@@ -175,3 +175,43 @@ limited() {
 	intact "$backing/lower"
 }
 check "a file that cannot become longer is a full one" limited
+
+# waits NAME DEVICE BLOCKS: measure reads and flushes beside 64 writers; the mean time of a read is in $read_mean.
+waits() {
+	local kind number mean worst
+	"$here/latency.py" "$2" "$(scaled 15 4)" "$3" >"$tmp/latency"
+	while read -r kind number mean worst; do
+		figure "$1: $number $kind, mean $mean ms, worst $worst ms"
+		[[ $kind != reads ]] || read_mean=$mean read_worst=$worst
+	done <"$tmp/latency"
+}
+
+waiting() {
+	local loop plain_mean plain_worst
+	mkfs.ext4 -q -F -m 0 "$disk2" 1G
+	mount "$disk2" "$mnt"
+	truncate -s 256M "$mnt/plain"
+	modprobe loop
+	loop=$(losetup -f --show --direct-io=on "$mnt/plain")
+	copy if=/dev/urandom of="$loop" bs=1M count=256 oflag=direct iflag=fullblock
+	waits "plain loop" "$loop" 65536
+	plain_mean=$read_mean plain_worst=$read_worst
+	losetup -d "$loop"
+	rm "$mnt/plain"
+	# Full of data that does not compress: each write waits until reclaim has found space for it.
+	image=$mnt/disk
+	cloop create --size 256M "$image"
+	attach "$image"
+	copy if=/dev/urandom of="$device" bs=1M count=256 oflag=direct iflag=fullblock
+	waits cloop "$device" 65536
+	is "$(get error)" -eq 0 "error of the device"
+	detach "$device"
+	intact "$image"
+	umount "$mnt"
+	# Goals are twice the figures of plain loop; the rest is for the noise of a machine that is emulated.
+	awk -v mean="$read_mean" -v plain="$plain_mean" 'BEGIN { exit !(mean <= 4 * plain + 20) }' ||
+		fail "a read takes $read_mean ms, and $plain_mean ms on plain loop"
+	awk -v worst="$read_worst" -v plain="$plain_worst" 'BEGIN { exit !(worst <= 4 * plain + 1000) }' ||
+		fail "the longest read takes $read_worst ms, and $plain_worst ms on plain loop"
+}
+check "reads do not wait for writers that wait for space" waiting

@@ -9,6 +9,7 @@
 //! - [`power`]: what devices do when the machine sleeps,
 //! - [`sysfs`], [`info`]: what user space is told of a device,
 //! - [`queue`]: what the block layer calls,
+//! - [`lane`]: which requests do not wait for each other,
 //! - [`shrinker`]: memory that a device gives back,
 //! - [`server`]: the part of a device that serves requests,
 //! - [`pool`]: the memory that it serves them with,
@@ -29,6 +30,7 @@ mod device;
 mod engine;
 mod error;
 mod info;
+mod lane;
 mod module_reference;
 mod parameter;
 #[allow(dead_code, unreachable_pub)]

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One attached device.
 
-use crate::block::{online_cpus, Disk, Shape};
+use crate::block::{Disk, Shape};
 use crate::c;
 use crate::engine::{Access, Volume};
 use crate::error::errno;
 use crate::module_reference::ModuleReference;
 use crate::parameter::table_limit;
-use crate::platform::kernel::{call, call_interruptible, io_scope, Kernel, KernelFile};
+use crate::platform::kernel::{call, call_interruptible, Kernel, KernelFile};
 use crate::queue::Queue;
 use crate::server::Server;
 use crate::shrinker::Shrinker;
@@ -16,24 +16,21 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, ArcBorrow};
 
-/// The number of requests that a device serves at the same time. It is larger than the number of CPUs,
-/// because some of the requests wait for the backing file.
-fn worker_count() -> usize {
-    (4 * online_cpus()).clamp(8, 64)
-}
-
 /// Opens the image in `file` for device `index`.
 ///
 /// The function is not inlined, so that its stack frame is gone when the device is made.
 #[inline(never)]
 fn open_volume(index: usize, file: KernelFile, access: Access) -> Result<Volume<Kernel>> {
-    // lockdep sees the same locks taken later, when an allocation that starts I/O could wait for this
-    // device. It cannot know that the device does not exist yet, so no allocation here starts I/O either.
-    let _scope = io_scope();
-    let volume = Volume::open(file, access).map_err(|error| {
+    let mut opened = None;
+    call(|| {
+        opened = Some(Volume::open(file, access)?);
+        Ok(())
+    })
+    .map_err(|error| {
         pr_err!("cloop{index}: cannot attach the image: {error}\n");
         errno(error)
     })?;
+    let volume = opened.ok_or(EIO)?;
     volume.set_table_limit(table_limit());
     // Users of the device hold data that only the memory of the log has. A detach ends the waiting.
     volume.wait_for_backing_file();
@@ -68,9 +65,8 @@ impl Device {
 
     #[inline(never)]
     fn new(index: usize, volume: Volume<Kernel>, module: ModuleReference) -> Result<KBox<Self>> {
-        let workers = worker_count();
-        let server = Arc::new(Server::new(index, volume, workers)?, GFP_KERNEL)?;
-        let queue = Arc::new(Queue::new(server.clone(), workers)?, GFP_KERNEL)?;
+        let server = Arc::new(Server::new(index, volume)?, GFP_KERNEL)?;
+        let queue = Arc::new(Queue::new(server.clone())?, GFP_KERNEL)?;
         let shape = Shape {
             size: server.volume().size().bytes(),
             record_size: server.volume().layout().record_size,

@@ -15,7 +15,7 @@ pub(crate) struct Worker {
     pub(crate) workspace: Workspace<Kernel>,
 }
 
-/// The idle workers of a device.
+/// The idle workers of a lane of a device.
 pub(crate) struct Pool {
     idle: <Kernel as Platform>::Monitor<Vec<Worker>>,
 }

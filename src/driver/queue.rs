@@ -2,6 +2,7 @@
 //! The request queue of a device: its operations, as the block layer calls them.
 
 use crate::block::{Operations, Request, Workqueue};
+use crate::lane::Lane;
 use crate::platform::kernel::io_scope;
 use crate::server::Server;
 use kernel::prelude::*;
@@ -10,14 +11,23 @@ use kernel::sync::Arc;
 /// The data of a request queue. One exists for each disk.
 pub(crate) struct Queue {
     server: Arc<Server>,
-    workqueue: Workqueue,
+    /// A workqueue for each lane, in the order of [`Lane::ALL`].
+    workqueues: [Workqueue; Lane::ALL.len()],
 }
 
 impl Queue {
-    /// Makes the queue of `server`, which serves at most `workers` requests at a time.
-    pub(crate) fn new(server: Arc<Server>, workers: usize) -> Result<Self> {
+    /// Makes the queue of `server`.
+    pub(crate) fn new(server: Arc<Server>) -> Result<Self> {
+        let make = |lane: Lane| Workqueue::new(server.index(), lane.name(), lane.width());
+        let [read, write, metadata, discard, flush] = Lane::ALL;
         Ok(Self {
-            workqueue: Workqueue::new(server.index(), workers)?,
+            workqueues: [
+                make(read)?,
+                make(write)?,
+                make(metadata)?,
+                make(discard)?,
+                make(flush)?,
+            ],
             server,
         })
     }
@@ -30,7 +40,8 @@ impl Queue {
 
 impl Operations for Queue {
     fn queue_rq(&self, request: Request) {
-        request.queue(&self.workqueue);
+        let lane = Lane::of(request.operation());
+        request.queue(&self.workqueues[lane as usize]);
     }
 
     fn serve(&self, request: Request) {

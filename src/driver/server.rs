@@ -5,6 +5,7 @@ use crate::block::{Operation, Request};
 use crate::c;
 use crate::engine::{self, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
+use crate::lane::Lane;
 use crate::platform::kernel::Kernel;
 use crate::pool::{Pool, Worker};
 use crate::ratelimit::RateLimit;
@@ -15,7 +16,8 @@ use kernel::prelude::*;
 pub(crate) struct Server {
     index: usize,
     volume: Volume<Kernel>,
-    pool: Pool,
+    /// The workers of each lane, in the order of [`Lane::ALL`].
+    pools: [Pool; Lane::ALL.len()],
     /// Limit of the messages: a damaged image or a full backing file would repeat them endlessly.
     messages: RateLimit,
     /// True if user space was told last that there is no space.
@@ -23,11 +25,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Makes the server of device `index`, which serves at most `workers` requests at a time.
-    pub(crate) fn new(index: usize, volume: Volume<Kernel>, workers: usize) -> Result<Self> {
+    /// Makes the server of device `index`.
+    pub(crate) fn new(index: usize, volume: Volume<Kernel>) -> Result<Self> {
+        let make = |lane: Lane| Pool::new(&volume, lane.workers()).map_err(errno);
+        let [read, write, metadata, discard, flush] = Lane::ALL;
         Ok(Self {
             index,
-            pool: Pool::new(&volume, workers).map_err(errno)?,
+            pools: [
+                make(read)?,
+                make(write)?,
+                make(metadata)?,
+                make(discard)?,
+                make(flush)?,
+            ],
             volume,
             messages: RateLimit::new(index)?,
             full: AtomicBool::new(false),
@@ -66,14 +76,14 @@ impl Server {
     /// change uevent is raised, for which the disk asks [`space_changed`](Self::space_changed).
     pub(crate) fn serve(&self, mut request: Request) {
         let operation = request.operation();
+        let pool = &self.pools[Lane::of(operation) as usize];
         let result = match operation {
-            Operation::Read => self.pool.with(|worker| self.read(worker, &mut request)),
+            Operation::Read => pool.with(|worker| self.read(worker, &mut request)),
             Operation::Write {
                 fua,
                 metadata,
                 atomic,
-            } => self
-                .pool
+            } => pool
                 .with(|worker| match atomic {
                     true => self.write_atomic(worker, &mut request),
                     false => self.write(worker, &mut request, metadata),
@@ -83,7 +93,7 @@ impl Server {
                     false => Ok(()),
                 }),
             Operation::Flush => self.volume.flush(),
-            Operation::Zero => self.pool.with(|worker| {
+            Operation::Zero => pool.with(|worker| {
                 let (block, count) = request.range();
                 self.volume.zero(&mut worker.workspace, block, count)
             }),

@@ -9,6 +9,7 @@
 #include <linux/blk_types.h>
 #include <linux/workqueue_types.h>
 
+struct blk_mq_tag_set;
 struct gendisk;
 struct request;
 
@@ -55,9 +56,14 @@ void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq);
 bool cloop_cursor_copy(struct cloop_cursor *cursor, void *buf, size_t len,
 		       bool to_request);
 
+/* tag_set.c */
+
+void cloop_map_queues(struct blk_mq_tag_set *set);
+
 /* workqueue.c */
 
-struct workqueue_struct *cloop_workqueue_alloc(int index, int max_active);
+struct workqueue_struct *cloop_workqueue_alloc(int index, const char *lane,
+					       int lane_len, int max_active);
 void cloop_work_init(struct work_struct *work, work_func_t func);
 void cloop_work_queue(struct workqueue_struct *wq, struct work_struct *work);
 unsigned int cloop_num_cpus(void);

@@ -39,8 +39,7 @@ impl Shape {
     fn limits(&self) -> c::queue_limits {
         // Without BLK_FEAT_STABLE_WRITES: the data of a write is copied before anything looks at it, so its pages may
         // change meanwhile.
-        let mut features =
-            c::BLK_FEAT_WRITE_CACHE | c::BLK_FEAT_FUA | c::BLK_FEAT_ATOMIC_WRITES;
+        let mut features = c::BLK_FEAT_WRITE_CACHE | c::BLK_FEAT_FUA | c::BLK_FEAT_ATOMIC_WRITES;
         if self.rotational {
             features |= c::BLK_FEAT_ROTATIONAL;
         }

@@ -40,6 +40,7 @@ impl<T: Operations> OperationsVTable<T> {
     pub(super) const MQ: &'static c::blk_mq_ops = &c::blk_mq_ops {
         queue_rq: Some(Self::queue_rq),
         init_request: Some(Self::init_request),
+        map_queues: Some(c::cloop_map_queues),
         ..pin_init::zeroed()
     };
 

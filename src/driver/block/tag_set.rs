@@ -12,6 +12,10 @@ use kernel::types::Opaque;
 /// Requests that each hardware queue can have under way.
 const QUEUE_DEPTH: u32 = 128;
 
+/// Kinds of hardware queues: one for reads, one for everything else. So a read finds a free request even if all
+/// others are taken by writes that wait for space.
+const QUEUE_MAPS: u32 = 2;
+
 /// A `struct blk_mq_tag_set` for the disks of a `T`.
 ///
 /// # Invariants
@@ -25,12 +29,13 @@ pub(super) struct TagSet<T> {
 }
 
 impl<T: Operations> TagSet<T> {
-    /// Allocates a tag set with a hardware queue for each CPU.
+    /// Allocates a tag set with a hardware queue of each kind for each CPU.
     pub(super) fn new() -> Result<Self> {
         let set = c::blk_mq_tag_set {
             ops: OperationsVTable::<T>::MQ,
             // SAFETY: The function has no preconditions.
-            nr_hw_queues: unsafe { c::cloop_num_cpus() },
+            nr_hw_queues: QUEUE_MAPS * unsafe { c::cloop_num_cpus() },
+            nr_maps: QUEUE_MAPS,
             queue_depth: QUEUE_DEPTH,
             numa_node: c::NUMA_NO_NODE,
             cmd_size: request::PRIVATE_SIZE as c_uint,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The workqueue that serves the requests of a disk.
+ * The workqueues that serve the requests of a disk.
  */
 #include <linux/cpumask.h>
 #include <linux/workqueue.h>
@@ -12,10 +12,11 @@
  * thread for the time when no new one can be made. WQ_UNBOUND: compression takes
  * long, so the scheduler chooses the CPU.
  */
-struct workqueue_struct *cloop_workqueue_alloc(int index, int max_active)
+struct workqueue_struct *cloop_workqueue_alloc(int index, const char *lane,
+					       int lane_len, int max_active)
 {
-	return alloc_workqueue("cloop%d", WQ_MEM_RECLAIM | WQ_UNBOUND,
-			       max_active, index);
+	return alloc_workqueue("cloop%d-%.*s", WQ_MEM_RECLAIM | WQ_UNBOUND,
+			       max_active, index, lane_len, lane);
 }
 
 void cloop_work_init(struct work_struct *work, work_func_t func)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The workqueue that serves the requests of a disk.
+//! The workqueues that serve the requests of a disk.
 
 use crate::c;
 use core::ptr::NonNull;
@@ -20,10 +20,18 @@ unsafe impl Send for Workqueue {}
 unsafe impl Sync for Workqueue {}
 
 impl Workqueue {
-    /// Makes the workqueue of device `index`, which runs at most `max_active` work items at a time.
-    pub(crate) fn new(index: usize, max_active: usize) -> Result<Self> {
-        // SAFETY: The function has no preconditions.
-        let raw = unsafe { c::cloop_workqueue_alloc(index as c_int, max_active as c_int) };
+    /// Makes a workqueue of device `index` with the name `lane`, which runs at most `max_active` work items
+    /// at a time.
+    pub(crate) fn new(index: usize, lane: &'static str, max_active: usize) -> Result<Self> {
+        // SAFETY: `lane` is readable for its length.
+        let raw = unsafe {
+            c::cloop_workqueue_alloc(
+                index as c_int,
+                lane.as_ptr().cast(),
+                lane.len() as c_int,
+                max_active as c_int,
+            )
+        };
         // INVARIANT: The workqueue is fresh and ours.
         Ok(Self {
             raw: NonNull::new(raw).ok_or(ENOMEM)?,
