@@ -356,3 +356,26 @@ hangs() {
 	intact "$backing/lower"
 }
 check "a backing file that hangs blocks no other device" hangs
+
+opener() {
+	local server number
+	image lower --size 64M
+	"$here/fuse.py" "$mnt" "$backing/lower" "$tmp/changes" >"$tmp/fuse" &
+	server=$!
+	until grep -qx ready "$tmp/fuse"; do sleep 0.1; done
+	# As a user who may attach devices, but is not root.
+	number=$(setpriv --reuid 1000 --inh-caps +sys_admin,+dac_override --ambient-caps +sys_admin,+dac_override \
+		"$here/control.py" attach "$mnt/image")
+	noise "$tmp/noise" 16
+	copy if="$tmp/noise" of="/dev/cloop$number" bs=1M oflag=direct conv=fsync
+	blkdiscard "/dev/cloop$number"
+	"$here/control.py" compact "$number"
+	"$here/control.py" detach "$number"
+	umount "$mnt"
+	wait "$server"
+	intact "$backing/lower"
+	sort "$tmp/changes" | uniq -c
+	is "$(cut -d ' ' -f 1 "$tmp/changes" | sort -u | xargs)" = "fallocate fsync setattr" "changes of the file"
+	is "$(cut -d ' ' -f 2 "$tmp/changes" | sort -u | xargs)" = 1000 "users for whom the file was changed"
+}
+check "the backing file is used with the rights of the process that opened it" opener

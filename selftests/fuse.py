@@ -1,9 +1,10 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: GPL-2.0
-"""fuse.py DIRECTORY FILE: mounts a file system on DIRECTORY whose only file, `image`, is FILE.
+"""fuse.py DIRECTORY FILE [LOG]: mounts a file system on DIRECTORY whose only file, `image`, is FILE.
 
 It is a file system that can hang: while this process is stopped (SIGSTOP), nobody answers. The kernel caches no
-attributes, so each question about the file comes here. Prints "ready" once it is mounted.
+attributes, so each question about the file comes here. Prints "ready" once it is mounted. LOG gets a line for each
+change of the file but writes: what it is, and the user for whom it is done.
 """
 
 import ctypes
@@ -16,20 +17,22 @@ import sys
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE = 1, 2, 3, 4, 14, 15, 16, 17, 18
 FSYNC, FLUSH, INIT, OPENDIR, RELEASEDIR, INTERRUPT, BATCH_FORGET, FALLOCATE = 20, 25, 26, 27, 29, 36, 42, 43
 ROOT, IMAGE = 1, 2
+CHANGES = {SETATTR: "setattr", FSYNC: "fsync", FALLOCATE: "fallocate"}
 MAX_WRITE = 128 << 10
 FATTR_SIZE = 1 << 3
 
 
 class Server:
-    def __init__(self, path):
+    def __init__(self, path, log):
         self.file = os.open(path, os.O_RDWR)
+        self.log = open(log, "w", encoding="ascii")
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     def attributes(self, node):
         if node == ROOT:
             return struct.pack("<6Q10I", ROOT, 0, 0, 0, 0, 0, 0, 0, 0, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, 0)
         st = os.fstat(self.file)
-        return struct.pack("<6Q10I", IMAGE, st.st_size, st.st_blocks, 0, 0, 0, 0, 0, 0, stat.S_IFREG | 0o600, 1, 0, 0, 0,
+        return struct.pack("<6Q10I", IMAGE, st.st_size, st.st_blocks, 0, 0, 0, 0, 0, 0, stat.S_IFREG | 0o666, 1, 0, 0, 0,
                            4096, 0)
 
     def answer(self, operation, node, body):
@@ -72,7 +75,7 @@ class Server:
 
     def serve(self, directory):
         device = os.open("/dev/fuse", os.O_RDWR)
-        options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
         if self.libc.mount(b"selftest", os.fsencode(directory), b"fuse", 0, options):
             sys.exit(os.strerror(ctypes.get_errno()))
         print("ready", flush=True)
@@ -84,7 +87,9 @@ class Server:
                 if error.errno == errno.ENODEV:
                     return
                 continue
-            length, operation, unique, node = struct.unpack_from("<2I2Q", request)
+            length, operation, unique, node, user = struct.unpack_from("<2I2QI", request)
+            if operation in CHANGES:
+                print(CHANGES[operation], user, file=self.log, flush=True)
             status, body = 0, b""
             try:
                 body = self.answer(operation, node, request[40:length])
@@ -94,4 +99,4 @@ class Server:
                 os.write(device, struct.pack("<IiQ", 16 + len(body), status, unique) + body)
 
 
-Server(sys.argv[2]).serve(sys.argv[1])
+Server(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "/dev/null").serve(sys.argv[1])

@@ -6,6 +6,7 @@
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
+#include <linux/cred.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -57,14 +58,29 @@ int cloop_file_check(struct file *file, bool write)
 	return 0;
 }
 
+/*
+ * Everything is done to the file with the rights of the process that opened it,
+ * as by a write to its descriptor. The threads that do it are the kernel's: on
+ * NFS with root_squash these have no rights at all.
+ */
+static const struct cred *become_opener(struct file *file)
+{
+	return override_creds(file->f_cred);
+}
+
 /* The engine's I/O is aligned to 4096 bytes, in the file and in memory. */
 bool cloop_file_can_direct(struct file *file)
 {
+	const struct cred *old;
 	struct kstat st;
+	int ret;
 
 	if (!(file->f_flags & O_DIRECT) || !(file->f_mode & FMODE_CAN_ODIRECT))
 		return false;
-	if (vfs_getattr(&file->f_path, &st, STATX_DIOALIGN, 0))
+	old = become_opener(file);
+	ret = vfs_getattr(&file->f_path, &st, STATX_DIOALIGN, 0);
+	revert_creds(old);
+	if (ret)
 		return false;
 	/*
 	 * A file system that does not report the alignment takes the block
@@ -135,16 +151,21 @@ static ssize_t file_io_once(struct file *file, void *buf, size_t len,
 		.ki_flags = (direct ? IOCB_DIRECT : 0) |
 			    (write ? IOCB_WRITE : 0),
 	};
+	const struct cred *old = become_opener(file);
 	struct iov_iter iter;
 	unsigned int nr;
+	ssize_t ret;
 
 	len = map_buffer(buf, len, bvecs, max, &nr);
 	if (write) {
 		iov_iter_bvec(&iter, ITER_SOURCE, bvecs, nr, len);
-		return vfs_iocb_iter_write(file, &iocb, &iter);
+		ret = vfs_iocb_iter_write(file, &iocb, &iter);
+	} else {
+		iov_iter_bvec(&iter, ITER_DEST, bvecs, nr, len);
+		ret = vfs_iocb_iter_read(file, &iocb, &iter);
 	}
-	iov_iter_bvec(&iter, ITER_DEST, bvecs, nr, len);
-	return vfs_iocb_iter_read(file, &iocb, &iter);
+	revert_creds(old);
+	return ret;
 }
 
 /* Transfers all bytes or fails. Bytes beyond the end of the file read as zeros. */
@@ -211,34 +232,53 @@ bool cloop_file_is_rotational(struct file *file)
 	return bdev && bdev_rot(bdev);
 }
 
+static int file_fallocate(struct file *file, int mode, loff_t pos, loff_t len)
+{
+	const struct cred *old = become_opener(file);
+	int ret = vfs_fallocate(file, mode, pos, len);
+
+	revert_creds(old);
+	return ret;
+}
+
 int cloop_file_allocate(struct file *file, loff_t pos, loff_t len)
 {
-	return vfs_fallocate(file, 0, pos, len);
+	return file_fallocate(file, 0, pos, len);
 }
 
 int cloop_file_punch(struct file *file, loff_t pos, loff_t len)
 {
-	return vfs_fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			     pos, len);
+	return file_fallocate(file, FALLOC_FL_PUNCH_HOLE |
+			      FALLOC_FL_KEEP_SIZE, pos, len);
 }
 
 int cloop_file_truncate(struct file *file, loff_t len)
 {
-	return vfs_truncate(&file->f_path, len);
+	const struct cred *old = become_opener(file);
+	int ret = vfs_truncate(&file->f_path, len);
+
+	revert_creds(old);
+	return ret;
 }
 
 int cloop_file_sync(struct file *file)
 {
-	return vfs_fsync_range(file, 0, LLONG_MAX, 1);
+	const struct cred *old = become_opener(file);
+	int ret = vfs_fsync_range(file, 0, LLONG_MAX, 1);
+
+	revert_creds(old);
+	return ret;
 }
 
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino)
 {
+	const struct cred *old = become_opener(file);
 	struct kstat st;
 	int ret;
 
 	ret = vfs_getattr_nosec(&file->f_path, &st,
 				STATX_BASIC_STATS | STATX_BLOCKS, 0);
+	revert_creds(old);
 	if (ret)
 		return ret;
 	*allocated = (u64)st.blocks << 9;
