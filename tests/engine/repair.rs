@@ -166,9 +166,8 @@ fn mends(file: &SimFile, state: &[u32], what: &str) {
         repaired.written && repaired.before > 0,
         "{what}: {repaired:?}"
     );
-    assert_eq!(
-        repaired.leaves_damage(),
-        false,
+    assert!(
+        !repaired.leaves_damage(),
         "{what}: {repaired:?}, {reports:?}"
     );
     assert_checked(file, what);
