@@ -104,3 +104,27 @@ other_devices() {
 	dmsetup remove selftest-linear
 }
 check "on loop and device-mapper devices" other_devices
+
+# The lock of the file does not keep others from a device that leads to it.
+twice() {
+	local below
+	modprobe loop
+	truncate -s 256M "$backing/loop"
+	cloop create --force --size 64M "$backing/loop"
+	truncate -s 256M "$backing/loop"
+	attach "$backing/loop"
+	below=$(losetup --find --show "$backing/loop")
+	fails 1 "UUID of an attached image" cloop attach "$below"
+	is "$(cloop list --json | jq '.cloopdevices | length')" -eq 1 "devices"
+	losetup -d "$below"
+	detach "$device"
+	# The UUID is free again. A file becomes shorter when it is detached, a loop device does not.
+	truncate -s 256M "$backing/loop"
+	below=$(losetup --find --show "$backing/loop")
+	attach "$below"
+	fails 1 "UUID of an attached image" cloop attach "$backing/loop"
+	detach "$device"
+	losetup -d "$below"
+	intact "$backing/loop"
+}
+check "one image behind two devices is attached once" twice

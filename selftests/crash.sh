@@ -80,7 +80,9 @@ check_snapshot() {
 	local snapshot=/dev/mapper/selftest-snapshot$1
 	live=cloop0
 	intact "$snapshot"
-	attach "$snapshot"
+	# The device below it is attached, and has the same UUID.
+	fails 1 "UUID of an attached image" cloop attach "$snapshot"
+	attach --force "$snapshot"
 	printf 'snapshot %d: %d promises, %d records replayed\n' "$1" "$(wc -l <"$tmp/done.$1")" "$(get replayed_records)"
 	mount "$device" "$mnt2"
 	"$here/promises.py" verify --newest "$tmp/newest" "$tmp/done.$1" "$mnt2/work"

@@ -5,10 +5,11 @@
 use crate::c;
 use crate::capability::sys_admin;
 use crate::device::Device;
-use crate::engine::Access;
+use crate::engine::{Access, Volume};
+use crate::error::errno;
 use crate::info::describe;
-use crate::platform::kernel::{file_of, identity, KernelFile};
-use crate::registry::{self, Hold, Purpose, Reservation};
+use crate::platform::kernel::{file_of, identity, Kernel, KernelFile};
+use crate::registry::{self, Hold, Purpose, Reservation, Twins};
 use kernel::error::to_result;
 use kernel::fs::File;
 use kernel::ioctl::_IOC_SIZE;
@@ -101,7 +102,8 @@ fn attach(user: UserSlice) -> Result {
     sys_admin()?;
     let (mut reader, mut writer) = user.reader_writer();
     let mut args = reader.read::<c::cloop_attach>()?;
-    if args.flags & !c::CLOOP_FLAG_READ_ONLY != 0 || args.reserved != 0 {
+    let known = c::CLOOP_FLAG_READ_ONLY | c::CLOOP_ATTACH_FORCE;
+    if args.flags & !known != 0 || args.reserved != 0 {
         return Err(EINVAL);
     }
     let wanted = match args.index {
@@ -115,7 +117,16 @@ fn attach(user: UserSlice) -> Result {
     let file = file_of(args.fd, access)?;
     let reservation = Reservation::new(wanted, identity(&file))?;
     let index = reservation.index();
-    let device = Device::attach(index, KernelFile::new(file, access)?, access)?;
+    let file = KernelFile::new(file, access)?;
+    if access == Access::Write {
+        let twins = match args.flags & c::CLOOP_ATTACH_FORCE {
+            0 => Twins::Refuse,
+            _ => Twins::Allow,
+        };
+        let uuid = Volume::<Kernel>::uuid_of(&file).map_err(errno)?;
+        reservation.claim(uuid, twins)?;
+    }
+    let device = Device::attach(index, file, access)?;
     reservation.attach(device);
     args.index = index as i32;
     // If this fails, the caller does not learn the index; the device stays attached.

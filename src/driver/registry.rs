@@ -40,6 +40,15 @@ enum Slot {
     Held(Identity, KBox<Device>, Purpose),
 }
 
+/// Whether two images with one UUID may be attached for writing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Twins {
+    /// They may not.
+    Refuse,
+    /// The user says that the second is a copy.
+    Allow,
+}
+
 /// What a device is held for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -52,6 +61,8 @@ pub(crate) enum Purpose {
 /// The slots, and what concerns all devices.
 struct Registry {
     slots: [Slot; MAX_DEVICES],
+    /// The UUIDs of the images that are attached for writing, or are about to be.
+    uuids: [Option<[u8; 16]>; MAX_DEVICES],
     /// The machine is about to sleep.
     sleeping: bool,
 }
@@ -60,6 +71,7 @@ kernel::sync::global_lock! {
     // SAFETY: `init` initialises the lock when the module is loaded, before anything uses it.
     unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry {
         slots: [const { Slot::Free }; MAX_DEVICES],
+        uuids: [None; MAX_DEVICES],
         sleeping: false,
     };
 }
@@ -117,6 +129,23 @@ impl Reservation {
         Ok(Self { index, identity })
     }
 
+    /// Notes that the slot's image has this UUID and is about to be written to. With [`Twins::Refuse`] no other slot
+    /// may have it: the image may be the same one behind another device, and two writers destroy it.
+    ///
+    /// # Errors
+    ///
+    /// ENOTUNIQ if another slot has the UUID.
+    pub(crate) fn claim(&self, uuid: [u8; 16], twins: Twins) -> Result {
+        /// The kernel crate has no name for it.
+        const ENOTUNIQ: i32 = 76;
+        let uuids = &mut REGISTRY.lock().uuids;
+        if twins == Twins::Refuse && uuids.contains(&Some(uuid)) {
+            return Err(Error::from_errno(-ENOTUNIQ));
+        }
+        uuids[self.index] = Some(uuid);
+        Ok(())
+    }
+
     /// The number of the device.
     pub(crate) fn index(&self) -> usize {
         self.index
@@ -135,7 +164,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        REGISTRY.lock().slots[self.index] = Slot::Free;
+        let mut registry = REGISTRY.lock();
+        registry.slots[self.index] = Slot::Free;
+        registry.uuids[self.index] = None;
     }
 }
 

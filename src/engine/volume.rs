@@ -11,11 +11,12 @@ use crate::engine::io::write::Writer;
 use crate::engine::reclaim::{self, SharedMaintenance};
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Expected, Opened};
+use crate::engine::recovery::superblocks::read_superblocks;
 use crate::engine::space::SpaceClass;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Vec};
+use crate::platform::mem::{arc, Arc, Buf, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
 use core::sync::atomic::Ordering;
 
@@ -121,6 +122,16 @@ impl<P: Platform> Volume<P> {
     /// [`Error::Invalid`] for options out of their domain, and the backing file's errors.
     pub fn create(file: &P::File, options: &CreateOptions) -> Result {
         create::<P>(file, options, false)
+    }
+
+    /// The UUID of the image in `file`. Reads its superblocks only.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open) for a file without a valid superblock.
+    pub fn uuid_of(file: &P::File) -> Result<[u8; 16]> {
+        let mut page = Buf::zeroed(BLOCK_SIZE)?;
+        Ok(read_superblocks::<P>(file, &mut page)?.newest.layout.uuid)
     }
 
     /// Writes an empty image into `file`, and opens it to be filled. Nothing else opens the image before it is closed by

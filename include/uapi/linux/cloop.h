@@ -38,6 +38,9 @@
 #define CLOOP_FLAG_FULL		(1U << 4)	/* the last write that needed space found none */
 #define CLOOP_FLAG_RETRYING	(1U << 8)	/* the backing file refuses writes, which are tried again */
 
+/* Flag of struct cloop_attach only. */
+#define CLOOP_ATTACH_FORCE	(1U << 16)	/* also if the UUID of the image is attached */
+
 /* Flag of struct cloop_resize. */
 #define CLOOP_RESIZE_FORCE	(1U << 0)	/* discard what lies beyond the new end */
 
@@ -66,14 +69,19 @@ struct cloop_version {
  *	O_DIRECT and supports that, I/O bypasses the page cache. The device
  *	keeps the open file description, and so its flock(2), until it is
  *	detached.
- * @flags: CLOOP_FLAG_READ_ONLY or 0
+ * @flags: CLOOP_FLAG_READ_ONLY, CLOOP_ATTACH_FORCE
  * @index: in: number of the device, or -1 for the first free number;
  *	out: the number N of /dev/cloopN
  * @reserved: zero
  *
  * Argument of CLOOP_CTL_ATTACH.
  *
- * Errors: EBUSY (the image is attached already), EEXIST (@index is taken),
+ * An image whose UUID is attached for writing already is not attached for
+ * writing once more: it may be the same one behind another device, and two
+ * writers destroy it. CLOOP_ATTACH_FORCE is for a copy of an attached image.
+ *
+ * Errors: EBUSY (the image is attached already), ENOTUNIQ (one with its UUID
+ * is), EEXIST (@index is taken),
  * EBADF (@fd is not open, or not for the access needed), ETXTBSY (a swap file),
  * EMEDIUMTYPE (not a cloop image), EOPNOTSUPP (written by a newer version),
  * ENODATA (the program that makes the image has not finished it),

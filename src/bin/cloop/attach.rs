@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Attach for reading only; the image is not changed, not even by recovery
     #[arg(short, long)]
     read_only: bool,
+    /// Attach an image whose UUID is attached for writing already, because it is a copy of that one
+    #[arg(short, long, conflicts_with = "read_only")]
+    force: bool,
     /// Device to use, such as cloop3 or /dev/cloop3; by default the first free one
     #[arg(short, long, value_name = "DEVICE", value_parser = parse_device)]
     device: Option<u32>,
@@ -70,16 +73,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         )
     })?;
     let control = Control::open_or_load()?;
-    let index =
-        control
-            .attach(&file, args.read_only, args.device)
-            .map_err(|errno| match errno {
-                // The errno says that the image is damaged or unknown; the engine says where.
-                Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP | Errno::NODATA => {
-                    image::diagnose(path, &file).unwrap_or_else(|| refused(args, errno))
-                }
-                _ => refused(args, errno),
-            })?;
+    let index = control
+        .attach(&file, args.read_only, args.force, args.device)
+        .map_err(|errno| match errno {
+            // The errno says that the image is damaged or unknown; the engine says where.
+            Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP | Errno::NODATA => {
+                image::diagnose(path, &file).unwrap_or_else(|| refused(args, errno))
+            }
+            _ => refused(args, errno),
+        })?;
     wait_for_node(index).inspect_err(|_| {
         // The command fails, so it leaves nothing attached. The first error is the one to report.
         let _ = control.detach(index);
@@ -112,6 +114,11 @@ fn refused(args: &Args, errno: Errno) -> anyhow::Error {
         Errno::BUSY => fail(
             path,
             "in use by another device; see `cloop list` and `losetup`",
+        ),
+        Errno::NOTUNIQ => fail(
+            path,
+            "has the UUID of an attached image, see `cloop list`: it may be the same image behind another device, and \
+             two writers would destroy it; attach a copy of it with --force",
         ),
         Errno::EXIST => fail(
             path,
@@ -267,6 +274,7 @@ mod tests {
     fn every_refusal_names_the_image_and_a_way_out() {
         let args = Args {
             read_only: false,
+            force: false,
             device: None,
             image: PathBuf::from("disk.img"),
         };

@@ -30,6 +30,7 @@ const FAILED: u32 = 1 << 3;
 const FULL: u32 = 1 << 4;
 const RETRYING: u32 = 1 << 8;
 const RESIZE_FORCE: u32 = 1 << 0;
+const ATTACH_FORCE: u32 = 1 << 16;
 
 /// `struct cloop_version`.
 #[repr(C)]
@@ -236,16 +237,17 @@ impl Control {
     }
 
     /// Attaches the image in `file`, as device `index` or as the first free one, and returns the
-    /// device's number.
+    /// device's number. `force` attaches a copy of an attached image.
     pub(crate) fn attach(
         &self,
         file: &File,
         read_only: bool,
+        force: bool,
         index: Option<u32>,
     ) -> Result<u32, Errno> {
         let mut arg = RawAttach {
             fd: file.as_raw_fd(),
-            flags: if read_only { READ_ONLY } else { 0 },
+            flags: if read_only { READ_ONLY } else { 0 } | if force { ATTACH_FORCE } else { 0 },
             index: match index {
                 Some(index) => i32::try_from(index).map_err(|_| Errno::INVAL)?,
                 None => -1,
@@ -367,6 +369,7 @@ mod tests {
         compare("CLOOP_FLAG_FULL", FULL as usize);
         compare("CLOOP_FLAG_RETRYING", RETRYING as usize);
         compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
+        compare("CLOOP_ATTACH_FORCE", ATTACH_FORCE as usize);
         compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);
         compare("CLOOP_CTL_ATTACH", CTL_ATTACH as usize);
         compare("CLOOP_CTL_DETACH", CTL_DETACH as usize);

@@ -11,7 +11,7 @@ pub(crate) mod create;
 pub(crate) mod open;
 pub mod repair;
 mod replay;
-mod superblocks;
+pub(crate) mod superblocks;
 mod usage;
 
 use crate::engine::format::{RecordHeader, BLOCK_SIZE, UNIT};
