@@ -179,7 +179,7 @@ check "a file that cannot become longer is a full one" limited
 # waits NAME DEVICE BLOCKS: measure reads and flushes beside 64 writers; the mean time of a read is in $read_mean.
 waits() {
 	local kind number mean worst
-	"$here/latency.py" "$2" "$(scaled 15 4)" "$3" >"$tmp/latency"
+	"$here/latency.py" "$2" "$(scaled 10 6)" "$3" >"$tmp/latency"
 	while read -r kind number mean worst; do
 		figure "$1: $number $kind, mean $mean ms, worst $worst ms"
 		[[ $kind != reads ]] || read_mean=$mean read_worst=$worst
@@ -190,20 +190,20 @@ waiting() {
 	local loop plain_mean plain_worst
 	mkfs.ext4 -q -F -m 0 "$disk2" 1G
 	mount "$disk2" "$mnt"
-	truncate -s 256M "$mnt/plain"
+	truncate -s 128M "$mnt/plain"
 	modprobe loop
 	loop=$(losetup -f --show --direct-io=on "$mnt/plain")
-	copy if=/dev/urandom of="$loop" bs=1M count=256 oflag=direct iflag=fullblock
-	waits "plain loop" "$loop" 65536
+	copy if=/dev/urandom of="$loop" bs=1M count=128 oflag=direct iflag=fullblock
+	waits "plain loop" "$loop" 32768
 	plain_mean=$read_mean plain_worst=$read_worst
 	losetup -d "$loop"
 	rm "$mnt/plain"
 	# Full of data that does not compress: each write waits until reclaim has found space for it.
 	image=$mnt/disk
-	cloop create --size 256M "$image"
+	cloop create --size 128M "$image"
 	attach "$image"
-	copy if=/dev/urandom of="$device" bs=1M count=256 oflag=direct iflag=fullblock
-	waits cloop "$device" 65536
+	copy if=/dev/urandom of="$device" bs=1M count=128 oflag=direct iflag=fullblock
+	waits cloop "$device" 32768
 	is "$(get error)" -eq 0 "error of the device"
 	detach "$device"
 	intact "$image"

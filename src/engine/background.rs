@@ -193,11 +193,7 @@ impl Plan {
             if let Some(task) = self.choose(store, &state, now) {
                 return task;
             }
-            // A volume that is to be quiet is woken.
-            let timeout = match store.quiet() {
-                true => 0,
-                false => self.timeout(now, &state),
-            };
+            let timeout = self.timeout(now, &state, store.quiet());
             state.wait_idle(timeout);
         }
     }
@@ -248,8 +244,9 @@ impl Plan {
         self.last_write.noticed + IDLE_MS
     }
 
-    /// Milliseconds after which there may be something to do although nothing has happened; 0 for never.
-    fn timeout(&self, now: Time, state: &LogState) -> u32 {
+    /// Milliseconds after which there may be something to do although nothing has happened; 0 for never. A volume that
+    /// is to be `quiet` only tries a failed checkpoint again, for which users may wait; for everything else it is woken.
+    fn timeout(&self, now: Time, state: &LogState, quiet: bool) -> u32 {
         if state.error().is_some() {
             return 0;
         }
@@ -262,8 +259,9 @@ impl Plan {
             Reaping::Failed(retry) => Some(retry),
         };
         let untidy = self.tidy != Some(state.user_bytes());
-        let times = [checkpoint, reaping, untidy.then(|| self.idle_at())];
-        let next = times.into_iter().flatten().min();
+        let others = [reaping, untidy.then(|| self.idle_at())];
+        let others = others.into_iter().flatten().filter(|_| !quiet);
+        let next = checkpoint.into_iter().chain(others).min();
         next.map_or(0, |time| time.saturating_sub(now).max(1) as u32)
     }
 
