@@ -137,6 +137,7 @@ full() {
 	for _ in 1 2 3; do
 		fails 1 "No space left on device" dd if="$tmp/noise" of="$device" bs=1M oflag=direct status=none
 	done
+	heard "CLOOP_LOW=1 .*DEVNAME=$name "
 	heard "CLOOP_FULL=1 .*DEVNAME=$name "
 	is "$(value full)" = 1 "full"
 	is "$(get full)" = true "full"

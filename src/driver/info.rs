@@ -67,6 +67,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
         (c::CLOOP_FLAG_RECOVERED, !state.clean_at_open),
         (c::CLOOP_FLAG_FAILED, state.error.is_some()),
         (c::CLOOP_FLAG_FULL, stats.full != 0),
+        (c::CLOOP_FLAG_LOW, stats.low != 0),
         (c::CLOOP_FLAG_RETRYING, state.retrying.is_some()),
     ] {
         if set {

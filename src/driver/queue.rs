@@ -50,9 +50,15 @@ impl Operations for Queue {
     }
 
     fn change_event(&self) -> Option<&'static CStr> {
-        self.server.space_changed().map(|full| match full {
+        let full = self.server.space_changed().map(|full| match full {
             true => c"CLOOP_FULL=1",
             false => c"CLOOP_FULL=0",
+        });
+        full.or_else(|| {
+            self.server.warning_changed().map(|low| match low {
+                true => c"CLOOP_LOW=1",
+                false => c"CLOOP_LOW=0",
+            })
         })
     }
 }

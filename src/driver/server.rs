@@ -22,6 +22,8 @@ pub(crate) struct Server {
     messages: RateLimit,
     /// True if user space was told last that there is no space.
     full: AtomicBool,
+    /// True if user space was told last that space runs low.
+    low: AtomicBool,
 }
 
 impl Server {
@@ -41,6 +43,7 @@ impl Server {
             volume,
             messages: RateLimit::new(index)?,
             full: AtomicBool::new(false),
+            low: AtomicBool::new(false),
         })
     }
 
@@ -72,8 +75,27 @@ impl Server {
         Some(full)
     }
 
-    /// Serves a request and ends it. If the request finds that space has run out or is there again, a
-    /// change uevent is raised, for which the disk asks [`space_changed`](Self::space_changed).
+    /// Returns whether space runs low, and logs that, or `None` if nothing has changed since the last call.
+    pub(crate) fn warning_changed(&self) -> Option<bool> {
+        let low = self.volume.low();
+        if self.low.swap(low, Ordering::Relaxed) == low {
+            return None;
+        }
+        if self.messages.allows() {
+            let index = self.index;
+            let mut buf = [0; c::CLOOP_PATH_LEN as usize];
+            let path = self.volume.file().path(&mut buf).unwrap_or(c"(long path)");
+            match low {
+                true => pr_warn!("cloop{index}: space for {path} runs low\n"),
+                false => pr_info!("cloop{index}: space for {path} is not low any more\n"),
+            }
+        }
+        Some(low)
+    }
+
+    /// Serves a request and ends it. If the request finds that space has run out or is there again, or begins or ceases
+    /// to be low, a change uevent is raised, for which the disk asks [`space_changed`](Self::space_changed) and
+    /// [`warning_changed`](Self::warning_changed).
     pub(crate) fn serve(&self, mut request: Request) {
         let operation = request.operation();
         let pool = &self.pools[Lane::of(operation) as usize];
@@ -101,7 +123,8 @@ impl Server {
         };
         if matches!(operation, Operation::Write { .. } | Operation::Zero) {
             let refused = result == Err(engine::Error::NoSpace);
-            if refused != self.full.load(Ordering::Relaxed) {
+            let warned = self.low.load(Ordering::Relaxed);
+            if refused != self.full.load(Ordering::Relaxed) || self.volume.low() != warned {
                 request.raise_change_event();
             }
         }

@@ -59,6 +59,28 @@ static ssize_t table_limit_store(struct device *dev,
 	return count;
 }
 
+static ssize_t warn_percent_show(struct device *dev,
+				 struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", cloop_queue_warn_percent(queue_of(dev)));
+}
+
+static ssize_t warn_percent_store(struct device *dev,
+				  struct device_attribute *attr,
+				  const char *buf, size_t count)
+{
+	u64 percent;
+	int ret = kstrtou64(buf, 0, &percent);
+
+	if (ret)
+		return ret;
+	if (percent > 100)
+		return -EINVAL;
+	cloop_queue_set_warn_percent(queue_of(dev), percent);
+	return count;
+}
+static DEVICE_ATTR_RW(warn_percent);
+
 CLOOP_VALUE(record_size, RO, info.record_size);
 CLOOP_VALUE(segment_size, RO, info.segment_size);
 CLOOP_VALUE(mapped_bytes, RO, info.mapped_blocks << CLOOP_BLOCK_SHIFT);
@@ -83,6 +105,7 @@ CLOOP_VALUE(errors, RO, info.errors);
 CLOOP_VALUE(damaged, RO, info.damaged);
 CLOOP_VALUE(table_bytes, RO, info.table_memory);
 CLOOP_VALUE(full, RO, !!(info.flags & CLOOP_FLAG_FULL));
+CLOOP_VALUE(low, RO, !!(info.flags & CLOOP_FLAG_LOW));
 CLOOP_VALUE(retrying, RO, !!(info.flags & CLOOP_FLAG_RETRYING));
 CLOOP_VALUE(failed, RO, !!(info.flags & CLOOP_FLAG_FAILED));
 CLOOP_VALUE(read_only, RO, !!(info.flags & CLOOP_FLAG_READ_ONLY));
@@ -176,6 +199,8 @@ static struct attribute *cloop_attrs[] = {
 	&dev_attr_table_bytes.attr,
 	&dev_attr_table_limit.attr,
 	&dev_attr_full.attr,
+	&dev_attr_low.attr,
+	&dev_attr_warn_percent.attr,
 	&dev_attr_retrying.attr,
 	&dev_attr_failed.attr,
 	&dev_attr_read_only.attr,

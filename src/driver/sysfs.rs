@@ -20,6 +20,8 @@ const _: () = {
     let _ = [c::cloop_queue_algorithm, cloop_queue_algorithm];
     let _ = [c::cloop_queue_file, cloop_queue_file];
     let _ = [c::cloop_queue_set_table_limit, cloop_queue_set_table_limit];
+    let _ = [c::cloop_queue_warn_percent, cloop_queue_warn_percent];
+    let _ = [c::cloop_queue_set_warn_percent, cloop_queue_set_warn_percent];
 };
 
 /// # Safety
@@ -87,4 +89,29 @@ unsafe extern "C" fn cloop_queue_set_table_limit(queue: *const c::cloop_queue, b
         .server()
         .volume()
         .set_table_limit(bytes);
+}
+
+/// Percent of the device's size below which space counts as low.
+///
+/// # Safety
+///
+/// As [`queue_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_warn_percent(queue: *const c::cloop_queue) -> u64 {
+    // SAFETY: By the safety requirement of this function.
+    unsafe { queue_of(queue) }.server().volume().warn_percent()
+}
+
+/// Sets the percent of the device's size below which space counts as low.
+///
+/// # Safety
+///
+/// As [`queue_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_set_warn_percent(queue: *const c::cloop_queue, percent: u64) {
+    // SAFETY: By the safety requirement of this function.
+    unsafe { queue_of(queue) }
+        .server()
+        .volume()
+        .set_warn_percent(percent);
 }

@@ -18,6 +18,9 @@ const IDLE_MS: u64 = 5000;
 const RETRY_MS: u64 = 1000;
 /// Bytes that users write before reclaim looks again at segments that it has set aside.
 const RETRY_STUCK: u64 = 1 << 30;
+/// Segments before the bound, or before the end of the backing file system, from which on reclaim works beside users'
+/// writes whatever the garbage: at most so many, and an eighth of those in use. A small image would always be near.
+const NEAR_WALL: u64 = 16;
 /// Segments emptied beside users' writes before the maintenance thread looks for more urgent work.
 const STEP: usize = 1;
 /// Segments emptied between two checkpoints while users do not write.
@@ -29,7 +32,7 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
     // themselves.
     let mut refused = None;
     loop {
-        let space = {
+        let (space, wanted) = {
             let mut state = store.log.lock();
             loop {
                 if state.stopping() {
@@ -38,8 +41,8 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
                 let space = (state.space.free(), state.user_bytes());
                 let wanted = store.log.wants_segment(&state) && refused != Some(space);
                 match state.due::<P>(u64::MAX) {
-                    Due::Now => break space,
-                    _ if wanted => break space,
+                    Due::Now => break (space, wanted),
+                    _ if wanted => break (space, wanted),
                     Due::In(ms) => state.wait_idle(ms),
                     Due::Never => state.wait_idle(0),
                 };
@@ -49,6 +52,9 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
         if refused != Some(space) {
             let reserved = store.log.reserve_if_wanted(&store.file);
             refused = reserved.err().map(|_| space);
+        }
+        if wanted {
+            store.watch_space();
         }
     }
 }
@@ -294,11 +300,17 @@ impl Plan {
             Task::MakeSpace => self.make_space(store, maintenance),
             Task::Checkpoint => self.checkpoint(store, maintenance),
             Task::Step => {
+                let near = near_wall(store, &store.log.lock());
                 let mut go_on = || !store.log.lock().stopping();
-                let emptied = maintenance.empty_segments(store, Effort::Busy, STEP, &mut go_on);
-                // Once there is nothing to empty, the next checkpoint looks again.
-                self.stepping = match emptied {
-                    Ok(1..) => Stepping::On,
+                let gained = match near {
+                    true => maintenance.gain_ahead(store),
+                    false => maintenance
+                        .empty_segments(store, Effort::Busy, STEP, &mut go_on)
+                        .map(|emptied| emptied > 0),
+                };
+                // Once there is nothing to gain, the next checkpoint looks again.
+                self.stepping = match gained {
+                    Ok(true) => Stepping::On,
                     _ => Stepping::Off,
                 };
             }
@@ -357,11 +369,21 @@ impl Plan {
             },
         };
         let total = store.map.lock().total(state.held());
-        self.stepping = match total.garbage > busy_garbage(&total) {
+        let near = near_wall(store, &state) && total.garbage - total.stuck > idle_garbage(&total);
+        self.stepping = match near || total.garbage > busy_garbage(&total) {
             true => Stepping::On,
             false => Stepping::Off,
         };
+        drop(state);
+        store.watch_space();
     }
+}
+
+/// True if writers will soon have to wait for reclaim.
+fn near_wall<P: Platform>(store: &Store<P>, state: &LogState) -> bool {
+    let left = state.space.below_bound().min(store.watermark.free());
+    let near = NEAR_WALL.min(state.space.in_use() / 8);
+    left < near * u64::from(store.layout.segment_size)
 }
 
 /// A step of the work for idle times: makes recovery short, frees dead segments, moves live records together. True when

@@ -10,11 +10,11 @@ use crate::engine::map::table::Table;
 use crate::engine::map::Map;
 use crate::engine::records::cache::RecordCache;
 use crate::engine::records::Records;
-use crate::engine::space::Allocator;
+use crate::engine::space::{Allocator, Watermark};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc};
-use crate::platform::Platform;
+use crate::platform::{BackingFile, Platform};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters that many threads bump; they order nothing.
@@ -59,6 +59,8 @@ pub(crate) struct Store<P: Platform> {
     /// The machine is about to sleep: background work that no user waits for does not begin.
     quiet: AtomicBool,
     pub(crate) counters: Counters,
+    /// Whether space runs low.
+    pub(crate) watermark: Watermark,
 }
 
 impl<P: Platform> Store<P> {
@@ -86,7 +88,27 @@ impl<P: Platform> Store<P> {
             closed: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
             counters: Counters::default(),
+            watermark: Watermark::default(),
         })
+    }
+
+    /// Looks whether space runs low.
+    pub(crate) fn watch_space(&self) {
+        let free = match self.file.free_space() {
+            Ok(free) => free.unwrap_or(u64::MAX),
+            // It is asked again with the next segment.
+            Err(_) => return,
+        };
+        let (garbage, mapped) = {
+            let log = self.log.lock();
+            let map = self.map.lock();
+            let total = map.total(log.held());
+            let dead = total.dead * u64::from(self.layout.segment_size);
+            (total.garbage - total.stuck + dead, map.mapped())
+        };
+        let (device, mapped) = (self.size().bytes(), DeviceSize::from_blocks(mapped).bytes());
+        let unmapped = device.saturating_sub(mapped);
+        self.watermark.note(free, garbage, device, unmapped);
     }
 
     /// Scratch memory for one request.

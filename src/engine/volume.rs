@@ -71,6 +71,8 @@ pub struct Stats {
     pub full: u64,
     /// Segments that reclaim has set aside: something in them is damaged or cannot be read.
     pub stuck_segments: u64,
+    /// 1 when space runs low, see [`Volume::low`].
+    pub low: u64,
 }
 
 /// How a volume is doing.
@@ -481,6 +483,24 @@ impl<P: Platform> Volume<P> {
         self.store.log.lock().space.refused()
     }
 
+    /// Whether space runs low: what the backing file system has left, together with what reclaim can gain, is less than
+    /// [`warn_percent`](Self::warn_percent) of the size of the device, and less than the blocks need that are not mapped.
+    /// Takes no lock.
+    pub fn low(&self) -> bool {
+        self.store.watermark.low()
+    }
+
+    /// Percent of the size of the device below which space counts as low; 0 for never.
+    pub fn warn_percent(&self) -> u64 {
+        self.store.watermark.percent()
+    }
+
+    /// Sets [`warn_percent`](Self::warn_percent), to 100 at most.
+    pub fn set_warn_percent(&self, percent: u64) {
+        self.store.watermark.set_percent(percent);
+        self.store.watch_space();
+    }
+
     /// The first run of mapped blocks at or after `block`: its first block and length.
     ///
     /// # Errors
@@ -557,6 +577,7 @@ impl<P: Platform> Volume<P> {
     pub fn stats(&self) -> Result<Stats> {
         let store = &*self.store;
         let allocated_bytes = store.file.allocated()?;
+        store.watch_space();
         let log = store.log.lock();
         let map = store.map.lock();
         let free_segments = log.space.free();
@@ -589,6 +610,7 @@ impl<P: Platform> Volume<P> {
             reserved_bytes: log.space.reserved() * segment_size,
             full: u64::from(log.space.refused()),
             stuck_segments: total.stuck_segments,
+            low: u64::from(store.watermark.low()),
         })
     }
 

@@ -153,6 +153,10 @@ impl BackingFile for MemFile {
         Ok(())
     }
 
+    fn free_space(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
     fn allocated(&self) -> Result<u64, Error> {
         Ok((self.contents().pages.len() * PAGE) as u64)
     }

@@ -130,6 +130,13 @@ pub trait BackingFile: Send + Sync + 'static {
     /// Cuts a regular file to `len` bytes; does nothing on a block device.
     fn truncate(&self, len: u64) -> Result<(), Error>;
 
+    /// Bytes that the file system has left, for this file and others. `None` if it does not say, and for a block device.
+    ///
+    /// # Errors
+    ///
+    /// Those of statfs(2).
+    fn free_space(&self) -> Result<Option<u64>, Error>;
+
     /// Bytes the file occupies on its file system (`st_blocks * 512`); the capacity of a block device.
     fn allocated(&self) -> Result<u64, Error>;
 }

@@ -88,6 +88,10 @@ impl BackingFile for Recorded {
         self.file.truncate(len)
     }
 
+    fn free_space(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
     fn allocated(&self) -> Result<u64, Error> {
         self.file.allocated()
     }

@@ -371,6 +371,39 @@ fn reclaim_goes_around_damage() {
     }
 }
 
+/// P2: before writes fail there is a warning, and it goes when space is there again.
+#[test]
+fn a_file_runs_low_before_it_is_full() {
+    const BLOCKS: u64 = 6000;
+    const RECORD: u64 = 4;
+    let (file, volume) = on_a_small_disk(BLOCKS);
+    let mut ws = volume.workspace().unwrap();
+    let mut data = vec![0; (RECORD * BLOCK) as usize];
+    let mut warned_at = None;
+    let mut full_at = None;
+    for at in (0..BLOCKS).step_by(RECORD as usize) {
+        noise(at as u32, &mut data);
+        if volume.write(&mut ws, at, &data) == Err(Error::NoSpace) {
+            full_at = Some(at * BLOCK);
+            break;
+        }
+        if warned_at.is_none() && volume.stats().unwrap().low == 1 {
+            warned_at = Some(at * BLOCK);
+        }
+    }
+    let (warned_at, full_at) = (warned_at.expect("a warning"), full_at.expect("a full file"));
+    assert!(volume.low() && volume.full());
+    // 5 % of the device, less what is reserved.
+    assert!(warned_at + MIB / 4 < full_at, "{warned_at}, {full_at}");
+    assert!(warned_at > 6 * MIB, "{warned_at}");
+    file.limit(32 * MIB);
+    assert_eq!(volume.stats().unwrap().low, 0);
+    file.limit(12 * MIB);
+    assert_eq!(volume.stats().unwrap().low, 1);
+    volume.set_warn_percent(0);
+    assert!(!volume.low());
+}
+
 /// An image with this many blocks on a disk of 12 MiB.
 fn on_a_small_disk(blocks: u64) -> (SimFile, Vol) {
     let file = SimFile::new();

@@ -36,6 +36,7 @@
 #define CLOOP_FLAG_RECOVERED	(1U << 2)	/* the image was not detached cleanly before */
 #define CLOOP_FLAG_FAILED	(1U << 3)	/* an error has made the device read-only */
 #define CLOOP_FLAG_FULL		(1U << 4)	/* the last write that needed space found none */
+#define CLOOP_FLAG_LOW		(1U << 9)	/* the space left is below the watermark */
 #define CLOOP_FLAG_RETRYING	(1U << 8)	/* the backing file refuses writes, which are tried again */
 
 /* Flag of struct cloop_attach only. */

@@ -29,6 +29,7 @@ const READ_ONLY: u32 = 1 << 0;
 const FAILED: u32 = 1 << 3;
 const FULL: u32 = 1 << 4;
 const RETRYING: u32 = 1 << 8;
+const LOW: u32 = 1 << 9;
 const RESIZE_FORCE: u32 = 1 << 0;
 const ATTACH_FORCE: u32 = 1 << 16;
 
@@ -139,6 +140,11 @@ impl Info {
     /// The last write that needed space found none.
     pub(crate) fn full(&self) -> bool {
         self.flags & FULL != 0
+    }
+
+    /// Space runs low.
+    pub(crate) fn low(&self) -> bool {
+        self.flags & LOW != 0
     }
 
     /// The backing file refuses writes, which are tried again.
@@ -367,6 +373,7 @@ mod tests {
         compare("CLOOP_FLAG_READ_ONLY", READ_ONLY as usize);
         compare("CLOOP_FLAG_FAILED", FAILED as usize);
         compare("CLOOP_FLAG_FULL", FULL as usize);
+        compare("CLOOP_FLAG_LOW", LOW as usize);
         compare("CLOOP_FLAG_RETRYING", RETRYING as usize);
         compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
         compare("CLOOP_ATTACH_FORCE", ATTACH_FORCE as usize);

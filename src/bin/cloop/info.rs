@@ -72,6 +72,7 @@ struct Report {
     free_bytes: Option<u64>,
     /// The last write that needed space found none.
     full: bool,
+    low: bool,
     /// Data on the device per byte of live records.
     ratio: Option<f64>,
     /// Data on the device per byte that the image occupies.
@@ -203,6 +204,7 @@ fn of_image(path: &Path) -> Result<Report> {
         garbage_bytes: stats.garbage_bytes,
         free_bytes: free_space(path, stats.allocated_bytes, stats.stored_bytes),
         full: false,
+        low: false,
         ratio: ratio(data, stats.live_bytes),
         allocated_ratio: ratio(data, stats.allocated_bytes),
         replayed_records: stats.replayed,
@@ -244,6 +246,7 @@ impl Report {
                     free_space(info.backing_file(), info.allocated_bytes, info.stored_bytes)
                 }),
             full: info.full(),
+            low: info.low(),
             ratio: ratio(data, info.live_bytes),
             allocated_ratio: ratio(data, info.allocated_bytes),
             replayed_records: info.replayed,
@@ -294,6 +297,7 @@ impl Report {
                 "Free",
                 match (self.free_bytes, self.full) {
                     (_, true) => "none: the last write found no space".to_owned(),
+                    (Some(bytes), false) if self.low => format!("{}, low", size::both(bytes)),
                     (Some(bytes), false) => size::both(bytes),
                     (None, false) => "unknown".to_owned(),
                 },

@@ -58,12 +58,15 @@ static const struct block_device_operations disk_fops = {
 static void send_change_event(struct work_struct *work)
 {
 	struct cloop_disk *own = container_of(work, struct cloop_disk, event);
-	const char *text = own->change_event(own->disk->queue->queuedata);
-	char *envp[2] = { (char *)text };
+	const char *text;
 
-	if (text)
+	/* Several things may have changed: an event for each. */
+	while ((text = own->change_event(own->disk->queue->queuedata))) {
+		char *envp[2] = { (char *)text };
+
 		kobject_uevent_env(&disk_to_dev(own->disk)->kobj, KOBJ_CHANGE,
 				   envp);
+	}
 }
 
 /*

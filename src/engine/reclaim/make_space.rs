@@ -13,6 +13,8 @@ use crate::platform::Platform;
 
 /// Segments to be found, beside those that the writers that wait need.
 const GAIN: u64 = 2;
+/// Segments emptied at once before writers wait.
+const AHEAD: usize = 2;
 /// Rounds without gain after which there is no space to be found.
 const FRUITLESS: u32 = 8;
 
@@ -61,7 +63,7 @@ impl<P: Platform> Maintenance<P> {
             if view.found > before.found + GAIN as i64 * size + view.wanted {
                 break;
             }
-            let round = self.empty_and_free(store, &view)?;
+            let round = self.empty_and_free(store, &view, BATCH)?;
             let now = View::of(store);
             if now.found > view.found {
                 continue;
@@ -75,12 +77,33 @@ impl<P: Platform> Maintenance<P> {
         Ok(View::of(store).found > before.found)
     }
 
-    /// One round: empties segments, and frees the dead ones. `before` is what there was before it.
-    fn empty_and_free(&mut self, store: &Store<P>, before: &View) -> Result<Round> {
+    /// Gains some space before writers have to wait for it: about as much as they use up meanwhile. False if there is
+    /// nothing to gain.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log and of memory.
+    pub(crate) fn gain_ahead(&mut self, store: &Store<P>) -> Result<bool> {
+        let before = View::of(store);
+        let size = i64::from(store.layout.segment_size);
+        for _ in 0..BATCH {
+            let view = View::of(store);
+            if view.wanted > 0 || view.found >= before.found + size {
+                break;
+            }
+            if self.empty_and_free(store, &view, AHEAD)?.emptied == 0 {
+                break;
+            }
+        }
+        Ok(View::of(store).found > before.found)
+    }
+
+    /// One round: empties up to `limit` segments, and frees the dead ones. `before` is what there was before it.
+    fn empty_and_free(&mut self, store: &Store<P>, before: &View, limit: usize) -> Result<Round> {
         let mut going = || !store.log.lock().stopping();
         let movable = before.total.garbage - before.total.stuck;
         let emptied = match movable >= u64::from(store.layout.segment_size) {
-            true => self.empty_segments(store, Effort::Urgent, BATCH, &mut going)?,
+            true => self.empty_segments(store, Effort::Urgent, limit, &mut going)?,
             false => 0,
         };
         freeing::free_superseded(store)?;

@@ -10,17 +10,20 @@
 //! - cost.rs: what the next checkpoints need;
 //! - allocator.rs: which segments of the image are free;
 //! - queue.rs: those who wait for space, in order;
+//! - watermark.rs: whether space runs low;
 //! - [`Space`], here: the reserve, and the state of the space.
 
 mod allocator;
 mod class;
 mod cost;
 mod queue;
+mod watermark;
 
 pub(crate) use self::allocator::{Allocator, MAX_UNCOVERED};
 pub(crate) use self::class::SpaceClass;
 pub(crate) use self::cost::CheckpointCost;
 pub(crate) use self::queue::{Answer, Supply, Verdict};
+pub(crate) use self::watermark::Watermark;
 
 use self::class::for_metadata;
 use self::queue::Queue;
@@ -140,6 +143,12 @@ impl Space {
     pub(crate) fn bound(&self) -> u64 {
         let checkpoints = BELOW_BOUND * u64::from(self.layout.segment_size);
         self.size.image_bound().saturating_sub(checkpoints)
+    }
+
+    /// Bytes the image can take until it is at its bound.
+    pub(crate) fn below_bound(&self) -> u64 {
+        let taken = self.layout.segment_offset(self.in_use());
+        self.bound().saturating_sub(taken)
     }
 }
 

@@ -14,6 +14,7 @@
 #include <linux/printk.h>
 #include <linux/slab.h>
 #include <linux/stat.h>
+#include <linux/statfs.h>
 #include <linux/uio.h>
 #include <linux/vmalloc.h>
 
@@ -268,6 +269,18 @@ int cloop_file_sync(struct file *file)
 
 	revert_creds(old);
 	return ret;
+}
+
+/* What the file system has left for those without privileges. */
+int cloop_file_free_space(struct file *file, u64 *bytes)
+{
+	struct kstatfs st;
+	int ret = vfs_statfs(&file->f_path, &st);
+
+	if (ret)
+		return ret;
+	*bytes = st.f_bavail > 0 ? (u64)st.f_bavail * st.f_bsize : 0;
+	return 0;
 }
 
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino)

@@ -272,6 +272,16 @@ impl BackingFile for KernelFile {
         check(unsafe { c::cloop_file_truncate(self.file.as_ptr(), len) })
     }
 
+    fn free_space(&self) -> Result<Option<u64>, Error> {
+        if self.fixed_size() {
+            return Ok(None);
+        }
+        let mut free = 0;
+        // SAFETY: The file is valid, and the variable is writable.
+        check(unsafe { c::cloop_file_free_space(self.file.as_ptr(), &raw mut free) })?;
+        Ok(Some(free))
+    }
+
     fn allocated(&self) -> Result<u64, Error> {
         if self.fixed_size() {
             return self.len();

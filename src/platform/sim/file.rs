@@ -895,6 +895,12 @@ impl BackingFile for SimFile {
         Ok(())
     }
 
+    fn free_space(&self) -> Result<Option<u64>, Error> {
+        let disk = self.disk();
+        let taken = (disk.now.occupied(disk.unit()) * PAGE) as u64;
+        Ok(disk.capacity.map(|capacity| capacity.saturating_sub(taken)))
+    }
+
     fn allocated(&self) -> Result<u64, Error> {
         let disk = self.disk();
         Ok((disk.now.occupied(disk.unit()) * PAGE) as u64)

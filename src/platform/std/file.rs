@@ -140,6 +140,15 @@ impl BackingFile for StdFile {
         self.file.set_len(len).map_err(|e| error(&e))
     }
 
+    fn free_space(&self) -> Result<Option<u64>, Error> {
+        if self.block_device {
+            return Ok(None);
+        }
+        let stat =
+            rustix::fs::fstatvfs(&self.file).map_err(|errno| Error::Io(errno.raw_os_error()))?;
+        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+
     fn allocated(&self) -> Result<u64, Error> {
         if self.block_device {
             return self.len();
