@@ -2,7 +2,9 @@
 //! Promise P5: damage is found, never served, and costs only the blocks that it hit.
 
 use crate::model::{fill, fresh, read_tags, Home, Tested, Vol, BLOCKS};
+use crate::repair::records;
 use cloop::engine::check::{check, Finding, Summary};
+use cloop::engine::format::{Kind, Superblock};
 use cloop::engine::Access;
 use cloop::engine::{Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
@@ -149,4 +151,67 @@ fn a_cut_image_is_refused() {
         Vol::open(cut, Access::Read),
         Err(Error::Corrupt { .. })
     ));
+}
+
+/// A sector that cannot be read costs no more than a damaged one: the older superblock or checkpoint takes its place.
+#[test]
+fn a_sector_that_cannot_be_read_refuses_no_image() {
+    let (file, state) = image();
+    let bytes = file.bytes();
+    let slots = [0, 64 * 1024].map(|at| {
+        let mut page = bytes[at..at + BLOCK_SIZE].to_vec();
+        Superblock::decode::<Home>(&mut page, at as u64).unwrap()
+    });
+    let newest = slots.iter().max_by_key(|slot| slot.generation).unwrap();
+    let usage = newest.usage_root.address();
+    for offset in [0, 64 * 1024, usage] {
+        let hurt = file.copy();
+        hurt.spoil(offset, 1);
+        let (summary, found) = findings(&hurt);
+        assert!(summary.is_ok() && !found.is_empty(), "at {offset}");
+        for access in [Access::Read, Access::Write] {
+            let volume = Vol::open(hurt.clone(), access).unwrap();
+            assert_eq!(crate::model::read_all(&volume), state, "at {offset}");
+            if access == Access::Write {
+                volume.close().unwrap();
+            }
+        }
+    }
+    // Without both superblocks the error is that of the disk.
+    file.spoil(0, 1);
+    file.spoil(64 * 1024, 1);
+    assert!(matches!(Vol::open(file, Access::Read), Err(Error::Io(_))));
+}
+
+/// A log that ends at a sector that cannot be read may have gone on there.
+#[test]
+fn a_log_that_cannot_be_read_on_is_refused() {
+    let (file, volume) = fresh(4096);
+    let mut ws = volume.workspace().unwrap();
+    let mut data = vec![0; BLOCK_SIZE];
+    for tag in 0..6 {
+        fill(3 * tag + 2, &mut data);
+        volume.write(&mut ws, u64::from(tag), &data).unwrap();
+        volume.flush().unwrap();
+    }
+    let crashed = file.copy();
+    let last = records(&crashed)
+        .into_iter()
+        .rfind(|(_, record)| record.kind == Kind::Data);
+    crashed.spoil(last.expect("a data record").0 as u64, 1);
+    let error = Vol::open(crashed, Access::Read).err();
+    assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
+}
+
+/// Something else that writes to the image stops the volume, which leaves the superblocks alone.
+#[test]
+fn a_second_writer_stops_the_first() {
+    let (file, first) = fresh(4096);
+    let second = Vol::open(file.clone(), Access::Write).unwrap();
+    let slots = |file: &SimFile| [0, 64 * 1024].map(|at| file.bytes()[at..at + 512].to_vec());
+    let before = slots(&file);
+    assert_eq!(first.checkpoint(), Err(Error::Foreign));
+    assert_eq!(first.flush(), Err(Error::Foreign));
+    assert!(slots(&file) == before);
+    second.close().unwrap();
 }

@@ -182,7 +182,7 @@ impl<P: Platform> Check<'_, P> {
             return Ok(());
         }
         let log_end = superblock.log_end;
-        match replay(self.store, &mut self.ws, superblock, log_end) {
+        match replay(self.store, &mut self.ws, superblock, log_end, None) {
             Err(error) if error.is_damage() => self.find(error, None, false),
             Err(error) => return Err(error),
             // Nothing follows the last checkpoint.

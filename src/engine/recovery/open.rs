@@ -154,7 +154,9 @@ fn recover<P: Platform>(
             seq: found.log_end >> store.layout.segment_shift(),
         }
     } else {
-        replay(store, ws, found, newest.log_end)?
+        let same = (found.epoch, found.salt) == (newest.epoch, newest.salt);
+        let closed = (newest.clean && same).then_some(newest.log_start);
+        replay(store, ws, found, newest.log_end, closed)?
     };
     list_free(store)?;
     store.set_size(newest.size);

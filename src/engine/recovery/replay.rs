@@ -59,7 +59,9 @@ struct SegmentEnd {
     next: Option<u64>,
 }
 
-/// Applies the log from the checkpoint of `superblock` on, up to the first record that does not follow.
+/// Applies the log from the checkpoint of `superblock` on, up to the first record that does not follow. If the newest
+/// superblock says that the image was closed cleanly and `superblock` is the older one, `closed` is the newest one's log
+/// start: what follows there is its checkpoint, which changes nothing, and may be damaged.
 ///
 /// # Errors
 ///
@@ -71,6 +73,7 @@ pub(crate) fn replay<P: Platform>(
     ws: &mut Workspace<P>,
     superblock: &Superblock,
     log_end: u64,
+    closed: Option<LogPosition>,
 ) -> Result<Replayed> {
     let shift = store.layout.segment_shift();
     let replay = Replay {
@@ -85,11 +88,11 @@ pub(crate) fn replay<P: Platform>(
         ws,
         superblock,
     };
-    replay.run(log_end)
+    replay.run(log_end, closed)
 }
 
 impl<P: Platform> Replay<'_, P> {
-    fn run(mut self, log_end: u64) -> Result<Replayed> {
+    fn run(mut self, log_end: u64, closed: Option<LogPosition>) -> Result<Replayed> {
         let layout = self.store.layout;
         let LogPosition {
             segment,
@@ -122,13 +125,17 @@ impl<P: Platform> Replay<'_, P> {
                     tail.space.extend_to(index);
                 }
                 _ => {
-                    if ends_unread::<P>(&self.bytes, end.offset, &self.bad) {
-                        return corrupt("log: it cannot be read on", base + u64::from(end.offset));
-                    }
                     let after = LogPosition {
                         offset: end.offset,
                         ..at
                     };
+                    let log = &self.store.log;
+                    if closed.is_some_and(|closed| log.lsn_of(after) >= log.lsn_of(closed)) {
+                        return Ok(self.replayed);
+                    }
+                    if ends_unread::<P>(&self.bytes, end.offset, &self.bad) {
+                        return corrupt("log: it cannot be read on", base + u64::from(end.offset));
+                    }
                     let durable = self.durable_after(after)?;
                     if self.store.log.lsn_of(after) < durable.max(log_end) {
                         return corrupt("log", base + u64::from(end.offset));
