@@ -5,7 +5,7 @@
 //! chunk stays in the queue, flushes wait for it, and the device goes on. Only a failed fsync proves a loss, so the error
 //! of an fsync stops the log in any case, and so does an error of the medium.
 
-use super::state::LogState;
+use super::state::{LogState, Patience, Retry};
 use super::{Log, LogGuard};
 use crate::engine::{Error, Result};
 use crate::platform::{BackingFile, MonitorGuard, Platform};
@@ -16,26 +16,6 @@ const FIRST_MS: u64 = 10;
 const MOST_MS: u64 = 1000;
 /// Failures in a row after which a write is given up unless the log is to [wait for ever](Patience::Endless).
 const TRIES: u32 = 8;
-
-/// How long writes that fail for a reason that passes are tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// For some seconds: the caller wants an answer.
-    Bounded,
-    /// Until the volume is closed.
-    Endless,
-}
-
-/// The backing file refuses writes for a reason that passes. No write is tried before `at`.
-#[derive(Clone, Copy)]
-pub(super) struct Retry {
-    /// The reason.
-    error: Error,
-    /// Failures in a row. Writes that were under way together count as one.
-    failures: u32,
-    /// The moment of the next try, by [`Platform::now_ms`].
-    at: u64,
-}
 
 /// When a chunk can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

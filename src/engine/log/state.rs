@@ -2,7 +2,6 @@
 //! [`LogState`]: everything about the log that its lock protects.
 
 use super::chunk::{Chunk, ChunkState, OpenChunk};
-use super::retry::{Patience, Retry};
 use super::segment::Current;
 use crate::engine::space::{Space, SpaceClass};
 use crate::engine::{Error, Result};
@@ -47,6 +46,26 @@ pub(crate) struct LogState {
     /// Checkpoints that were tried.
     checkpoints: u64,
     pub(super) stats: LogStats,
+}
+
+/// How long writes that fail for a reason that passes are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// For some seconds: the caller wants an answer.
+    Bounded,
+    /// Until the volume is closed.
+    Endless,
+}
+
+/// The backing file refuses writes for a reason that passes. No write is tried before `at`.
+#[derive(Clone, Copy)]
+pub(super) struct Retry {
+    /// The reason.
+    pub(super) error: Error,
+    /// Failures in a row. Writes that were under way together count as one.
+    pub(super) failures: u32,
+    /// The moment of the next try, by [`Platform::now_ms`](crate::platform::Platform::now_ms).
+    pub(super) at: u64,
 }
 
 /// Counters of the log.
