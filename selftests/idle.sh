@@ -44,6 +44,6 @@ idle() {
 		[[ $stat == *") "[SI]" "* ]] || fail "a thread sleeps in the wrong state"
 	done
 	cloop detach --all
-	is "$(pgrep -c '^cloop' || :)" -eq 0 "threads after detaching"
+	is "$(pgrep -c '^cloop-[wm]' || :)" -eq 0 "threads after detaching"
 }
 check "background threads of an idle device sleep" idle

@@ -52,7 +52,7 @@ steady() {
 			is $((after - before[$field])) -le 1024 "KiB more of $field"
 		fi
 	done
-	is "$(pgrep -c '^cloop' || :)" -eq 0 "threads"
+	is "$(pgrep -c '^cloop-[wm]' || :)" -eq 0 "threads"
 	is "$(lsmod | awk '$1 == "cloop" { print $3 }')" -eq 0 "users of the module"
 }
 
