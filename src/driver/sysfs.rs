@@ -21,7 +21,10 @@ const _: () = {
     let _ = [c::cloop_queue_file, cloop_queue_file];
     let _ = [c::cloop_queue_set_table_limit, cloop_queue_set_table_limit];
     let _ = [c::cloop_queue_warn_percent, cloop_queue_warn_percent];
-    let _ = [c::cloop_queue_set_warn_percent, cloop_queue_set_warn_percent];
+    let _ = [
+        c::cloop_queue_set_warn_percent,
+        cloop_queue_set_warn_percent,
+    ];
 };
 
 /// # Safety
