@@ -151,18 +151,25 @@ impl<P: Platform> Log<P> {
     }
 
     /// Takes a segment that has become free into the reserve, if that lacks any or writers wait for it: on a full file
-    /// system other files might take its space. False when it is not needed, or its space not to be had.
+    /// system other files might take its space. False when it is not needed, or its space not to be had, or the image has
+    /// reached its bound.
     ///
     /// # Errors
     ///
-    /// Those of memory.
+    /// Those of memory, and those of the backing file.
     pub(crate) fn keep_in_reserve(&self, file: &P::File, index: u64) -> Result<bool> {
         let state = self.lock();
         let wanted = state.space.wanted(self.usable());
         if state.space.reserved() > self.floor(&state, SpaceClass::User) + wanted {
             return Ok(false);
         }
+        // Segments whose ends were punched may be more than the bound has space for, once their ends are allocated again.
+        let bound = state.space.bound();
+        let most = self.layout.segment_offset(state.space.in_use());
         drop(state);
+        if most > bound && !file.fixed_size() && file.allocated()? > bound {
+            return Ok(false);
+        }
         // Its unused end was punched when the log had left it.
         if self.allocate(file, index).is_err() {
             return Ok(false);
@@ -314,7 +321,7 @@ impl<P: Platform> Log<P> {
     ///
     /// If reclaim has found nothing, but the backing file system has space, the image grows beyond its bound rather than
     /// failing a write.
-    pub(crate) fn answer(&self, file: &P::File, verdict: Option<Verdict>) {
+    pub(crate) fn answer(&self, file: &P::File, mut verdict: Option<Verdict>) {
         let limit = match verdict.map(|verdict| verdict.error) {
             Some(Error::NoSpace) => Limit::Backing,
             _ => Limit::Bound,
@@ -329,7 +336,12 @@ impl<P: Platform> Log<P> {
                 return;
             }
             drop(state);
-            if self.reserve_now(file, limit).is_err() {
+            if let Err(error) = self.reserve_now(file, limit) {
+                // A disk that fails is not a full one, and reclaim may have found nothing because of that.
+                match &mut verdict {
+                    Some(verdict) if error != Error::NoSpace => verdict.error = error,
+                    _ => {}
+                }
                 break;
             }
         }
