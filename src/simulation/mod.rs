@@ -750,6 +750,9 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
 /// Opens the file for a second time, as behind another device that leads to it. From then on the first volume must stop
 /// at its next checkpoint, and leave the superblocks alone.
 fn meet_rival(volume: &Volume<Sim>, file: &SimFile) -> Result<(), String> {
+    // A checkpoint that has read the slots before the rival writes them, and writes its own one after that, cannot know
+    // better. No background work begins one from here on.
+    let _ = volume.quiesce();
     let Ok(rival) = Volume::<Sim>::open(file.clone(), Access::Write) else {
         // It met a checkpoint of the first volume, or the disk is full or lost.
         return Ok(());
