@@ -41,8 +41,8 @@ const WRONG_ORDERS: [WrongOrder; 5] = [
     WrongOrder {
         what: "ranges are punched before the log that supersedes them is durable",
         file: "reclaim/punch.rs",
-        right: "freeing::punch(store, index, &superseded.durably(&log))?;",
-        wrong: "freeing::punch(store, index, &superseded)?;",
+        right: "self.punch_measured(store, index, &superseded.durably(&log), gain)?;",
+        wrong: "self.punch_measured(store, index, &superseded, gain)?;",
         error: "E0308",
     },
     WrongOrder {
