@@ -379,3 +379,97 @@ opener() {
 	is "$(cut -d ' ' -f 2 "$tmp/changes" | sort -u | xargs)" = 1000 "users for whom the file was changed"
 }
 check "the backing file is used with the rights of the process that opened it" opener
+
+# gone: the device is detached, at once or soon.
+gone() {
+	local _
+	for _ in {1..100}; do
+		[[ -e $device || -e /sys/block/$name ]] || return 0
+		sleep 0.1
+	done
+	fail "$device is still there"
+}
+
+# The device goes when its last user has gone, and its image is closed cleanly.
+lazy() {
+	local fd
+	image disk --size 64M
+	attach "$image"
+	mkfs.ext4 -q "$device"
+	mount "$device" "$mnt"
+	fails 1 "$device: in use" cloop detach "$device"
+	is "$(get autoclear)" = false "autoclear"
+	cloop detach --lazy "$device"
+	cloop detach --lazy "$device"
+	is "$(get autoclear)" = true "autoclear after a lazy detach"
+	# It can be used and opened meanwhile.
+	cp /usr/bin/bash "$mnt"
+	exec {fd}<"$device"
+	umount "$mnt"
+	sleep 1
+	[[ -b $device ]] || fail "the device has gone with a user left"
+	exec {fd}<&-
+	gone
+	intact "$image"
+	attach "$image"
+	mount -o ro "$device" "$mnt"
+	cmp /usr/bin/bash "$mnt/bash"
+	umount "$mnt"
+	# Nobody uses it: it goes at once.
+	cloop detach --lazy "$device"
+	[[ ! -e $device ]] || fail "$device is still there"
+	fails 1 "nothing is attached" cloop detach --lazy "$device"
+	rmmod cloop
+	modprobe cloop
+}
+check "a lazy detach waits for the last user" lazy
+
+autoclear() {
+	local first other fd i
+	image disk --size 64M
+	attach --autoclear "$image"
+	is "$(get autoclear)" = true "autoclear"
+	image other --size 16M
+	other=$(cloop attach --autoclear "$image")
+	first=$device device=$other name=${other#/dev/}
+	: <"$device"
+	gone
+	# That one has had no user yet.
+	device=$first name=${first#/dev/}
+	[[ -b $device ]] || fail "$device has gone as well"
+	# mkfs opens and closes a device several times.
+	exec {fd}<"$device"
+	mkfs.ext4 -q "$device"
+	exec {fd}<&-
+	gone
+	intact "$backing/disk"
+	for ((i = 0; i < $(scaled 10); i++)); do
+		attach --autoclear "$backing/disk"
+		exec {fd}<"$device"
+		e2fsck -fn "$device"
+		exec {fd}<&-
+		gone
+	done
+	rmmod cloop
+	modprobe cloop
+	intact "$backing/disk"
+}
+check "a device that goes with its last user" autoclear
+
+# The device is also in use while it is compacted.
+lazy_while_held() {
+	local compacting
+	image disk --size 256M
+	attach "$image"
+	noise "$tmp/noise" 64
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	blkdiscard -o 0 -l $((16 * MiB)) "$device"
+	cloop compact "$device" &
+	compacting=$!
+	sleep 0.2
+	cloop detach --lazy "$device"
+	wait "$compacting" || :
+	gone
+	intact "$image"
+}
+check "a lazy detach waits for a compaction" lazy_while_held

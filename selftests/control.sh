@@ -42,7 +42,8 @@ arguments() {
 	fails 1 "^ENXIO\$" ioctl info -1
 	# None of these calls has left anything behind.
 	is "$(ioctl attach --index 5 "$image")" -eq 5 "index"
-	fails 1 "^EINVAL\$" ioctl detach --flags 1 5
+	fails 1 "^EINVAL\$" ioctl detach --flags 2 5
+	fails 1 "^EINVAL\$" ioctl detach --flags 3 5
 	image other --size 16M
 	fails 1 "^EEXIST\$" ioctl attach --index 5 "$image"
 	ioctl info 5 | grep -x "backing_file $backing/disk"

@@ -6,6 +6,7 @@
 //! - [`control`]: the ioctls of `/dev/cloop-control`,
 //! - [`registry`]: the devices that exist,
 //! - [`device`]: one attached device,
+//! - [`detach`]: how it goes, now or when its last user has gone,
 //! - [`power`]: what devices do when the machine sleeps,
 //! - [`sysfs`], [`info`]: what user space is told of a device,
 //! - [`queue`]: what the block layer calls,
@@ -23,6 +24,7 @@ mod block;
 mod c;
 mod capability;
 mod control;
+mod detach;
 mod device;
 // The engine and the platform are a library as well; the module uses a part of it.
 #[allow(dead_code, unreachable_pub, unused_imports)]
@@ -64,6 +66,8 @@ struct CloopModule {
     #[pin]
     _control: MiscDeviceRegistration<control::Control>,
     _power: power::Power,
+    // The last field: without the control device there is no device to be attached or closed.
+    _detach: detach::Work,
 }
 
 impl kernel::InPlaceModule for CloopModule {
@@ -75,6 +79,8 @@ impl kernel::InPlaceModule for CloopModule {
         try_pin_init!(Self {
             _power: power::Power::new()?,
             _control <- control::register(),
+            // SAFETY: The module drops it after the control device. It is unloaded only without devices.
+            _detach: unsafe { detach::Work::new() },
         })
     }
 }

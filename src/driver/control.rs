@@ -4,6 +4,7 @@
 
 use crate::c;
 use crate::capability::sys_admin;
+use crate::detach;
 use crate::device::Device;
 use crate::engine::{Access, Volume};
 use crate::error::errno;
@@ -73,7 +74,7 @@ impl MiscDevice for Control {
         match cmd {
             c::CLOOP_CTL_VERSION => version(user)?,
             c::CLOOP_CTL_ATTACH => attach(user)?,
-            c::CLOOP_CTL_DETACH => detach(user)?,
+            c::CLOOP_CTL_DETACH => detach_device(user)?,
             c::CLOOP_CTL_INFO => info(user)?,
             c::CLOOP_CTL_COMPACT => compact(user)?,
             c::CLOOP_CTL_RESIZE => resize(user)?,
@@ -102,7 +103,7 @@ fn attach(user: UserSlice) -> Result {
     sys_admin()?;
     let (mut reader, mut writer) = user.reader_writer();
     let mut args = reader.read::<c::cloop_attach>()?;
-    let known = c::CLOOP_FLAG_READ_ONLY | c::CLOOP_ATTACH_FORCE;
+    let known = c::CLOOP_FLAG_READ_ONLY | c::CLOOP_FLAG_AUTOCLEAR | c::CLOOP_ATTACH_FORCE;
     if args.flags & !known != 0 || args.reserved != 0 {
         return Err(EINVAL);
     }
@@ -127,6 +128,9 @@ fn attach(user: UserSlice) -> Result {
         reservation.claim(uuid, twins)?;
     }
     let device = Device::attach(index, file, access)?;
+    if args.flags & c::CLOOP_FLAG_AUTOCLEAR != 0 {
+        device.server().set_autoclear();
+    }
     reservation.attach(device);
     args.index = index as i32;
     // If this fails, the caller does not learn the index; the device stays attached.
@@ -134,16 +138,15 @@ fn attach(user: UserSlice) -> Result {
 }
 
 #[inline(never)]
-fn detach(user: UserSlice) -> Result {
+fn detach_device(user: UserSlice) -> Result {
     sys_admin()?;
     let args = user.reader().read::<c::cloop_detach>()?;
-    if args.flags != 0 {
-        return Err(EINVAL);
+    let index = index_of(args.index)?;
+    match args.flags {
+        0 => detach::now(index),
+        c::CLOOP_DETACH_LAZY => detach::lazily(index),
+        _ => Err(EINVAL),
     }
-    let hold = Hold::new(index_of(args.index)?, Purpose::Detach)?;
-    hold.retire()?;
-    let (device, _reservation) = hold.take()?;
-    KBox::into_inner(device).close()
 }
 
 #[inline(never)]

@@ -155,6 +155,11 @@ impl Device {
         Ok(())
     }
 
+    /// Returns true if the block device is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.disk.is_open()
+    }
+
     /// Keeps the block device from being opened.
     ///
     /// # Errors

@@ -15,6 +15,15 @@ struct cloop_server;
 struct cloop_shrinker;
 struct file;
 
+/* detach.c */
+
+void cloop_detach_schedule(void);
+void cloop_detach_stop(void);
+
+/* detach.rs */
+
+void cloop_detach_unwanted(void);
+
 /* parameter.c */
 
 /* Bytes of memory for the sector table of a device: the engine's default. */

@@ -69,6 +69,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
         (c::CLOOP_FLAG_FULL, stats.full != 0),
         (c::CLOOP_FLAG_LOW, stats.low != 0),
         (c::CLOOP_FLAG_RETRYING, state.retrying.is_some()),
+        (c::CLOOP_FLAG_AUTOCLEAR, server.autoclear()),
     ] {
         if set {
             info.flags |= flag;

@@ -2,6 +2,7 @@
 //! The request queue of a device: its operations, as the block layer calls them.
 
 use crate::block::{Operations, Request, Workqueue};
+use crate::detach;
 use crate::lane::Lane;
 use crate::platform::kernel::io_scope;
 use crate::server::Server;
@@ -47,6 +48,10 @@ impl Operations for Queue {
     fn serve(&self, request: Request) {
         let _scope = io_scope();
         self.server.serve(request);
+    }
+
+    fn closed(&self) {
+        detach::closed(&self.server);
     }
 
     fn change_event(&self) -> Option<&'static CStr> {

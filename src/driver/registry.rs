@@ -19,6 +19,7 @@
 //! others. Who asks for the state of a device gets a reference to its [`Server`], which may live a little longer
 //! than the device.
 
+use crate::detach;
 use crate::device::Device;
 use crate::platform::kernel::Identity;
 use crate::server::Server;
@@ -280,7 +281,10 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(slot) = REGISTRY.lock().slots.get_mut(self.index) {
             *slot = match core::mem::replace(slot, Slot::Free) {
-                Slot::Held(identity, device, _) => Slot::Attached(identity, device),
+                Slot::Held(identity, device, _) => {
+                    detach::released(&device);
+                    Slot::Attached(identity, device)
+                }
                 other => other,
             };
         }

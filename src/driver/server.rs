@@ -24,6 +24,10 @@ pub(crate) struct Server {
     full: AtomicBool,
     /// True if user space was told last that space runs low.
     low: AtomicBool,
+    /// True if the device is detached when its last user closes it.
+    autoclear: AtomicBool,
+    /// True if the device is detached as soon as nobody uses it.
+    given_up: AtomicBool,
 }
 
 impl Server {
@@ -44,7 +48,31 @@ impl Server {
             messages: RateLimit::new(index)?,
             full: AtomicBool::new(false),
             low: AtomicBool::new(false),
+            autoclear: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
         })
+    }
+
+    /// Has the device detached when its last user closes it.
+    pub(crate) fn set_autoclear(&self) {
+        self.autoclear.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if the device is detached when its last user closes it.
+    pub(crate) fn autoclear(&self) -> bool {
+        self.autoclear.load(Ordering::Relaxed)
+    }
+
+    /// Has the device detached as soon as nobody uses it. Who closes it after a failed attempt sees that: both take
+    /// the lock of the disk.
+    pub(crate) fn give_up(&self) {
+        self.set_autoclear();
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if the device is to be detached as soon as nobody uses it.
+    pub(crate) fn given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// The volume that the device stores its data in.

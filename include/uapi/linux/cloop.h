@@ -31,6 +31,7 @@
 
 /* Flags of struct cloop_attach and struct cloop_info. */
 #define CLOOP_FLAG_READ_ONLY	(1U << 0)
+#define CLOOP_FLAG_AUTOCLEAR	(1U << 10)	/* detached when the last user closes it */
 /* Flags of struct cloop_info only. */
 #define CLOOP_FLAG_DIRECT_IO	(1U << 1)	/* the backing file bypasses the page cache */
 #define CLOOP_FLAG_RECOVERED	(1U << 2)	/* the image was not detached cleanly before */
@@ -41,6 +42,9 @@
 
 /* Flag of struct cloop_attach only. */
 #define CLOOP_ATTACH_FORCE	(1U << 16)	/* also if the UUID of the image is attached */
+
+/* Flag of struct cloop_detach. */
+#define CLOOP_DETACH_LAZY	(1U << 0)	/* as soon as the device is not in use */
 
 /* Flag of struct cloop_resize. */
 #define CLOOP_RESIZE_FORCE	(1U << 0)	/* discard what lies beyond the new end */
@@ -70,7 +74,7 @@ struct cloop_version {
  *	O_DIRECT and supports that, I/O bypasses the page cache. The device
  *	keeps the open file description, and so its flock(2), until it is
  *	detached.
- * @flags: CLOOP_FLAG_READ_ONLY, CLOOP_ATTACH_FORCE
+ * @flags: CLOOP_FLAG_READ_ONLY, CLOOP_FLAG_AUTOCLEAR, CLOOP_ATTACH_FORCE
  * @index: in: number of the device, or -1 for the first free number;
  *	out: the number N of /dev/cloopN
  * @reserved: zero
@@ -98,9 +102,11 @@ struct cloop_attach {
 /**
  * struct cloop_detach - write all data back and remove a block device
  * @index: number of the device
- * @flags: zero
+ * @flags: CLOOP_DETACH_LAZY or 0
  *
- * Argument of CLOOP_CTL_DETACH.
+ * Argument of CLOOP_CTL_DETACH. With CLOOP_DETACH_LAZY, a device that is open,
+ * mounted, compacted or resized is not refused: it can be used as before, and is
+ * detached when its last user has gone.
  *
  * Errors: ENXIO (no such device), EBUSY (the device is open or mounted, or is
  * being attached, detached, compacted or resized; it stays). Any other error

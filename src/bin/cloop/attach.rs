@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `cloop attach` and `cloop detach`.
 
-use crate::control::Control;
+use crate::control::{Control, Lifetime};
 use crate::device;
 use crate::fail::fail;
 use crate::image::{self, Lock};
@@ -27,8 +27,19 @@ pub(crate) struct Args {
     /// Device to use, such as cloop3 or /dev/cloop3; by default the first free one
     #[arg(short, long, value_name = "DEVICE", value_parser = parse_device)]
     device: Option<u32>,
+    /// Detach the device when its last user closes it
+    #[arg(long)]
+    autoclear: bool,
     /// Image to attach
     image: PathBuf,
+}
+
+/// The lifetime that an option asks for.
+fn lifetime(until_closed: bool) -> Lifetime {
+    match until_closed {
+        true => Lifetime::UntilClosed,
+        false => Lifetime::UntilDetached,
+    }
 }
 
 /// Detach devices.
@@ -40,6 +51,9 @@ pub(crate) struct DetachArgs {
     /// Detach every cloop device
     #[arg(short, long)]
     all: bool,
+    /// Do not refuse a device that is in use, but detach it when its last user closes it
+    #[arg(short, long)]
+    lazy: bool,
     /// Devices to detach, such as /dev/cloop0 or cloop0
     #[arg(
         value_name = "DEVICE",
@@ -74,7 +88,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })?;
     let control = Control::open_or_load()?;
     let index = control
-        .attach(&file, args.read_only, args.force, args.device)
+        .attach(
+            &file,
+            args.read_only,
+            args.force,
+            lifetime(args.autoclear),
+            args.device,
+        )
         .map_err(|errno| match errno {
             // The errno says that the image is damaged or unknown; the engine says where.
             Errno::MEDIUMTYPE | Errno::UCLEAN | Errno::OPNOTSUPP | Errno::NODATA => {
@@ -84,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         })?;
     wait_for_node(index).inspect_err(|_| {
         // The command fails, so it leaves nothing attached. The first error is the one to report.
-        let _ = control.detach(index);
+        let _ = control.detach(index, Lifetime::UntilDetached);
     })?;
     output::print(&format!("{}\n", device::node(index).display()))?;
     Ok(ExitCode::SUCCESS)
@@ -183,7 +203,8 @@ pub(crate) fn run_detach(args: &DetachArgs) -> Result<ExitCode> {
     }
     if !wanted.is_empty() {
         let control = Control::open()?;
-        for (index, errno) in detach_patiently(wanted, |index| control.detach(index)) {
+        let detach = |index| control.detach(index, lifetime(args.lazy));
+        for (index, errno) in detach_patiently(wanted, detach) {
             match errno {
                 // Another program has detached it first.
                 Errno::NXIO | Errno::NODEV if args.all => {}
@@ -276,6 +297,7 @@ mod tests {
             read_only: false,
             force: false,
             device: None,
+            autoclear: false,
             image: PathBuf::from("disk.img"),
         };
         for errno in [

@@ -30,6 +30,8 @@ const FAILED: u32 = 1 << 3;
 const FULL: u32 = 1 << 4;
 const RETRYING: u32 = 1 << 8;
 const LOW: u32 = 1 << 9;
+const AUTOCLEAR: u32 = 1 << 10;
+const DETACH_LAZY: u32 = 1 << 0;
 const RESIZE_FORCE: u32 = 1 << 0;
 const ATTACH_FORCE: u32 = 1 << 16;
 
@@ -152,6 +154,11 @@ impl Info {
         self.flags & RETRYING != 0
     }
 
+    /// The device is detached when its last user closes it.
+    pub(crate) fn autoclear(&self) -> bool {
+        self.flags & AUTOCLEAR != 0
+    }
+
     /// The errno that made the device read-only.
     pub(crate) fn failure(&self) -> Option<Errno> {
         (self.flags & FAILED != 0).then(|| Errno::from_raw_os_error(self.error as i32))
@@ -175,6 +182,15 @@ impl Info {
     pub(crate) fn is_backed_by(&self, meta: &Metadata) -> bool {
         (self.backing_dev, self.backing_ino) == (meta.dev(), meta.ino())
     }
+}
+
+/// How long a device exists that is in use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// Until somebody detaches it.
+    UntilDetached,
+    /// Until its last user closes it.
+    UntilClosed,
 }
 
 /// The open control device of a module that speaks our version of the interface.
@@ -249,11 +265,15 @@ impl Control {
         file: &File,
         read_only: bool,
         force: bool,
+        lifetime: Lifetime,
         index: Option<u32>,
     ) -> Result<u32, Errno> {
+        let autoclear = lifetime == Lifetime::UntilClosed;
         let mut arg = RawAttach {
             fd: file.as_raw_fd(),
-            flags: if read_only { READ_ONLY } else { 0 } | if force { ATTACH_FORCE } else { 0 },
+            flags: if read_only { READ_ONLY } else { 0 }
+                | if force { ATTACH_FORCE } else { 0 }
+                | if autoclear { AUTOCLEAR } else { 0 },
             index: match index {
                 Some(index) => i32::try_from(index).map_err(|_| Errno::INVAL)?,
                 None => -1,
@@ -267,10 +287,14 @@ impl Control {
         u32::try_from(arg.index).map_err(|_| Errno::IO)
     }
 
-    /// Detaches device `index`.
-    pub(crate) fn detach(&self, index: u32) -> Result<(), Errno> {
+    /// Detaches device `index`. One that is in use is refused, or with `Lifetime::UntilClosed` detached later.
+    pub(crate) fn detach(&self, index: u32, lifetime: Lifetime) -> Result<(), Errno> {
         let index = i32::try_from(index).map_err(|_| Errno::INVAL)?;
-        let arg = RawDetach { index, flags: 0 };
+        let flags = match lifetime {
+            Lifetime::UntilDetached => 0,
+            Lifetime::UntilClosed => DETACH_LAZY,
+        };
+        let arg = RawDetach { index, flags };
         signals::lift_file_size_limit();
         // SAFETY: CTL_DETACH only reads one `RawDetach`.
         unsafe { ioctl(&self.0, Setter::<CTL_DETACH, RawDetach>::new(arg)) }
@@ -375,6 +399,8 @@ mod tests {
         compare("CLOOP_FLAG_FULL", FULL as usize);
         compare("CLOOP_FLAG_LOW", LOW as usize);
         compare("CLOOP_FLAG_RETRYING", RETRYING as usize);
+        compare("CLOOP_FLAG_AUTOCLEAR", AUTOCLEAR as usize);
+        compare("CLOOP_DETACH_LAZY", DETACH_LAZY as usize);
         compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
         compare("CLOOP_ATTACH_FORCE", ATTACH_FORCE as usize);
         compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);

@@ -85,6 +85,8 @@ struct Report {
     errors: u64,
     /// The backing file refuses writes at the moment, and they are tried again.
     retrying: bool,
+    /// The device is detached when its last user closes it.
+    autoclear: bool,
     /// The error that made an attached device read-only.
     failure: Option<String>,
     #[serde(flatten)]
@@ -211,6 +213,7 @@ fn of_image(path: &Path) -> Result<Report> {
         damaged_reads: stats.damaged,
         errors: stats.errors,
         retrying: false,
+        autoclear: false,
         failure: None,
         activity: None,
     })
@@ -253,6 +256,7 @@ impl Report {
             damaged_reads: info.damaged,
             errors: info.errors,
             retrying: info.retrying(),
+            autoclear: info.autoclear(),
             failure: info.failure().map(|errno| errno.to_string()),
             activity: Some(Activity::new(info)),
         }
@@ -345,6 +349,12 @@ impl Report {
                     "{} reads of damaged records, {} errors of the backing file; see dmesg",
                     self.damaged_reads, self.errors
                 ),
+            ));
+        }
+        if self.autoclear {
+            rows.push((
+                "Autoclear",
+                "detached when its last user closes it".to_owned(),
             ));
         }
         if self.retrying {

@@ -16,10 +16,12 @@ struct request;
 /* disk.c */
 
 int cloop_disk_init(struct gendisk *disk,
-		    const char *(*change_event)(const void *queue_data));
+		    const char *(*change_event)(const void *queue_data),
+		    void (*closed)(const void *queue_data));
 void cloop_disk_free(struct gendisk *disk);
 void cloop_disk_remove(struct gendisk *disk);
 void cloop_disk_raise_change_event(struct gendisk *disk);
+bool cloop_disk_is_open(struct gendisk *disk);
 int cloop_disk_retire(struct gendisk *disk);
 int cloop_disk_pause(struct gendisk *disk);
 void cloop_disk_resume(struct gendisk *disk);

@@ -24,6 +24,7 @@
  * @disk: the disk
  * @event: sends a change uevent
  * @change_event: returns the variable of the event
+ * @closed: told that nobody has the disk open any more
  * @retired: the disk cannot be opened any more; protected by open_mutex
  * @asleep: requests wait until the machine is awake; changes only while no
  *	request exists
@@ -33,6 +34,7 @@ struct cloop_disk {
 	struct gendisk *disk;
 	struct work_struct event;
 	const char *(*change_event)(const void *queue_data);
+	void (*closed)(const void *queue_data);
 	bool retired;
 	bool asleep;
 	struct list_head node;
@@ -50,9 +52,19 @@ static int disk_open(struct gendisk *disk, blk_mode_t mode)
 	return own->retired ? -ENXIO : 0;
 }
 
+/* The block layer holds open_mutex, and has counted the opener out already. */
+static void disk_release(struct gendisk *disk)
+{
+	struct cloop_disk *own = disk->private_data;
+
+	if (!disk_openers(disk))
+		own->closed(disk->queue->queuedata);
+}
+
 static const struct block_device_operations disk_fops = {
 	.owner = THIS_MODULE,
 	.open = disk_open,
+	.release = disk_release,
 };
 
 static void send_change_event(struct work_struct *work)
@@ -72,9 +84,11 @@ static void send_change_event(struct work_struct *work)
 /*
  * Prepares a disk that has been allocated and not added. @change_event returns
  * the variable of a change uevent, as NAME=value, or NULL if nothing has changed.
+ * @closed is called when nobody has the disk open any more, and must not sleep.
  */
 int cloop_disk_init(struct gendisk *disk,
-		    const char *(*change_event)(const void *queue_data))
+		    const char *(*change_event)(const void *queue_data),
+		    void (*closed)(const void *queue_data))
 {
 	struct cloop_disk *own = kzalloc_obj(*own);
 
@@ -82,6 +96,7 @@ int cloop_disk_init(struct gendisk *disk,
 		return -ENOMEM;
 	own->disk = disk;
 	own->change_event = change_event;
+	own->closed = closed;
 	INIT_WORK(&own->event, send_change_event);
 	disk->private_data = own;
 	disk->fops = &disk_fops;
@@ -136,6 +151,11 @@ void cloop_disk_raise_change_event(struct gendisk *disk)
 	struct cloop_disk *own = disk->private_data;
 
 	queue_work(system_dfl_wq, &own->event);
+}
+
+bool cloop_disk_is_open(struct gendisk *disk)
+{
+	return disk_openers(disk);
 }
 
 /*

@@ -169,8 +169,14 @@ impl<T: Operations> Disk<T> {
             .ok_or(EINVAL)?
             .write_fmt(fmt!("cloop{index}"))
             .map_err(|_| EINVAL)?;
-        // SAFETY: As above. The function for events is that of the `T` in `queuedata`.
-        to_result(unsafe { c::cloop_disk_init(raw, Some(OperationsVTable::<T>::change_event)) })?;
+        // SAFETY: As above. The functions are those of the `T` in `queuedata`.
+        to_result(unsafe {
+            c::cloop_disk_init(
+                raw,
+                Some(OperationsVTable::<T>::change_event),
+                Some(OperationsVTable::<T>::closed),
+            )
+        })?;
         // SAFETY: As above; by its type invariant, `groups` stays valid.
         to_result(unsafe {
             c::set_disk_ro(raw, shape.read_only);
@@ -194,6 +200,12 @@ impl<T: Operations> Disk<T> {
         // SAFETY: The disk has just been paused.
         unsafe { c::cloop_disk_resume(self.raw.as_ptr()) };
         result
+    }
+
+    /// Returns true if the disk is open at this moment.
+    pub(crate) fn is_open(&self) -> bool {
+        // SAFETY: By the type invariant, the disk is valid.
+        unsafe { c::cloop_disk_is_open(self.raw.as_ptr()) }
     }
 
     /// Keeps the disk from being opened (state 2 to 4).

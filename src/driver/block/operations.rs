@@ -20,6 +20,9 @@ pub(crate) trait Operations: Sized + Send + Sync + 'static {
     /// Serves a request and ends it, on a thread of the workqueue.
     fn serve(&self, request: Request);
 
+    /// Notes that the last user of the disk has closed it. The function must not sleep, nor wait for an open.
+    fn closed(&self);
+
     /// The variable of the change uevent that [`Request::raise_change_event`] asked for, as
     /// `NAME=value`, or `None` if nothing has changed since the last event. Called on a thread of a
     /// workqueue.
@@ -105,6 +108,14 @@ impl<T: Operations> OperationsVTable<T> {
         // SAFETY: The request is of a disk with these functions, and is not ended.
         let queue = unsafe { Self::data_of(request.queue_data()) };
         queue.serve(request);
+    }
+
+    /// # Safety
+    ///
+    /// For the release operation of a disk with these functions only, with the disk's `queuedata`.
+    pub(super) unsafe extern "C" fn closed(queue_data: *const c_void) {
+        // SAFETY: By the safety requirement of this function; an open disk is not removed.
+        unsafe { Self::data_of(queue_data) }.closed();
     }
 
     /// # Safety
