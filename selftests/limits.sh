@@ -117,7 +117,7 @@ crash() {
 		dmsetup resume selftest-disk
 		[[ -d /proc/$writer ]] || fail "the writer has ended: $(<"$tmp/done")"
 		live=$device
-		attach "$backing/copy"
+		attach --force "$backing/copy"
 		number=$("$here/atomic.py" verify "$device" $size)
 		is "$number" -gt "$last" "the newest write"
 		last=$number
