@@ -16,11 +16,11 @@ import struct
 import sys
 import time
 
-ATTACH, DETACH = 0xC010CB01, 0x4008CB02
+ATTACH, DETACH = 0xC010C701, 0x4008C702
 READ_ONLY = 1
 BLOCK = 4096
-# The errors that an attach may give: damaged, not an image, newer.
-REFUSED = {errno.EUCLEAN, errno.EMEDIUMTYPE, errno.EOPNOTSUPP}
+# The errors that an attach may give: damaged, not an image, newer, not complete.
+REFUSED = {errno.EUCLEAN, errno.EMEDIUMTYPE, errno.EOPNOTSUPP, errno.ENODATA}
 # The errors that a request may give.
 FAILED = {errno.EIO, errno.EILSEQ, errno.EUCLEAN}
 # No image here justifies more memory than this.
