@@ -46,7 +46,7 @@ power_cut() {
 	mkdir -p "$cut" "$cut_mnt"
 	mount /dev/mapper/selftest-cut "$cut"
 	intact "$cut/disk"
-	attach "$cut/disk"
+	attach --force "$cut/disk"
 	mount "$device" "$cut_mnt"
 	kept "$cut_mnt" "$tmp/before"
 	umount "$cut_mnt"
