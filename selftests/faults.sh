@@ -259,12 +259,15 @@ check "writes of the file system below fail: nothing promised is lost" backing_f
 
 # The worst that a disk can do: it acknowledges, and forgets.
 forgetful() {
-	local i good=0 bad=0
+	local i good=0 bad=0 copied
 	prepare
 	noise "$tmp/new" 32
 	disk drop_writes
-	copy if="$tmp/new" of="$device" bs=64K oflag=direct conv=fsync
-	for ((i = 0; i < 512; i += 8)); do
+	# A checkpoint that does not find the last superblock stops the device. What was acknowledged until then counts.
+	copied=$(LC_ALL=C dd if="$tmp/new" of="$device" bs=64K oflag=direct conv=fsync 2>&1 |
+		sed -n 's/^\([0-9]*\)+.* records out$/\1/p') || :
+	is "$copied" -ge 64 "records that were acknowledged"
+	for ((i = 0; i < copied; i += 8)); do
 		if dd if="$device" of="$tmp/read" bs=64K skip="$i" count=1 iflag=direct status=none 2>"$tmp/error"; then
 			cmp -n $((64 * KiB)) -i $((i * 65536)):0 "$tmp/new" "$tmp/read"
 			good=$((good + 1))
@@ -273,7 +276,7 @@ forgetful() {
 		fi
 	done
 	printf '%d good, %d refused\n' "$good" "$bad"
-	is "$bad" -ge 30 "reads that were refused"
+	is "$bad" -ge $((copied / 20)) "reads that were refused"
 	cloop detach "$device" || :
 	disk
 	# The state is old, but consistent.
