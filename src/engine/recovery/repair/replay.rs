@@ -7,7 +7,6 @@ use crate::engine::format::{
     le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::zero::zero_end;
-use crate::engine::map::range::Part;
 use crate::engine::recovery::{ends_unread, read_around};
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
@@ -368,16 +367,7 @@ impl<P: Platform> Repair<'_, P> {
         };
         for ranges in ranges {
             each_within(ranges, block, end, &mut |from, to| {
-                let mut map = self.store.map.lock();
-                map.for_each_part(from, to - from, &mut |map, part| {
-                    if let Part::Leaf(at, n) = part {
-                        if map.maps(at, n) {
-                            map.fill_uncounted(at, n, Entry::HOLE);
-                        }
-                    }
-                    Ok(())
-                })?;
-                Ok(())
+                self.store.map.lock().clear_uncounted(from, to)
             })?;
         }
         if era == Era::Old {
