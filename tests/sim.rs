@@ -44,40 +44,35 @@ fn long() -> bool {
     std::env::var_os("CLOOP_TEST_LONG").is_some()
 }
 
-#[test]
-fn random_histories() {
-    let (count, snapshots) = if long() { (25_000, 1) } else { (2000, 16) };
-    let (report, objections) = run_all(count, 3, |seed| {
-        let plan = Plan {
-            snapshots,
-            ..Plan::random(seed)
-        };
-        run(plan, None)
-    });
+/// Runs the histories of `count` plans, none of which may fail. Returns the sum of the reports.
+fn pass(count: u64, plan: impl Fn(u64) -> Plan + Sync) -> Report {
+    let (report, objections) = run_all(count, 3, |seed| run(plan(seed), None));
     for (seed, objection) in &objections {
         println!("seed {seed}: {objection}");
     }
     assert!(objections.is_empty(), "{} seeds failed", objections.len());
     println!("{report}");
+    report
+}
+
+#[test]
+fn random_histories() {
+    let (count, snapshots) = if long() { (25_000, 1) } else { (2000, 16) };
+    pass(count, |seed| Plan {
+        snapshots,
+        ..Plan::random(seed)
+    });
 }
 
 /// Promise P8: copies of the disks of histories are damaged at random and repaired.
 #[test]
 fn repairs_are_honest() {
     let count = if long() { 10_000 } else { 300 };
-    let (report, objections) = run_all(count, 3, |seed| {
-        let plan = Plan {
-            snapshots: 16,
-            damage: 2,
-            ..Plan::random(seed)
-        };
-        run(plan, None)
+    let report = pass(count, |seed| Plan {
+        snapshots: 16,
+        damage: 2,
+        ..Plan::random(seed)
     });
-    for (seed, objection) in &objections {
-        println!("seed {seed}: {objection}");
-    }
-    assert!(objections.is_empty(), "{} seeds failed", objections.len());
-    println!("{report}");
     // A repair that gives up would be honest as well.
     assert!(report.repairs > 10 * count / 3 && report.hopeless * 4 < report.repairs);
 }

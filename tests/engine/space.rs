@@ -184,19 +184,24 @@ fn expect_noise<P: Platform>(volume: &Volume<P>, end: u64, kept: impl Fn(u64) ->
     }
 }
 
+/// Fills the blocks before `end`, and discards those that are not `kept`, which scatters the live ones over all segments.
+fn thin_out(volume: &Volume<Std>, ws: &mut Workspace<Std>, end: u64, kept: impl Fn(u64) -> bool) {
+    for at in (0..end).step_by(16) {
+        write_noise(volume, ws, at, at as u32, 16);
+    }
+    for at in (0..end).filter(|&at| !kept(at)) {
+        volume.zero(ws, at, 1).unwrap();
+    }
+}
+
 /// P3: when the device is idle, garbage is reclaimed without a request.
 #[test]
 fn an_idle_volume_gives_back_what_is_dead() {
     const END: u64 = 96 * MIB / BLOCK;
     let volume = on_disk(256 * MIB, 65536);
     let mut ws = volume.workspace().unwrap();
-    for at in (0..END).step_by(16) {
-        write_noise(&volume, &mut ws, at, at as u32, 16);
-    }
     let kept = |at: u64| at % 8 == 3;
-    for at in (0..END).filter(|&at| !kept(at)) {
-        volume.zero(&mut ws, at, 1).unwrap();
-    }
+    thin_out(&volume, &mut ws, END, kept);
     rest(&volume);
     expect_noise(&volume, END, kept);
     volume.close().unwrap();
@@ -209,13 +214,8 @@ fn a_quiet_volume_does_no_background_work() {
     const END: u64 = 32 * MIB / BLOCK;
     let volume = on_disk(256 * MIB, 65536);
     let mut ws = volume.workspace().unwrap();
-    for at in (0..END).step_by(16) {
-        write_noise(&volume, &mut ws, at, at as u32, 16);
-    }
     let kept = |at: u64| at % 8 == 3;
-    for at in (0..END).filter(|&at| !kept(at)) {
-        volume.zero(&mut ws, at, 1).unwrap();
-    }
+    thin_out(&volume, &mut ws, END, kept);
     volume.quiesce().unwrap();
     let quiet = volume.stats().unwrap();
     assert!(quiet.checkpoints > 2, "{quiet:?}");
