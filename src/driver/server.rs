@@ -26,7 +26,7 @@ pub(crate) struct Server {
     low: AtomicBool,
     /// True if the device is detached when its last user closes it.
     autoclear: AtomicBool,
-    /// True if the device is detached as soon as nobody uses it.
+    /// True if the device is detached as soon as it is not in use.
     given_up: AtomicBool,
 }
 
@@ -63,14 +63,14 @@ impl Server {
         self.autoclear.load(Ordering::Relaxed)
     }
 
-    /// Has the device detached as soon as nobody uses it. Who closes it after a failed attempt sees that: both take
-    /// the lock of the disk.
+    /// Has the device detached as soon as it is not in use. A user who closes it after a failed attempt sees
+    /// that, because both take the lock of the disk.
     pub(crate) fn give_up(&self) {
         self.set_autoclear();
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if the device is to be detached as soon as nobody uses it.
+    /// Returns true if the device is to be detached as soon as it is not in use.
     pub(crate) fn given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
@@ -88,37 +88,40 @@ impl Server {
     /// Returns whether there is no space, and logs that, or `None` if nothing has changed since the last call.
     pub(crate) fn space_changed(&self) -> Option<bool> {
         let full = self.volume.full();
-        if self.full.swap(full, Ordering::Relaxed) == full {
-            return None;
-        }
-        if self.messages.allows() {
-            let index = self.index;
-            let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-            let path = self.volume.file().path(&mut buf).unwrap_or(c"(long path)");
-            match full {
-                true => pr_warn!("cloop{index}: no space left for {path}, writes fail\n"),
-                false => pr_info!("cloop{index}: there is space for {path} again\n"),
-            }
-        }
-        Some(full)
+        self.announce(&self.full, full, |index, path| match full {
+            true => pr_warn!("cloop{index}: no space left for {path}, writes fail\n"),
+            false => pr_info!("cloop{index}: there is space for {path} again\n"),
+        })
     }
 
     /// Returns whether space runs low, and logs that, or `None` if nothing has changed since the last call.
     pub(crate) fn warning_changed(&self) -> Option<bool> {
         let low = self.volume.low();
-        if self.low.swap(low, Ordering::Relaxed) == low {
+        self.announce(&self.low, low, |index, path| match low {
+            true => pr_warn!("cloop{index}: space for {path} runs low\n"),
+            false => pr_info!("cloop{index}: space for {path} is not low any more\n"),
+        })
+    }
+
+    /// Returns `now`, and logs it for this device and the path of its backing file, or `None` if it is what was
+    /// `announced` last.
+    fn announce(
+        &self,
+        announced: &AtomicBool,
+        now: bool,
+        log: impl FnOnce(usize, &CStr),
+    ) -> Option<bool> {
+        if announced.swap(now, Ordering::Relaxed) == now {
             return None;
         }
         if self.messages.allows() {
-            let index = self.index;
             let mut buf = [0; c::CLOOP_PATH_LEN as usize];
-            let path = self.volume.file().path(&mut buf).unwrap_or(c"(long path)");
-            match low {
-                true => pr_warn!("cloop{index}: space for {path} runs low\n"),
-                false => pr_info!("cloop{index}: space for {path} is not low any more\n"),
-            }
+            log(
+                self.index,
+                self.volume.file().path(&mut buf).unwrap_or(c"(long path)"),
+            );
         }
-        Some(low)
+        Some(now)
     }
 
     /// Serves a request and ends it. If the request finds that space has run out or is there again, or begins or ceases
