@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Detaching a device: now, or as soon as nobody uses it.
+//! Detaching a device: now, or as soon as it is not in use.
 //!
 //! A device with [`Server::autoclear`] becomes unwanted when its last user closes it, and a lazy detach makes a
 //! device unwanted at once. Unwanted devices are detached by a work item, because the one who closes a device
@@ -30,11 +30,11 @@ pub(crate) fn now(index: usize) -> Result {
     KBox::into_inner(device).close()
 }
 
-/// Detaches device `index` as soon as nobody uses it.
+/// Detaches device `index` as soon as it is not in use.
 ///
 /// # Errors
 ///
-/// ENXIO if there is no such device. If nobody uses the device now, also those of closing it, as [`now`].
+/// ENXIO if there is no such device. If the device is not in use now, also those of closing it, as [`now`].
 pub(crate) fn lazily(index: usize) -> Result {
     registry::server(index)?.give_up();
     match now(index) {
@@ -66,7 +66,7 @@ fn schedule() {
     unsafe { c::cloop_detach_schedule() };
 }
 
-/// Detaches the devices that nobody wants or uses.
+/// Detaches the devices that are to be detached and are not in use.
 ///
 /// # Safety
 ///

@@ -55,7 +55,7 @@ pub(crate) enum Twins {
 pub(crate) enum Purpose {
     /// It is compacted or resized.
     Work,
-    /// It is detached, if nobody uses it.
+    /// It is detached, if it is not in use.
     Detach,
 }
 

@@ -334,7 +334,7 @@ impl Plan {
     }
 
     /// Looks for space, and answers those who wait for it. Only those who waited when it began are refused, and only if
-    /// it found nothing, whoever might have taken it.
+    /// it found nothing, also nothing that others took meanwhile.
     fn make_space<P: Platform>(&mut self, store: &Store<P>, maintenance: &mut Maintenance<P>) {
         let (asked, moment, again) = {
             let state = store.log.lock();

@@ -383,7 +383,7 @@ impl<P: Platform> Volume<P> {
         if self.read_only() {
             return Ok(());
         }
-        // Whoever has the lock ends soon: it looks at the flag.
+        // The thread that has the lock looks at the flag, and gives the lock back soon.
         let mut maintenance = self.maintenance.lock();
         self.store.check_open()?;
         if self.store.log.lock().unsettled() {

@@ -44,6 +44,7 @@ pub(crate) fn lift_file_size_limit() {
         current: None,
         maximum: None,
     };
-    // Whoever may not raise the limit may not attach either; and if not, the module reports the limit.
+    // A caller who may not raise the limit may not attach either. If raising fails all the same, the module reports
+    // the limit.
     let _ = setrlimit(Resource::Fsize, unlimited);
 }

@@ -24,7 +24,7 @@
  * @disk: the disk
  * @event: sends a change uevent
  * @change_event: returns the variable of the event
- * @closed: told that nobody has the disk open any more
+ * @closed: told that the last user has closed the disk
  * @retired: the disk cannot be opened any more; protected by open_mutex
  * @asleep: requests wait until the machine is awake; changes only while no
  *	request exists
@@ -84,7 +84,7 @@ static void send_change_event(struct work_struct *work)
 /*
  * Prepares a disk that has been allocated and not added. @change_event returns
  * the variable of a change uevent, as NAME=value, or NULL if nothing has changed.
- * @closed is called when nobody has the disk open any more, and must not sleep.
+ * @closed is called when the last user has closed the disk, and must not sleep.
  */
 int cloop_disk_init(struct gendisk *disk,
 		    const char *(*change_event)(const void *queue_data),

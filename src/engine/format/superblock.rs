@@ -64,7 +64,7 @@ pub struct Superblock {
     pub compatible: u64,
     /// Unknown bits forbid writing.
     pub read_only_compatible: u64,
-    /// The program that makes the image has not finished it: nobody else may open it.
+    /// The program that makes the image has not finished it: only that program may open it.
     pub incomplete: bool,
     /// What never changes.
     pub layout: Layout,

@@ -69,7 +69,7 @@ impl<P: Platform> Maintenance<P> {
             freeing::punch(store, index, ranges)?;
             return Ok(gain);
         }
-        // Nobody else may allocate meanwhile.
+        // No other thread may allocate meanwhile, or the difference would not be what the punch gave back.
         let _hold = store.log.hold_file_end();
         let before = store.file.allocated()?;
         freeing::punch(store, index, ranges)?;

@@ -87,7 +87,7 @@ pub(crate) struct Verdict {
 
 /// The queue of those who wait for space.
 impl Space {
-    /// True if tickets of `class` wait, or have not used yet what they were granted: nobody may overtake them.
+    /// True if tickets of `class` wait, or have not used yet what they were granted: a later write or discard of that class must not overtake them.
     pub(crate) fn queued(&self, class: SpaceClass) -> bool {
         self.queue.tickets.iter().any(|t| t.class == class)
     }

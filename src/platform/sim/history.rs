@@ -168,7 +168,7 @@ pub(super) fn placed(block: u64, count: u64) {
     });
 }
 
-/// Judges the order in which space is given to those who wait for it: nobody may overtake a record of the same class.
+/// Judges the order in which space is given to those who wait for it: a record must not overtake one of the same class.
 pub(super) fn waited(event: WaitEvent) {
     HISTORY.with_borrow_mut(|h| match event {
         WaitEvent::Queued(class, ticket) => {
