@@ -412,6 +412,9 @@ fn tidy<P: Platform>(
     if total(store).dead > 0 {
         maintenance.free_dead(store)?;
     }
+    if emptied == 0 {
+        store.log.shrink_reserve(&store.file)?;
+    }
     Ok(emptied > 0)
 }
 

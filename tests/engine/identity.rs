@@ -278,12 +278,12 @@ fn play(seed: u64, record_size: u32, algorithm: Algorithm) -> [u32; 2] {
 
 /// Record size, algorithm, and the checksums that [`play`] answers with.
 const KNOWN: [(u32, Algorithm, [u32; 2]); 6] = [
-    (4096, Algorithm::Lz4, [784_428_818, 3_618_679_756]),
-    (8192, Algorithm::Raw, [3_501_013_067, 1_377_015_208]),
-    (16_384, Algorithm::Lz4, [3_368_549_426, 1_389_784_316]),
-    (65_536, Algorithm::Lz4, [2_102_061_949, 2_789_177_623]),
-    (65_536, Algorithm::Raw, [3_564_544_247, 2_637_267_039]),
-    (131_072, Algorithm::Lz4, [3_389_765_729, 2_177_549_029]),
+    (4096, Algorithm::Lz4, [3_427_853_025, 3_618_679_756]),
+    (8192, Algorithm::Raw, [854_427_698, 2_113_961_315]),
+    (16_384, Algorithm::Lz4, [3_094_896_223, 3_822_687_455]),
+    (65_536, Algorithm::Lz4, [1_185_076_782, 120_158_056]),
+    (65_536, Algorithm::Raw, [2_191_340_428, 2_637_267_039]),
+    (131_072, Algorithm::Lz4, [2_998_515_433, 2_177_549_029]),
 ];
 
 #[test]

@@ -11,3 +11,4 @@ mod model;
 mod ordinary;
 mod repair;
 mod space;
+mod warm;

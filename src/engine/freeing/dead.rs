@@ -88,7 +88,13 @@ fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u6
 /// need. One for which there is no memory is dead again, and the next checkpoint frees it.
 pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) {
     for &index in segments.iter() {
-        let kept = store.log.keep_in_reserve(&store.file, index);
+        let complete = {
+            let settled = store.log.lock().settled();
+            let map = store.map.lock();
+            let segment = map.segment(index);
+            segment.is_some_and(|segment| segment.is_complete(&store.layout, &settled))
+        };
+        let kept = store.log.keep_in_reserve(&store.file, index, complete);
         if kept != Ok(true) && store.log.deallocate(&store.file, index).is_err() {
             store.map.lock().set_found_dead(index);
         }

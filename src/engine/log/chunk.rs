@@ -6,6 +6,7 @@ use super::segment::Current;
 use crate::engine::format::{RecordHeader, RECORD_HEADER};
 use crate::platform::mem::{Arc, Buf, Unique};
 use crate::platform::Platform;
+use core::ops::Range;
 
 /// The chunk that records are copied to: the part of the current segment from the last seal on.
 pub(super) struct OpenChunk {
@@ -66,7 +67,7 @@ pub(super) struct Chunk {
     pub(super) offset: u64,
     /// Length in bytes.
     pub(super) len: usize,
-    /// Bytes that follow it in the segment and stay unused.
-    pub(super) unused: u64,
+    /// Byte range of the image that is to be punched: the end of the segment, which stays unused.
+    pub(super) unused: Range<u64>,
     pub(super) buf: Arc<Buf>,
 }

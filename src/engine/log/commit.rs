@@ -77,7 +77,10 @@ impl<P: Platform> Log<P> {
             state = self.lock();
             state.stats.syncs += 1;
             match synced {
-                Ok(()) => state.durable = state.durable.max(upto),
+                Ok(()) => {
+                    state.durable = state.durable.max(upto);
+                    state.flushes.count();
+                }
                 Err(error) if Self::forgives(error) => {
                     state.syncing = false;
                     state.notify_all();

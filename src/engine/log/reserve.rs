@@ -10,6 +10,7 @@ use super::{Log, LogState, LINK_BYTES};
 use crate::engine::format::SEGMENT_HEADER;
 use crate::engine::space::{Space, SpaceClass, Supply, Verdict};
 use crate::engine::{Error, Result};
+use crate::platform::mem::Buf;
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage, WaitEvent};
 
 /// What may keep a segment from being reserved.
@@ -120,8 +121,23 @@ impl<P: Platform> Log<P> {
             return Ok(());
         };
         let index = self.reserve(file, Limit::of(class))?;
+        self.warm_up(file, index);
         let mut state = self.lock();
         state.space.add_to_reserve(index)
+    }
+
+    /// Fills a segment that was allocated just now with zeros, if users flush often. Otherwise each flush in it would make
+    /// file systems such as ext4 and XFS note durably that some more of it is written: a commit of their journal. What
+    /// becomes free later is written already, and needs no filling. An error does no harm.
+    fn warm_up(&self, file: &P::File, index: u64) {
+        if file.fixed_size() || !self.lock().flushes.are_frequent(&self.layout) {
+            return;
+        }
+        let Ok(zeros) = Buf::zeroed(self.layout.segment_size as usize) else {
+            return;
+        };
+        let filled = file.write_at(&zeros, self.layout.segment_offset(index));
+        self.lock().note(&filled);
     }
 
     /// Reserves one more segment, once no other thread does.
@@ -151,16 +167,23 @@ impl<P: Platform> Log<P> {
     }
 
     /// Takes a segment that has become free into the reserve, if that lacks any or writers wait for it: on a full file
-    /// system other files might take its space. False when it is not needed, or its space not to be had, or the image has
-    /// reached its bound.
+    /// system other files might take its space. Some more are kept because users will soon fill them, see [`Space::warm`].
+    /// False when it is not needed, or its space not to be had, or the image has reached its bound. `complete` says that no
+    /// part of it was punched since it was allocated.
     ///
     /// # Errors
     ///
     /// Those of memory, and those of the backing file.
-    pub(crate) fn keep_in_reserve(&self, file: &P::File, index: u64) -> Result<bool> {
+    pub(crate) fn keep_in_reserve(
+        &self,
+        file: &P::File,
+        index: u64,
+        complete: bool,
+    ) -> Result<bool> {
         let state = self.lock();
         let wanted = state.space.wanted(self.usable());
-        if state.space.reserved() > self.floor(&state, SpaceClass::User) + wanted {
+        let needed = self.floor(&state, SpaceClass::User) + wanted;
+        if state.space.reserved() > needed + state.space.warm() {
             return Ok(false);
         }
         // Segments whose ends were punched may be more than the bound has space for, once their ends are allocated again.
@@ -170,8 +193,7 @@ impl<P: Platform> Log<P> {
         if most > bound && !file.fixed_size() && file.allocated()? > bound {
             return Ok(false);
         }
-        // Its unused end was punched when the log had left it.
-        if self.allocate(file, index).is_err() {
+        if !complete && self.allocate(file, index).is_err() {
             return Ok(false);
         }
         let mut state = self.lock();

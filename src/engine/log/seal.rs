@@ -93,14 +93,15 @@ impl<P: Platform> Log<P> {
         // it is free.
         let unused = match state.space.backing_full() {
             true => 0,
-            false => u64::from(current.offset - to),
+            false => self.layout.unused_bytes(current.unused_end),
         };
+        let end_of_segment = self.layout.segment_offset(current.index) + u64::from(size);
         let chunk = Chunk {
             state: ChunkState::Queued,
             lsn: self.lsn(current.seq, open.start),
             offset: self.layout.segment_offset(current.index) + u64::from(open.start),
             len: (to - open.start) as usize,
-            unused,
+            unused: end_of_segment - unused..end_of_segment,
             buf: open.buf.share(),
         };
         state.current = Some(current);

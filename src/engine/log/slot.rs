@@ -287,6 +287,7 @@ impl<P: Platform> Log<P> {
         });
         if let Some(after) = state.space.take_nearest() {
             self.begin(state, current.next, current.seq + 1, after, before);
+            state.flushes.enter();
         }
         Ok(())
     }

@@ -3,9 +3,11 @@
 
 use super::chunk::{Chunk, ChunkState, OpenChunk};
 use super::segment::Current;
+use crate::engine::format::Layout;
 use crate::engine::space::{Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Unique, Vec};
+use core::ops::Range;
 
 /// The state of the log, under [`Rank::Log`](crate::platform::Rank::Log).
 ///
@@ -29,6 +31,8 @@ pub(crate) struct LogState {
     pub(super) syncing: bool,
     /// Users have written something and flushed it.
     pub(super) flushed: bool,
+    /// How often the log is made durable.
+    pub(super) flushes: Flushes,
     /// The first error that made it unsafe to continue the log.
     pub(super) error: Option<Error>,
     /// The backing file refuses writes for a reason that passes.
@@ -46,6 +50,30 @@ pub(crate) struct LogState {
     /// Checkpoints that were tried.
     checkpoints: u64,
     pub(super) stats: LogStats,
+}
+
+/// Times the log was made durable, in the current segment and in the one before it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Flushes {
+    here: u32,
+    before: u32,
+}
+
+impl Flushes {
+    /// The log was made durable.
+    pub(super) fn count(&mut self) {
+        self.here += 1;
+    }
+
+    /// The log goes on in the next segment.
+    pub(super) fn enter(&mut self) {
+        (self.before, self.here) = (self.here, 0);
+    }
+
+    /// True if there is one for every 16 KiB of a segment at least.
+    pub(super) fn are_frequent(&self, layout: &Layout) -> bool {
+        self.here.max(self.before) >= layout.segment_size >> 14
+    }
 }
 
 /// How long writes that fail for a reason that passes are tried again.
@@ -102,6 +130,7 @@ impl LogState {
             first_seq: 0,
             syncing: false,
             flushed: false,
+            flushes: Flushes::default(),
             error,
             retry: None,
             patience: Patience::Bounded,
@@ -120,6 +149,13 @@ impl LogState {
         self.appended = lsn;
         self.durable = lsn;
         self.checkpoint = lsn;
+    }
+
+    /// Sequence numbers of this epoch but for the last two: the segment usage knows which ends the log left unused in their
+    /// segments.
+    pub(crate) fn settled(&self) -> Range<u64> {
+        let current = self.current.map_or(0, |current| current.seq);
+        self.first_seq..current.saturating_sub(1)
     }
 
     /// Log position behind the last record placed.

@@ -35,13 +35,19 @@ impl<P: Platform> Log<P> {
             let Some(chunk) = queued else { return false };
             chunk.state = ChunkState::Writing;
             let buf = chunk.buf.clone();
-            (chunk.lsn, chunk.offset, chunk.len, chunk.unused, buf)
+            (
+                chunk.lsn,
+                chunk.offset,
+                chunk.len,
+                chunk.unused.clone(),
+                buf,
+            )
         };
         let result = file.write_at(&buf[..len], offset);
         let mut punched = Ok(());
-        if unused > 0 && result.is_ok() {
+        if !unused.is_empty() && result.is_ok() {
             // As long as the chunk is listed the segment cannot become free, let alone be used again.
-            punched = file.punch(offset + len as u64, unused);
+            punched = file.punch(unused.start, unused.end - unused.start);
         }
         // The lock is not held: readers of the chunk do not share it but look under the lock.
         drop(buf);

@@ -48,12 +48,10 @@ impl<P: Platform> Maintenance<P> {
         };
         let log = store.log.sync_unless(Sabotage::EarlyPunch, &store.file)?;
         let gained = self.punch_measured(store, index, &superseded.durably(&log), gain)?;
+        // Also if nothing was gained, so that the segment is not taken for complete.
+        store.map.lock().set_punched(index, gained.max(1));
         // With less than that, it is not known to have gained anything.
-        if gained * 2 < gain {
-            return Ok(false);
-        }
-        store.map.lock().set_punched(index, gained);
-        Ok(true)
+        Ok(gained * 2 >= gain)
     }
 
     /// Punches ranges of segment `index`, `gain` bytes in all, and returns how much the file has become smaller by that. If

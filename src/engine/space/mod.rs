@@ -38,6 +38,10 @@ const JOURNAL_REPLAY: u64 = 16;
 /// REQ_META.
 const POST_MOUNT: u64 = 2;
 
+/// Segments that stay allocated while users write, beside those the reserve needs, after they became free: at most so many,
+/// and an eighth of those in use.
+const WARM: u64 = 32;
+
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
 
@@ -171,6 +175,16 @@ impl Space {
     /// Those of memory.
     pub(crate) fn add_to_reserve(&mut self, index: u64) -> Result {
         self.reserve.push(index)
+    }
+
+    /// Segments that the reserve keeps beside those it needs, because they will be used again soon. Their space need not be
+    /// given back and asked for again, and writing to it changes nothing in the file system. On a full file system others
+    /// may need it more.
+    pub(crate) fn warm(&self) -> u64 {
+        match self.backing_full {
+            true => 0,
+            false => WARM.min(self.in_use() / 8),
+        }
     }
 
     /// Takes the reserved segment nearest to the beginning of the image.

@@ -3,6 +3,7 @@
 
 use crate::engine::format::{Entry, Layout, SegmentUsage, UNIT};
 use crate::engine::map::table::Visibility;
+use core::ops::Range;
 
 /// The state of a segment.
 ///
@@ -117,6 +118,15 @@ impl Segment {
     /// Bytes inside that were given back in place.
     pub(crate) fn punched(&self) -> u64 {
         u64::from(self.punched)
+    }
+
+    /// True if its present incarnation is one of the `settled` sequence numbers, see
+    /// [`LogState::settled`](crate::engine::log::LogState::settled), and nothing of it was given back since it began:
+    /// neither its unused end nor a range inside.
+    pub(crate) fn is_complete(&self, layout: &Layout, settled: &Range<u64>) -> bool {
+        settled.contains(&self.seq)
+            && self.punched == 0
+            && self.capacity(layout) == u64::from(layout.segment_size)
     }
 
     /// Checksum seed of the present incarnation.
