@@ -4,6 +4,7 @@
  */
 #include <linux/completion.h>
 #include <linux/kthread.h>
+#include <linux/sched/task.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/refcount.h>
