@@ -4,11 +4,11 @@
  */
 #include <linux/completion.h>
 #include <linux/kthread.h>
-#include <linux/sched/task.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
 
 #include "platform.h"
