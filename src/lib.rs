@@ -8,6 +8,8 @@
 
 extern crate std;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod engine;
 #[cfg(feature = "fuzz")]
 pub mod hostile;

@@ -1,242 +1,237 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Speed of the engine by itself: one thread on a backing file of the host, without a kernel in between.
+//! Speed of the engine by itself, on a backing file of the host, without a kernel in between.
 //!
 //! Each load does a fixed amount of work that follows from a seed, so two versions of the engine can be compared by
-//! their time as well as by their instructions (`valgrind --tool=callgrind`, which needs no quiet machine).
+//! their time as well as by their instructions (`valgrind --tool=callgrind`, which needs no quiet machine). The I/O of
+//! the backing file is counted on the way.
 
-use cloop::engine::{
-    Access, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE,
-};
+use anyhow::{Context, Result};
+use clap::Parser;
+use cloop::bench::{Bench, Counted, Counts, Path as Load};
+use cloop::engine::{Algorithm, BLOCK_SIZE};
 use cloop::platform::std::{Std, StdFile};
+use serde_json::{json, Map, Value};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "\
-usage: cloop-bench [DIRECTORY [RECORD-SIZE [MIB [LOAD]]]]
+type Home = Std<Counted<StdFile>>;
 
-Measures the engine on an image in DIRECTORY (/dev/shm), which is removed afterwards, with records of RECORD-SIZE
-bytes (65536) and a device of MIB MiB (256). Runs all loads, or those with LOAD in their name.";
-
-/// What the command line asks for.
+/// Measure the speed of the engine without a kernel.
+#[derive(Parser)]
 struct Args {
+    /// Where the image lies while it is measured
+    #[arg(long, default_value = "/dev/shm")]
     directory: PathBuf,
-    record_size: u32,
-    size: u64,
-    only: String,
+    /// Records of so many KiB, or `none` for no compression; several with commas
+    #[arg(long, value_delimiter = ',', default_value = "64")]
+    records: Vec<String>,
+    /// Size of the device in MiB
+    #[arg(long, default_value_t = 256)]
+    mib: u64,
+    /// Only loads with this in their name
+    #[arg(long, default_value = "")]
+    load: String,
+    /// Numbers of threads
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u64).range(1..=64))]
+    threads: Vec<u64>,
+    /// Latencies of the backing file in microseconds: each read, write and fsync takes longer by it
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    delay: Vec<u64>,
+    /// Measure everything so often, in turn, and print medians
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
+    /// Write the results to this file as well
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
-impl Args {
-    /// `None` when something is no number, or when there is too much of it.
-    fn parse(mut args: impl Iterator<Item = String>) -> Option<Self> {
-        let parsed = Self {
-            directory: args.next().unwrap_or_else(|| "/dev/shm".into()).into(),
-            record_size: args.next().map_or(Some(65_536), |n| n.parse().ok())?,
-            size: args.next().map_or(Some(256), |n| n.parse().ok())?,
-            only: args.next().unwrap_or_default(),
+/// What was measured, in the order in which it is printed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    delay: u64,
+    records: String,
+    load: usize,
+    threads: u64,
+}
+
+/// One measurement.
+struct Sample {
+    operations: u64,
+    wall: f64,
+    cpu: f64,
+    counts: Counts,
+}
+
+/// Seconds that the threads of this process have run on a CPU so far, those that have ended included.
+fn cpu_time() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The size of records in bytes, and the algorithm.
+fn parse_records(records: &str) -> Result<(u32, Algorithm)> {
+    if records == "none" {
+        return Ok((64 << 10, Algorithm::Raw));
+    }
+    let kib: u32 = records
+        .parse()
+        .with_context(|| format!("--records {records}"))?;
+    let bytes = kib.checked_mul(1 << 10).context("--records: too large")?;
+    Ok((bytes, Algorithm::Lz4))
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        1 => values[middle],
+        _ => (values[middle - 1] + values[middle]) / 2.0,
+    }
+}
+
+/// Runs all loads on a new image at `path`. A slow file gets a share of the operations, since each waits.
+fn run(
+    args: &Args,
+    path: &Path,
+    (delay, records, threads): (u64, &str, u64),
+    samples: &mut BTreeMap<Key, Vec<Sample>>,
+) -> Result<()> {
+    let (record_size, algorithm) = parse_records(records)?;
+    let file = Counted::new(StdFile::create_new(path)?, Duration::from_micros(delay));
+    let size = args.mib << 20;
+    let bench = Bench::<Home>::new(file.clone(), size, size, record_size, algorithm)?;
+    for (index, load) in Load::ALL.into_iter().enumerate() {
+        if !load.name().contains(&args.load) {
+            continue;
+        }
+        let all = load.operations(size / BLOCK_SIZE as u64);
+        let operations = match (delay, load) {
+            (0, _) | (_, Load::SequentialWrite | Load::SequentialRead) => all,
+            _ => all.min(2048),
         };
-        args.next().is_none().then_some(parsed)
+        bench.prepare(load)?;
+        let (wall, cpu, before) = (Instant::now(), cpu_time(), file.counts());
+        bench.run(load, operations, threads)?;
+        let sample = Sample {
+            operations,
+            wall: wall.elapsed().as_secs_f64(),
+            cpu: cpu_time() - cpu,
+            counts: file.counts() - before,
+        };
+        let key = Key {
+            delay,
+            records: records.into(),
+            load: index,
+            threads,
+        };
+        samples.entry(key).or_default().push(sample);
     }
+    Ok(bench.close()?)
 }
 
-/// Blocks of a sequential request: 128 KiB.
-const REQUEST: usize = 32;
-/// Distinct requests of test data.
-const PATTERNS: usize = 16;
-
-type Home = Std<StdFile>;
-
-/// A small, fast, seeded generator (xorshift64*).
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+/// One result as JSON: medians, and half of the range of the times in percent of their median.
+fn summary(key: &Key, samples: &[Sample]) -> Value {
+    let load = Load::ALL[key.load];
+    let operations = samples[0].operations as f64;
+    let median_of = |value: &dyn Fn(&Sample) -> f64| median(samples.iter().map(value).collect());
+    let wall = median_of(&|sample| sample.wall);
+    let walls = samples.iter().map(|sample| sample.wall);
+    let range = walls.clone().fold(0.0, f64::max) - walls.fold(f64::INFINITY, f64::min);
+    let mut per_operation = Map::new();
+    for (name, at) in Counts::NAMES.into_iter().zip(0..) {
+        let count = median_of(&|sample| sample.counts.values()[at] as f64);
+        per_operation.insert(name.into(), json!(count / operations));
     }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
+    json!({
+        "load": load.name(),
+        "records": key.records,
+        "threads": key.threads,
+        "delay_us": key.delay,
+        "samples": samples.len(),
+        "operations": operations,
+        "mb_per_s": operations * load.request_bytes() as f64 / wall / 1e6,
+        "ops_per_s": operations / wall,
+        "cpu_us_per_op": median_of(&|sample| sample.cpu) / operations * 1e6,
+        "spread_percent": range / wall * 50.0,
+        "io_per_op": per_operation,
+    })
 }
 
-/// What a load works on.
-struct Bench {
-    volume: Volume<Home>,
-    ws: Workspace<Home>,
-    /// Requests of data that compresses to about 60 %.
-    patterns: Vec<Vec<u8>>,
-    out: Vec<u8>,
-    rng: Rng,
-}
-
-/// Runs once over the device or as many operations; answers with the number of bytes and of operations.
-type Load = fn(&mut Bench) -> Result<(u64, u64), Error>;
-
-/// The loads in the order in which they run: reads find what the writes before them left.
-const LOADS: [(&str, Load); 6] = [
-    ("seq-write-128k", Bench::sequential_write),
-    ("seq-read-128k", Bench::sequential_read),
-    ("rand-read-4k", Bench::random_read),
-    ("hot-read-4k", Bench::hot_read),
-    ("rand-write-4k", Bench::random_write),
-    ("write-4k-flush", Bench::write_and_flush),
-];
-
-impl Bench {
-    fn blocks(&self) -> u64 {
-        self.volume.size().blocks()
-    }
-
-    fn sequential_write(&mut self) -> Result<(u64, u64), Error> {
-        let requests = self.blocks() / REQUEST as u64;
-        for n in 0..requests {
-            let data = &self.patterns[n as usize % PATTERNS];
-            self.volume.write(&mut self.ws, n * REQUEST as u64, data)?;
-        }
-        self.volume.flush()?;
-        Ok((self.blocks() * BLOCK_SIZE as u64, requests))
-    }
-
-    fn sequential_read(&mut self) -> Result<(u64, u64), Error> {
-        let requests = self.blocks() / REQUEST as u64;
-        for n in 0..requests {
-            let block = n * REQUEST as u64;
-            self.volume.read(&mut self.ws, block, &mut self.out)?;
-        }
-        Ok((self.blocks() * BLOCK_SIZE as u64, requests))
-    }
-
-    fn read_within(&mut self, range: u64, operations: u64) -> Result<(u64, u64), Error> {
-        for _ in 0..operations {
-            let block = self.rng.below(range);
-            let out = &mut self.out[..BLOCK_SIZE];
-            self.volume.read(&mut self.ws, block, out)?;
-        }
-        Ok((operations * BLOCK_SIZE as u64, operations))
-    }
-
-    fn random_read(&mut self) -> Result<(u64, u64), Error> {
-        self.read_within(self.blocks(), self.blocks() / 4)
-    }
-
-    /// Reads blocks of one record, which the engine keeps decompressed if records hold more than one block.
-    fn hot_read(&mut self) -> Result<(u64, u64), Error> {
-        self.volume.write(&mut self.ws, 0, &self.patterns[0])?;
-        self.read_within(8, self.blocks() * 32)
-    }
-
-    fn random_write(&mut self) -> Result<(u64, u64), Error> {
-        let operations = self.blocks();
-        for n in 0..operations {
-            let block = self.rng.below(operations);
-            let pattern = &self.patterns[n as usize % PATTERNS];
-            let from = self.rng.below(REQUEST as u64) as usize * BLOCK_SIZE;
-            let data = &pattern[from..from + BLOCK_SIZE];
-            self.volume.write(&mut self.ws, block, data)?;
-        }
-        self.volume.flush()?;
-        Ok((operations * BLOCK_SIZE as u64, operations))
-    }
-
-    fn write_and_flush(&mut self) -> Result<(u64, u64), Error> {
-        let operations = self.blocks() / 8;
-        for n in 0..operations {
-            let block = self.rng.below(self.blocks());
-            let data = &self.patterns[n as usize % PATTERNS][..BLOCK_SIZE];
-            self.volume.write(&mut self.ws, block, data)?;
-            self.volume.flush()?;
-        }
-        Ok((operations * BLOCK_SIZE as u64, operations))
-    }
-}
-
-/// Data of which LZ4 stores about 60 %: random bytes and repetitions of a word in turn.
-fn pattern(rng: &mut Rng) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(REQUEST * BLOCK_SIZE);
-    while bytes.len() < REQUEST * BLOCK_SIZE {
-        let word = rng.next().to_le_bytes();
-        for n in 0..16 {
-            let random = rng.next().to_le_bytes();
-            bytes.extend_from_slice(if n < 9 { &random } else { &word });
-        }
-    }
-    bytes
-}
-
-/// Time that the threads of this process have run on a CPU so far. Nothing on a kernel that does not count it.
-fn cpu_time() -> Duration {
-    let mut nanoseconds = 0;
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten() {
-        let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("schedstat")));
-        let run = stat
-            .ok()
-            .and_then(|stat| stat.split(' ').next()?.parse().ok());
-        nanoseconds += run.unwrap_or(0);
-    }
-    Duration::from_nanos(nanoseconds)
-}
-
-fn run(args: &Args, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let file = StdFile::create_new(path)?;
-    let options = CreateOptions {
-        size: args.size << 20,
-        record_size: args.record_size,
-        algorithm: Algorithm::Lz4,
-        segment_size: DEFAULT_SEGMENT_SIZE,
-        uuid: *b"a bench's volume",
-    };
-    Volume::<Home>::create(&file, &options)?;
-    let volume = Volume::open(file, Access::Write)?;
-    let mut rng = Rng(1);
-    let mut bench = Bench {
-        ws: volume.workspace()?,
-        volume,
-        patterns: (0..PATTERNS).map(|_| pattern(&mut rng)).collect(),
-        out: vec![0; REQUEST * BLOCK_SIZE],
-        rng,
-    };
+/// Prints the results as a table, each beside its ratio to the same with one thread.
+fn print(results: &[Value]) {
     println!(
-        "# {:<20} {:>10} {:>12} {:>12} {:>12}",
-        "load", "MB/s", "op/s", "wall us/op", "CPU us/op"
+        "# {:<16} {:>7} {:>8} {:>7} {:>9} {:>10} {:>6} {:>6} {:>10} {:>9} {:>10} {:>9} {:>11} {:>7}",
+        "load", "records", "delay us", "threads", "MB/s", "op/s", "+-%", "x1", "CPU us/op", "reads/op", "bytes/op", "writes/op", "bytes/op", "syncs/op",
     );
-    for (name, load) in LOADS.iter().filter(|load| load.0.contains(&args.only)) {
-        let (wall, cpu) = (Instant::now(), cpu_time());
-        let (bytes, operations) = load(&mut bench)?;
-        let (wall, cpu) = (
-            wall.elapsed().as_secs_f64(),
-            cpu_time().saturating_sub(cpu).as_secs_f64(),
-        );
-        let (bytes, operations) = (bytes as f64, operations as f64);
+    for result in results {
+        let number = |name: &str| result[name].as_f64().unwrap_or(f64::NAN);
+        let io = |name: &str| result["io_per_op"][name].as_f64().unwrap_or(f64::NAN);
+        let alone = results.iter().find(|other| {
+            other["threads"] == 1
+                && ["load", "records", "delay_us"]
+                    .iter()
+                    .all(|name| other[*name] == result[*name])
+        });
+        let ratio =
+            alone.and_then(|other| Some(number("ops_per_s") / other["ops_per_s"].as_f64()?));
         println!(
-            "{name:<22} {:>10.1} {:>12.0} {:>12.3} {:>12.3}",
-            bytes / wall / 1e6,
-            operations / wall,
-            wall / operations * 1e6,
-            cpu / operations * 1e6
+            "{:<18} {:>7} {:>8} {:>7} {:>9.1} {:>10.0} {:>6.1} {:>6.2} {:>10.3} {:>9.3} {:>10.0} {:>9.3} {:>11.0} {:>7.3}",
+            result["load"].as_str().unwrap_or_default(),
+            result["records"].as_str().unwrap_or_default(),
+            number("delay_us"),
+            number("threads"),
+            number("mb_per_s"),
+            number("ops_per_s"),
+            number("spread_percent"),
+            ratio.unwrap_or(f64::NAN),
+            number("cpu_us_per_op"),
+            io("reads"),
+            io("read_bytes"),
+            io("writes"),
+            io("written_bytes"),
+            io("syncs"),
         );
     }
-    bench.volume.close()?;
+}
+
+fn measure(args: &Args) -> Result<()> {
+    let path = args
+        .directory
+        .join(format!("cloop-bench.{}", std::process::id()));
+    let mut samples = BTreeMap::new();
+    for _ in 0..args.repeat {
+        for &delay in &args.delay {
+            for records in &args.records {
+                for &threads in &args.threads {
+                    let result = run(args, &path, (delay, records, threads), &mut samples);
+                    // Nothing was written if it could not even be created.
+                    let _ = fs::remove_file(&path);
+                    result.with_context(|| path.display().to_string())?;
+                }
+            }
+        }
+    }
+    let results: Vec<_> = samples
+        .iter()
+        .map(|(key, samples)| summary(key, samples))
+        .collect();
+    print(&results);
+    if let Some(json) = &args.json {
+        fs::write(json, serde_json::to_string_pretty(&results)? + "\n")
+            .with_context(|| json.display().to_string())?;
+    }
     Ok(())
 }
 
 fn main() -> ExitCode {
-    let Some(args) = Args::parse(std::env::args().skip(1)) else {
-        eprintln!("{USAGE}");
-        return ExitCode::FAILURE;
-    };
-    let path = args
-        .directory
-        .join(format!("cloop-bench.{}", std::process::id()));
-    let result = run(&args, &path);
-    // Nothing was written if it could not even be created.
-    let _ = std::fs::remove_file(&path);
-    match result {
+    match measure(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cloop-bench: {}: {error}", path.display());
+            eprintln!("cloop-bench: {error:#}");
             ExitCode::FAILURE
         }
     }
