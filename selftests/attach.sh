@@ -327,10 +327,11 @@ check "an image on a device of another image" nested
 
 hangs() {
 	local server asking hung other
+	needs fuse
 	image lower --size 16M
 	"$here/fuse.py" "$mnt" "$backing/lower" >"$tmp/fuse" &
 	server=$!
-	until grep -qx ready "$tmp/fuse"; do sleep 0.1; done
+	served "$server"
 	attach "$mnt/image"
 	hung=$index
 	image other --size 16M
@@ -359,10 +360,11 @@ check "a backing file that hangs blocks no other device" hangs
 
 opener() {
 	local server number
+	needs fuse
 	image lower --size 64M
 	"$here/fuse.py" "$mnt" "$backing/lower" "$tmp/changes" >"$tmp/fuse" &
 	server=$!
-	until grep -qx ready "$tmp/fuse"; do sleep 0.1; done
+	served "$server"
 	# As a user who may attach devices, but is not root.
 	number=$(setpriv --reuid 1000 --inh-caps +sys_admin,+dac_override --ambient-caps +sys_admin,+dac_override \
 		"$here/control.py" attach "$mnt/image")

@@ -146,13 +146,14 @@ check "a file system on it survives" filesystem
 # A file system on which the image cannot become longer than 40 MiB, as FAT has a limit at 4 GiB: EFBIG, not ENOSPC.
 limited() {
 	local server
+	needs fuse
 	image lower --size 1G
 	(
 		ulimit -f $((40 * KiB))
 		exec "$here/fuse.py" "$mnt" "$backing/lower" >"$tmp/fuse"
 	) &
 	server=$!
-	until grep -qx ready "$tmp/fuse"; do sleep 0.1; done
+	served "$server"
 	attach "$mnt/image"
 	listen
 	noise "$tmp/noise" 64

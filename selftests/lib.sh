@@ -64,6 +64,14 @@ needs() {
 	grep -qw "$1" /proc/filesystems || skip "this kernel has no $1"
 }
 
+# served SERVER: wait until the file system of fuse.py, which runs as SERVER and writes to $tmp/fuse, is mounted.
+served() {
+	until grep -qx ready "$tmp/fuse"; do
+		kill -0 "$1" || fail "fuse.py has ended"
+		sleep 0.1
+	done
+}
+
 # figure TEXT: a result that is shown even if the test passes.
 figure() {
 	printf 'figure: %s\n' "$*"
