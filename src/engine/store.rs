@@ -2,7 +2,7 @@
 //! [`Store`]: the parts of an open image, shared by the front of a volume and its background threads.
 
 use crate::engine::access::Access;
-use crate::engine::format::{Algorithm, DeviceSize, Layout, Superblock};
+use crate::engine::format::{Algorithm, DeviceSize, Fingerprints, Layout, Superblock};
 use crate::engine::log::Log;
 use crate::engine::map::load::Loader;
 use crate::engine::map::shared::SharedMap;
@@ -64,19 +64,20 @@ pub(crate) struct Store<P: Platform> {
 }
 
 impl<P: Platform> Store<P> {
-    /// A store around a sector table that `superblock` leads to. Its log has not begun, its segment usage is empty,
+    /// A store around a sector table that `superblock` leads to, with its `fingerprints`. Its log has not begun, its segment usage is empty,
     /// and the memory of the table has no limit.
     #[inline(never)]
     pub(crate) fn new(
         file: Arc<P::File>,
         superblock: &Superblock,
         table: Table,
+        fingerprints: Fingerprints,
         allocator: Allocator,
         access: Access,
     ) -> Result<Arc<Self>> {
         let layout = superblock.layout;
         let log = Log::new(superblock, allocator, access)?;
-        let map = Map::new(table, layout, superblock.mapped);
+        let map = Map::new(table, layout, superblock.mapped, fingerprints)?;
         arc(Self {
             file,
             layout,

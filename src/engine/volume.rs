@@ -437,7 +437,9 @@ impl<P: Platform> Volume<P> {
         };
         if new > old {
             let _log = store.log.lock();
-            store.map.lock().grow_table(size.table_height())?;
+            let mut map = store.map.lock();
+            map.grow_table(size.table_height())?;
+            map.fit_fingerprints(new);
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
         // backing file, after which nothing more is written.

@@ -3,7 +3,7 @@
 
 use super::{contents, Maker};
 use crate::engine::format::{
-    DeviceSize, Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES,
+    DeviceSize, Entry, Fingerprints, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES,
     SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::Algorithm::{Lz4, Raw};
@@ -677,6 +677,16 @@ fn superblocks<P: Platform>(add: &mut Add<'_>) {
         Expect::Refused,
         pair(|s| s.layout.record_size *= 2),
     );
+    add("fingerprints of another table", Expect::Found, {
+        let mut m = begun::<P>();
+        let superblock = m.checkpoint(0);
+        let mut bytes = m.image(&superblock);
+        let at = superblock.offset() as usize;
+        let mut fingerprints = Fingerprints::empty(BLOCKS).unwrap();
+        fingerprints.replace(5, Entry::HOLE, Entry(u64::MAX));
+        fingerprints.encode::<P>(superblock.generation, &mut bytes[at..at + BLOCK_SIZE]);
+        bytes
+    });
     add("an older superblock far behind", Expect::Found, {
         let mut m = begun::<P>();
         let mut newest = m.checkpoint(0);

@@ -223,6 +223,10 @@ pub enum Sabotage {
     HastyVerdict,
     /// A checkpoint overwrites the superblock of somebody else.
     BlindCheckpoint,
+    /// A checkpoint stores the fingerprints of the one before.
+    StaleFingerprints,
+    /// An opening takes fingerprints beside a superblock that were written with an earlier one in the same slot.
+    MixedFingerprints,
     /// A repair takes the newest record that it finds of a block for the newest that there was.
     TrustFound,
     /// A repair replays the log across a lost part as if that had changed nothing.
@@ -244,7 +248,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -281,6 +285,8 @@ impl Sabotage {
         Self::UnfairGrant,
         Self::HastyVerdict,
         Self::BlindCheckpoint,
+        Self::StaleFingerprints,
+        Self::MixedFingerprints,
         Self::TrustFound,
         Self::IgnoreLostLog,
     ];

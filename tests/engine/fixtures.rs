@@ -6,11 +6,15 @@
 //! fixture, is a reason to do so.
 
 use crate::model::{assert_checked, options, read_all, Home, Tested, Vol, BLOCKS};
-use cloop::engine::format::{seed, Entry, Kind, RecordHeader, SegmentHeader, Superblock};
+use cloop::engine::format::{
+    fingerprint, seed, Entry, Fingerprints, Kind, RecordHeader, SegmentHeader, Superblock,
+    FINGERPRINTS, RANGES, STRIPES,
+};
+use cloop::engine::repair::{repair, Doubtful};
 use cloop::engine::Access;
 use cloop::engine::{check, Algorithm, Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
-use cloop::platform::BackingFile;
+use cloop::platform::{BackingFile, Platform};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +107,147 @@ fn an_unfinished_image_is_refused() {
     }
 }
 
+/// The newest superblock of an image, with the page that it lies in.
+fn newest(file: &SimFile) -> (Superblock, Vec<u8>) {
+    let pages = [0, 65_536].map(|offset| {
+        let mut page = vec![0; BLOCK_SIZE];
+        file.read_at(&mut page, offset).unwrap();
+        let original = page.clone();
+        (
+            Superblock::decode::<Home>(&mut page, offset).unwrap(),
+            original,
+        )
+    });
+    pages.into_iter().max_by_key(|s| s.0.generation).unwrap()
+}
+
+fn fingerprints(file: &SimFile) -> Fingerprints {
+    let (superblock, page) = newest(file);
+    Fingerprints::decode::<Home>(&page, &superblock).unwrap()
+}
+
+/// Makes the balance of the first sector of fingerprints right.
+fn rebalance(page: &mut [u8]) {
+    let balance = !Home::crc32c(!0, &page[512..1020]);
+    page[1020..1024].copy_from_slice(&balance.to_le_bytes());
+}
+
+#[test]
+fn fingerprints_have_their_bytes_where_the_format_says() {
+    // Computed by another implementation; the first is the first number of SplitMix64 from 0.
+    let golden = Entry(0x9e37_79b9_7f4a_7c15);
+    assert_eq!(fingerprint(0, golden), 0xe220_a839_7b1d_cdaf);
+    let entry = Entry::new(0x12_3450, 8, 3, 4);
+    assert_eq!(fingerprint(1000, entry), 0xd7a5_46df_d0a6_a9e8);
+    assert_eq!(fingerprint(1000, Entry::HOLE), 0);
+
+    if std::env::var_os("CLOOP_WRITE_FIXTURES").is_some() {
+        let (file, volume) = new_volume();
+        history(volume).volume.close().unwrap();
+        fs::write(path("v1-fingerprints.cloop"), file.bytes()).unwrap();
+    }
+    let file = load("v1-fingerprints.cloop");
+    assert_checked(&file, "v1-fingerprints.cloop");
+    let (superblock, page) = newest(&file);
+    let found = fingerprints(&file);
+    let shift = u32::from(page[1016]);
+    assert_eq!((RANGES, STRIPES, FINGERPRINTS), (244, 183, 427));
+    assert!((BLOCKS - 1) >> shift < 244 && (BLOCKS - 1) >> (shift - 1) >= 244);
+    for part in 0..FINGERPRINTS {
+        let sector = &page[512 * (1 + part / 61)..][..512];
+        assert_eq!(sector[..8], superblock.generation.to_le_bytes());
+        assert_eq!(sector[8..16], ((1u64 << 61) - 1).to_le_bytes());
+        let sum = &sector[16 + 8 * (part % 61)..][..8];
+        assert_eq!(found.get(part).map(u64::to_le_bytes).unwrap(), sum);
+        let expected = if part < 244 { shift as u8 } else { 4 };
+        assert_eq!(sector[504..508], [expected, 0, 0, 0]);
+        // The CRC-32C of all of a sector, without the two inversions, is zero.
+        assert_eq!(Home::crc32c(!0, sector), !0);
+    }
+    let (_, whole) = new_volume();
+    let mut mapped = [false; FINGERPRINTS];
+    for (block, _) in (0u64..)
+        .zip(history(whole).state())
+        .filter(|(_, tag)| *tag != 0)
+    {
+        for part in [block >> shift, 244 + (block >> 4) % 183] {
+            mapped[part as usize] = true;
+        }
+    }
+    for (part, mapped) in mapped.into_iter().enumerate() {
+        assert_eq!(found.get(part) != Some(0), mapped, "fingerprint {part}");
+    }
+    let mut again = vec![0; BLOCK_SIZE];
+    superblock.encode::<Home>(&mut again);
+    found.encode::<Home>(superblock.generation, &mut again);
+    assert_eq!(again, page);
+}
+
+#[test]
+fn a_wrong_fingerprint_is_found_and_corrected() {
+    let file = load("v1-fingerprints.cloop");
+    let (superblock, mut page) = newest(&file);
+    page[512 + 16 + 8 * 3] ^= 1;
+    rebalance(&mut page);
+    file.write_at(&page, superblock.offset()).unwrap();
+    file.sync().unwrap();
+    let mut found = Vec::new();
+    check::check::<Home>(file.copy(), &mut |f| found.push(*f), &mut |_, _| {}).unwrap();
+    let blocks = fingerprints(&file).blocks_of(3).unwrap();
+    let expected = check::Finding {
+        error: Error::Corrupt {
+            what: "superblock: wrong fingerprint of the sector table",
+            offset: superblock.offset(),
+        },
+        blocks: Some((blocks.start, blocks.end - blocks.start)),
+        data: false,
+    };
+    assert_eq!(found, [expected]);
+    // Nothing but a check and a repair cares.
+    let volume = Vol::open(file.copy(), Access::Write).unwrap();
+    let contents = read_all(&volume);
+    let (_, whole) = new_volume();
+    assert_eq!(contents, history(whole).state());
+    let repaired = repair::<Home>(
+        &mut || Ok(file.clone()),
+        Doubtful::Refuse,
+        &mut |_| {},
+        &mut |_, _| {},
+    );
+    assert!(repaired.is_ok_and(|r| r.written && r.before == 1 && !r.leaves_damage()));
+    assert_checked(&file, "repaired");
+    assert_eq!(read_all(&Vol::open(file, Access::Read).unwrap()), contents);
+}
+
+/// An image that older software wrote has fingerprints once its table was empty.
+#[test]
+fn unknown_fingerprints_become_known() {
+    let known = |file: &SimFile| {
+        let found = fingerprints(file);
+        (0..FINGERPRINTS)
+            .filter(|&part| found.get(part).is_some())
+            .count()
+    };
+    let file = load("v1-clean.cloop");
+    assert_eq!(known(&file), 0);
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
+    let mut ws = volume.workspace().unwrap();
+    let mut data = vec![0; BLOCK_SIZE];
+    cloop::simulation::fill(7, &mut data);
+    // In each leaf of the table, so that a discard finds all of them in memory and detaches none.
+    for block in [9, 600, 1050] {
+        volume.write(&mut ws, block, &data).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    assert_eq!(known(&file), 0);
+    volume.zero(&mut ws, 0, BLOCKS).unwrap();
+    volume.checkpoint().unwrap();
+    volume.write(&mut ws, 10, &data).unwrap();
+    volume.close().unwrap();
+    assert_eq!(known(&file), FINGERPRINTS);
+    assert_checked(&file, "emptied");
+}
+
 const UUID: [u8; 16] = *b"0123456789abcdef";
 
 #[test]
@@ -142,7 +287,6 @@ fn superblocks_that_make_no_sense_are_refused() {
     file.read_at(&mut page, 0).unwrap();
     // A valid checksum over a wrong field, as in a hostile image.
     let forge = |at: usize, bytes: &[u8]| {
-        use cloop::platform::Platform;
         let mut forged = page.clone();
         forged[at..at + bytes.len()].copy_from_slice(bytes);
         forged[12..16].fill(0);

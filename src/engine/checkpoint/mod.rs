@@ -24,7 +24,7 @@ mod usage;
 
 pub(crate) use self::superblock::SlotIdentity;
 
-use crate::engine::format::{LogPosition, Superblock};
+use crate::engine::format::{Fingerprints, LogPosition, Superblock};
 use crate::engine::freeing::{self, Length};
 use crate::engine::log::{DurableLog, LogState};
 use crate::engine::store::{count, Store};
@@ -68,6 +68,8 @@ pub(crate) struct CheckpointState<P: Platform> {
     superblock: Superblock,
     /// The superblocks that are in the two slots, as far as they are known.
     slots: [Option<SlotIdentity>; 2],
+    /// The fingerprints of the table that the superblock last written leads to.
+    fingerprints: Fingerprints,
     /// Addresses of the stored nodes of the segment usage: level 0 first, one word a node.
     usage_nodes: Vec<Vec<u64>>,
     ws: Workspace<P>,
@@ -91,6 +93,7 @@ impl<P: Platform> CheckpointState<P> {
         boxed(Self {
             superblock: *superblock,
             slots,
+            fingerprints: Fingerprints::empty(superblock.size.blocks())?,
             usage_nodes,
             ws,
             page,
@@ -178,7 +181,7 @@ impl<P: Platform> CheckpointState<P> {
 
     /// The superblock to come, as far as it is known before the segment usage is stored.
     fn next_superblock(
-        &self,
+        &mut self,
         store: &Store<P>,
         start: LogPosition,
         height: u8,
@@ -190,11 +193,14 @@ impl<P: Platform> CheckpointState<P> {
         next.size = store.size();
         next.height = height;
         let log = store.log.lock();
-        let map = store.map.lock();
+        let mut map = store.map.lock();
         next.segments = freeing::extent(&log, &map);
         next.map_root = map.root_entry();
         next.detached = map.may_have_detached() || detached;
         next.mapped = map.mapped_in_checkpoint();
+        if !P::sabotaged(Sabotage::StaleFingerprints) {
+            map.fingerprints_in_checkpoint(&mut self.fingerprints);
+        }
         next
     }
 

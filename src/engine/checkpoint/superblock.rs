@@ -9,7 +9,6 @@ use crate::engine::log::{DurableLog, EncodedRecord};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
-use crate::platform::mem::Buf;
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 impl<P: Platform> CheckpointState<P> {
@@ -48,7 +47,7 @@ impl<P: Platform> CheckpointState<P> {
             ..*next
         };
         let written = self.check_slots(store);
-        if let Err(error) = written.and_then(|()| write(store, &next, &mut self.page)) {
+        if let Err(error) = written.and_then(|()| self.write_slot(store, &next)) {
             let mut log = store.log.lock();
             log.fail(error);
             // Some may wait for space that will not come.
@@ -58,6 +57,26 @@ impl<P: Platform> CheckpointState<P> {
         self.slots[next.slot()] = Some(SlotIdentity::of(&next));
         self.superblock = next;
         Ok(())
+    }
+
+    /// Writes a superblock into the slot of its generation, durably. The other slot stays valid meanwhile (I10).
+    fn write_slot(&mut self, store: &Store<P>, superblock: &Superblock) -> Result {
+        if P::sabotaged(Sabotage::BothSuperblocks) {
+            let mut other = *superblock;
+            other.generation += 1;
+            self.write_page(store, &other)?;
+        }
+        self.write_page(store, superblock)?;
+        store.log.sync_file(&store.file)
+    }
+
+    fn write_page(&mut self, store: &Store<P>, superblock: &Superblock) -> Result {
+        let page = &mut self.page[..BLOCK_SIZE];
+        superblock.encode::<P>(page);
+        self.fingerprints.encode::<P>(superblock.generation, page);
+        store
+            .log
+            .write_superblock(&store.file, page, superblock.offset())
     }
 
     /// Looks if the superblocks are those that this volume knows. If another program or device that leads to the same
@@ -107,23 +126,4 @@ impl SlotIdentity {
             salt: superblock.salt,
         }
     }
-}
-
-/// Writes a superblock into the slot of its generation, durably. The other slot stays valid meanwhile (I10).
-fn write<P: Platform>(store: &Store<P>, superblock: &Superblock, page: &mut Buf) -> Result {
-    if P::sabotaged(Sabotage::BothSuperblocks) {
-        let mut other = *superblock;
-        other.generation += 1;
-        other.encode::<P>(&mut page[..BLOCK_SIZE]);
-        let page = &page[..BLOCK_SIZE];
-        store
-            .log
-            .write_superblock(&store.file, page, other.offset())?;
-    }
-    superblock.encode::<P>(&mut page[..BLOCK_SIZE]);
-    let page = &page[..BLOCK_SIZE];
-    store
-        .log
-        .write_superblock(&store.file, page, superblock.offset())?;
-    store.log.sync_file(&store.file)
 }

@@ -11,6 +11,7 @@
 //! 16 bytes. Everything is little-endian, and every structure carries a CRC-32C.
 
 mod entry;
+mod fingerprints;
 mod layout;
 mod node;
 mod record;
@@ -19,6 +20,7 @@ mod superblock;
 mod usage;
 
 pub use self::entry::Entry;
+pub use self::fingerprints::{fingerprint, Fingerprints, FINGERPRINTS, RANGES, STRIPES};
 pub use self::layout::{DeviceSize, Layout};
 pub use self::node::{decode_node, encode_node, NodeId, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT};
 pub use self::record::{Kind, RecordHeader, MAX_SPAN, RECORD_HEADER};

@@ -11,7 +11,9 @@ use core::ops::RangeInclusive;
 
 /// The version this software writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
-/// Bytes of a superblock that are not zero by definition; what a checkpoint record in the log holds of it.
+/// Bytes of the fields of a superblock; what a checkpoint record in the log holds of it. [`Fingerprints`] follow.
+///
+/// [`Fingerprints`]: super::Fingerprints
 pub const SUPERBLOCK_RECORD: usize = 512;
 
 // The fields end at byte 176.
@@ -57,6 +59,7 @@ pub struct LogPosition {
 /// 160  u64  segments the stored usage covers
 /// 168  u64  bytes: the file is at least this long
 /// 176  zero
+/// 512  7 sectors of Fingerprints
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -120,7 +123,7 @@ impl Superblock {
         self.generation.max(self.epoch) >= u64::MAX / 4 || seq >= 1 << (59 - shift)
     }
 
-    /// Fills `bytes` (4096 of them) with the superblock.
+    /// Fills `bytes` (4096 of them) with the superblock, without fingerprints.
     pub fn encode<P: Platform>(&self, bytes: &mut [u8]) {
         let layout = &self.layout;
         bytes.fill(0);

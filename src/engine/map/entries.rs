@@ -33,6 +33,8 @@ impl Map {
         for (i, word) in leaf[first..first + count].iter_mut().enumerate() {
             let new = new(i);
             let old = Entry(core::mem::replace(word, new.0));
+            let at = block + i as u64;
+            self.fingerprints.replace(at, old, new, visibility);
             self.usage.account(new, visibility, Change::Add)?;
             self.usage.account(old, visibility, Change::RemoveLogged)?;
             delta += i64::from(!new.is_hole()) - i64::from(!old.is_hole());
@@ -92,21 +94,24 @@ impl Map {
             true => Visibility::After,
             false => Visibility::Included,
         };
-        self.drop_blocks(words, visibility)
+        self.drop_blocks(id, words, visibility)
     }
 
     /// Takes a detached leaf with these `words` off the counts and out of the table. Not while a checkpoint is written,
     /// whose counts must be those of its table.
     pub(super) fn reap_leaf(&mut self, id: NodeId, words: &[u64], log: &LogState) -> Result {
-        self.drop_blocks(words, Visibility::Included)?;
+        self.drop_blocks(id, words, Visibility::Included)?;
         self.set_stored(id, Entry::HOLE, log)
     }
 
-    /// Takes the blocks of a leaf off the counts.
-    fn drop_blocks(&mut self, words: &[u64], visibility: Visibility) -> Result {
-        for &word in words.iter().filter(|&&word| word != 0) {
+    /// Takes the blocks of the leaf `id` off the counts.
+    fn drop_blocks(&mut self, id: NodeId, words: &[u64], visibility: Visibility) -> Result {
+        let blocks = (id.first_block()..).zip(words);
+        for (block, &word) in blocks.filter(|(_, &word)| word != 0) {
             self.usage
                 .account(Entry(word), visibility, Change::RemoveUnlogged)?;
+            self.fingerprints
+                .replace(block, Entry(word), Entry::HOLE, visibility);
             self.count_mapped(-1, visibility)?;
         }
         Ok(())

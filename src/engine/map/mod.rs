@@ -6,6 +6,7 @@
 //! - [`entries`]: changes of entries, which are counted;
 //! - [`range`]: searching and discarding ranges of blocks;
 //! - [`segments`]: the segments as other rooms see them;
+//! - [`fingerprints`]: sums of the entries, which prove later that a table is this one;
 //! - [`snapshot`]: the part that the checkpoint being written sees;
 //! - [`uncounted`]: a table that a repair puts together;
 //! - [`shared`]: the lock, and the figures that are read without it;
@@ -18,6 +19,7 @@
 //! [`Rank::Map`]: crate::platform::Rank::Map
 
 mod entries;
+mod fingerprints;
 pub(crate) mod load;
 pub(crate) mod range;
 pub(crate) mod reaper;
@@ -28,9 +30,10 @@ pub(crate) mod table;
 mod uncounted;
 pub(crate) mod usage;
 
+use self::fingerprints::TableFingerprints;
 use self::table::{Found, Scope, Search, Table};
 use self::usage::Usage;
-use crate::engine::format::{Entry, Layout, NodeId};
+use crate::engine::format::{Entry, Fingerprints, Layout, NodeId};
 use crate::engine::{Error, Result};
 
 /// Sector table and segment usage of an image.
@@ -43,6 +46,7 @@ pub(crate) struct Map {
     mapped: u64,
     /// The part of `mapped` that the checkpoint being written does not see.
     mapped_after: i64,
+    fingerprints: TableFingerprints,
     /// Nodes looked at and entries changed since the lock was taken.
     #[cfg(test)]
     work: core::cell::Cell<u64>,
@@ -55,17 +59,27 @@ const BROKEN_TABLE: Error = Error::Corrupt {
 };
 
 impl Map {
-    /// A map with a sector table of `mapped` mapped blocks, and without segments.
-    pub(crate) fn new(table: Table, layout: Layout, mapped: u64) -> Self {
-        Self {
+    /// A map with a sector table of `mapped` mapped blocks and these `fingerprints`, and without segments.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub(crate) fn new(
+        table: Table,
+        layout: Layout,
+        mapped: u64,
+        fingerprints: Fingerprints,
+    ) -> Result<Self> {
+        Ok(Self {
             table,
             usage: Usage::new(layout),
             writing: false,
             mapped,
             mapped_after: 0,
+            fingerprints: TableFingerprints::new(fingerprints)?,
             #[cfg(test)]
             work: core::cell::Cell::new(0),
-        }
+        })
     }
 
     /// Nodes and pages that the next checkpoint will store: at least as many as there are.

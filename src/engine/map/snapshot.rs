@@ -17,6 +17,7 @@ impl Map {
     pub(crate) fn end_checkpoint(&mut self, stored: Option<u64>) {
         self.writing = false;
         self.mapped_after = 0;
+        self.fingerprints.forget_after();
         self.usage.forget_after();
         self.table.end_checkpoint();
         if let Some(start) = stored {

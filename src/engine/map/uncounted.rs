@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A table that a repair puts together without counting anything, and counts in the end.
+//! A table that a repair puts together without counting anything but its fingerprints, and counts in the end.
 
 use super::range::Part;
 use super::table::{Found, Table, Visibility};
@@ -58,7 +58,8 @@ impl Map {
         self.usage.account(entry, Visibility::Included, Change::Add)
     }
 
-    /// Puts `entry` in the place of the node `id`, which has no mapped block and is not the root, and counts it.
+    /// Puts `entry` in the place of the node `id`, which has no mapped block and is not the root, and counts it. It stands
+    /// for blocks of unknown contents, so the fingerprints there become unknown.
     ///
     /// # Errors
     ///
@@ -69,11 +70,13 @@ impl Map {
             self.table.install(above, Entry::HOLE, words)?;
         }
         self.table.replace_node(id, entry);
+        self.fingerprints.forget(id.first_block(), id.end_block());
         self.usage.account(entry, Visibility::Included, Change::Add)
     }
 
     /// Forgets the whole table.
     pub(crate) fn forget_table(&mut self) {
+        self.fingerprints.clear();
         self.table = Table::new(self.table.height(), Entry::HOLE);
     }
 
@@ -81,7 +84,12 @@ impl Map {
     pub(crate) fn fill_uncounted(&mut self, block: u64, count: usize, entry: Entry) {
         if let Some((leaf, _)) = self.table.leaf_mut(block) {
             let first = block as usize % NODE_ENTRIES;
-            leaf[first..first + count].fill(entry.0);
+            let blocks = (block..).zip(&mut leaf[first..first + count]);
+            for (block, word) in blocks {
+                let old = Entry(core::mem::replace(word, entry.0));
+                self.fingerprints
+                    .replace(block, old, entry, Visibility::Included);
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 
 use crate::engine::access::Access;
 use crate::engine::format::{
-    Entry, Layout, NodeId, SegmentHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES, NODE_SHIFT,
-    SUPERBLOCK_OFFSETS, UNIT,
+    fingerprint, Entry, Fingerprints, Layout, NodeId, SegmentHeader, Superblock, BLOCK_SIZE,
+    FINGERPRINTS, NODE_ENTRIES, NODE_SHIFT, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
@@ -24,7 +24,8 @@ use crate::platform::Platform;
 pub struct Finding {
     /// What is wrong, and where in the image.
     pub error: Error,
-    /// First block and number of blocks of the device that cannot be read because of it.
+    /// First block and number of blocks of the device that cannot be read because of it, or, with a wrong fingerprint, whose
+    /// entries are not those of the checkpoint.
     pub blocks: Option<(u64, u64)>,
     /// The data of those blocks itself is damaged: a repair cannot bring it back.
     pub data: bool,
@@ -82,6 +83,8 @@ struct Check<'a, P: Platform> {
     /// The part of `live` that lies below detached nodes. Its records may be gone: after the log superseded them,
     /// their segment was free.
     detached: Vec<u64>,
+    /// Fingerprints, counted from the table.
+    fingerprints: Fingerprints,
     /// Places of the live records: address in units << [`UNITS_BITS`] | units.
     extents: Vec<u64>,
     /// Parts of the table could not be read.
@@ -111,12 +114,16 @@ pub fn check<P: Platform>(
     } = open::<P>(file, Access::Read, Expected::Complete)?;
     // All nodes stay in memory: their entries are counted at the end.
     store.map.set_limit(u64::MAX);
-    let segments = store.map.lock().segment_count() as usize;
+    let (segments, fingerprints) = {
+        let map = store.map.lock();
+        (map.segment_count() as usize, map.fingerprints().emptied()?)
+    };
     let mut check = Check {
         ws: store.workspace()?,
         store: &store,
         live: Vec::filled(0, segments)?,
         detached: Vec::filled(0, segments)?,
+        fingerprints,
         extents: Vec::new(),
         incomplete: false,
         summary: Summary {
@@ -134,6 +141,7 @@ pub fn check<P: Platform>(
     check.table(progress)?;
     check.segments()?;
     check.counts(checkpoint.superblock().offset())?;
+    check.fingerprints(checkpoint.superblock().offset())?;
     for entry in checkpoint.usage_entries() {
         check.extent(entry, entry.charge())?;
     }
@@ -302,6 +310,9 @@ impl<P: Platform> Check<'_, P> {
         for (at, &word) in words.iter().enumerate().filter(|(_, &word)| word != 0) {
             self.count(Entry(word));
             if id.level == 0 {
+                let block = id.first_block() + at as u64;
+                self.fingerprints
+                    .add(block, fingerprint(block, Entry(word)));
                 add(&mut self.detached, &self.store.layout, Entry(word));
                 self.summary.detached_blocks += 1;
                 continue;
@@ -338,6 +349,7 @@ impl<P: Platform> Check<'_, P> {
             }
             self.summary.mapped_blocks += 1;
             self.count(entry);
+            self.fingerprints.add(block, fingerprint(block, entry));
             if block >= blocks {
                 let what = "sector table entry: it lies beyond the end of the device";
                 self.damaged(what, entry.address(), Some((block, 1)));
@@ -470,6 +482,38 @@ impl<P: Platform> Check<'_, P> {
         }
         if mapped != self.summary.mapped_blocks + self.summary.detached_blocks {
             let what = "superblock: wrong count of mapped blocks";
+            self.damaged(what, superblock, None);
+        }
+        Ok(())
+    }
+
+    /// Compares the known fingerprints with those of the table, unless a part of the table could not be read.
+    fn fingerprints(&mut self, superblock: u64) -> Result {
+        if self.incomplete {
+            return Ok(());
+        }
+        // Runs of wrong ranges. A stripe has no place that could be named, and a wrong entry spoils its range as well.
+        let (mut wrong, mut stripes): (Vec<(u64, u64)>, _) = (Vec::new(), false);
+        {
+            let map = self.store.map.lock();
+            let (known, found) = (map.fingerprints(), &self.fingerprints);
+            for part in 0..FINGERPRINTS {
+                let stored = known.get(part);
+                if stored.is_none() || stored == found.get(part) {
+                    continue;
+                }
+                match (known.blocks_of(part), wrong.last_mut()) {
+                    (None, _) => stripes = true,
+                    (Some(blocks), Some(last)) if last.1 == blocks.start => last.1 = blocks.end,
+                    (Some(blocks), _) => wrong.push((blocks.start, blocks.end))?,
+                }
+            }
+        }
+        let what = "superblock: wrong fingerprint of the sector table";
+        for &(start, end) in wrong.iter() {
+            self.damaged(what, superblock, Some((start, end - start)));
+        }
+        if stripes && wrong.is_empty() {
             self.damaged(what, superblock, None);
         }
         Ok(())

@@ -2,8 +2,8 @@
 //! Creating an image: two superblocks, and nothing else.
 
 use crate::engine::format::{
-    Algorithm, DeviceSize, Entry, Layout, LogPosition, Superblock, BLOCK_SIZE, RECORD_SIZES,
-    SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS,
+    Algorithm, DeviceSize, Entry, Fingerprints, Layout, LogPosition, Superblock, BLOCK_SIZE,
+    RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS,
 };
 use crate::engine::{Error, Result};
 use crate::platform::mem::Buf;
@@ -94,6 +94,7 @@ pub(crate) fn create<P: Platform>(
     incomplete: bool,
 ) -> Result {
     let mut superblock = options.superblock::<P>(incomplete)?;
+    let fingerprints = Fingerprints::empty(superblock.size.blocks())?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     if !file.fixed_size() {
         file.truncate(0)?;
@@ -101,6 +102,7 @@ pub(crate) fn create<P: Platform>(
     for generation in [1, 2] {
         superblock.generation = generation;
         superblock.encode::<P>(&mut page);
+        fingerprints.encode::<P>(generation, &mut page);
         file.write_at(&page, superblock.offset())?;
     }
     file.sync()

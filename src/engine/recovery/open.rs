@@ -3,7 +3,7 @@
 //! [`begin_writing`].
 
 use super::replay::{replay, Replayed};
-use super::superblocks::{read_superblocks, Superblocks};
+use super::superblocks::{read_fingerprints, read_superblocks, Superblocks};
 use super::usage::{load_usage, segment_limit};
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
@@ -105,11 +105,21 @@ fn attempt<P: Platform>(
     let superblock = begin_epoch::<P>(found, newest, access)?;
     let mut table = Table::new(found.height, found.map_root).with_detached(found.detached);
     table.grow(newest.height)?;
+    let mut page = Buf::zeroed(BLOCK_SIZE)?;
+    let mut fingerprints = read_fingerprints::<P>(file, found, &mut page)?;
+    // What is replayed may have happened on a larger device.
+    fingerprints.fit(found.size.max(newest.size).blocks());
     let allocator = Allocator::new(found.segments, found.usage_segments);
-    let store = Store::new(file.clone(), &superblock, table, allocator, access)?;
+    let store = Store::new(
+        file.clone(),
+        &superblock,
+        table,
+        fingerprints,
+        allocator,
+        access,
+    )?;
     store.map.set_limit(DEFAULT_TABLE_LIMIT);
     let mut ws = store.workspace()?;
-    let mut page = Buf::zeroed(BLOCK_SIZE)?;
     let (usage_nodes, replayed) = recover(&store, &mut ws, &mut page, found, newest)?;
     let slots = superblocks.slots();
     let checkpoint = CheckpointState::new(&superblock, slots, usage_nodes, ws, page)?;

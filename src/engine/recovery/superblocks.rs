@@ -2,7 +2,7 @@
 //! Reading the two superblocks of an image.
 
 use crate::engine::checkpoint::SlotIdentity;
-use crate::engine::format::{corrupt, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS};
+use crate::engine::format::{corrupt, Fingerprints, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{boxed, Box, Buf};
 use crate::platform::{BackingFile, Platform};
@@ -48,6 +48,22 @@ pub(crate) fn read_slot<P: Platform>(
     let offset = SUPERBLOCK_OFFSETS[slot];
     file.read_at(&mut page[..BLOCK_SIZE], offset)?;
     Superblock::decode::<P>(&mut page[..BLOCK_SIZE], offset)
+}
+
+/// The fingerprints that are stored with a superblock. None are known if its slot cannot be read or holds another one.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`].
+pub(crate) fn read_fingerprints<P: Platform>(
+    file: &P::File,
+    superblock: &Superblock,
+    page: &mut Buf,
+) -> Result<Fingerprints> {
+    if read_slot::<P>(file, superblock.slot(), page).as_ref() != Ok(superblock) {
+        page.fill(0);
+    }
+    Fingerprints::decode::<P>(page, superblock)
 }
 
 /// Reads both slots.

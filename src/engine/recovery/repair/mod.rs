@@ -16,8 +16,8 @@ use self::replay::Source;
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
-    Entry, Layout, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
-    NODE_ENTRIES, SEGMENT_HEADER, UNIT,
+    Entry, Fingerprints, Layout, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
+    DATA_START, NODE_ENTRIES, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
 use crate::engine::map::range::Part;
@@ -286,7 +286,21 @@ fn rebuild<P: Platform>(
     };
     let allocator = Allocator::new(segments, segments);
     let table = Table::new(base.height, Entry::HOLE);
-    let store = Store::<P>::new(arc(file)?, &superblock, table, allocator, Access::Write)?;
+    let fingerprints = Fingerprints::empty(base.size.blocks())?;
+    let certain = Map::new(
+        Table::new(base.height, Entry::HOLE),
+        layout,
+        0,
+        fingerprints.emptied()?,
+    )?;
+    let store = Store::<P>::new(
+        arc(file)?,
+        &superblock,
+        table,
+        fingerprints,
+        allocator,
+        Access::Write,
+    )?;
     let mut repair = Repair {
         ws: store.workspace()?,
         page,
@@ -304,7 +318,7 @@ fn rebuild<P: Platform>(
         nameless: Vec::new(),
         older: Vec::new(),
         lost: Vec::new(),
-        certain: Map::new(Table::new(base.height, Entry::HOLE), layout, 0),
+        certain,
         gapped: false,
         doubtful: Vec::new(),
         unmarked: Vec::new(),
