@@ -6,7 +6,9 @@
                                 writes, discards and flushes the disk has got between the snapshot and the thaw
     pm.py write DEVICE FIRST COUNT
                                 write COUNT blocks from FIRST on all the time, at random, with several requests under
-                                way; SIGTERM ends it. Each block says which one it is.
+                                way; print "ready", and SIGTERM ends it. Each block says which one it is.
+    pm.py ahead DEVICE RATE     ask for RATE pages in a second, here and there, without waiting for them, and print the seconds
+                                that have passed
     pm.py verify DEVICE FIRST COUNT
                                 verify that such blocks are whole
 
@@ -69,9 +71,23 @@ def writers(path, first, count):
     threads = [threading.Thread(target=write, args=(path, first, count, stop)) for _ in range(WRITERS)]
     for thread in threads:
         thread.start()
+    print("ready", flush=True)
     for thread in threads:
         while thread.is_alive():
             thread.join(0.5)
+
+
+def ahead(path, rate):
+    device = os.open(path, os.O_RDONLY)
+    size = os.lseek(device, 0, os.SEEK_END)
+    count = 0
+    while True:
+        # Not one after the other: the kernel would read more.
+        os.posix_fadvise(device, count * 13 * 65536 % size, BLOCK, os.POSIX_FADV_WILLNEED)
+        count += 1
+        if count % rate == 0:
+            print(count // rate, flush=True)
+        time.sleep(1 / rate)
 
 
 def verify(path, first, count):
@@ -94,6 +110,8 @@ def main():
     command, *words = sys.argv[1:]
     if command == "frozen":
         frozen(float(words[0]), words[1])
+    elif command == "ahead":
+        ahead(words[0], int(words[1]))
     else:
         run = {"write": writers, "verify": verify}[command]
         run(words[0], int(words[1]), int(words[2]))

@@ -25,8 +25,6 @@ bool cloop_disk_is_open(struct gendisk *disk);
 int cloop_disk_retire(struct gendisk *disk);
 int cloop_disk_pause(struct gendisk *disk);
 void cloop_disk_resume(struct gendisk *disk);
-bool cloop_disks_sleep(void);
-void cloop_disks_wake(void);
 
 /**
  * enum cloop_admission - what happens to a request
@@ -57,6 +55,19 @@ struct cloop_cursor {
 void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq);
 bool cloop_cursor_copy(struct cloop_cursor *cursor, void *buf, size_t len,
 		       bool to_request);
+
+/* sleep.c */
+
+/*
+ * The I/O priority of requests of the task that puts the machine to sleep: the
+ * usual one, with a hint that nothing else uses.
+ */
+#define CLOOP_IOPRIO_SLEEP \
+	IOPRIO_PRIO_VALUE_HINT(IOPRIO_CLASS_BE, IOPRIO_BE_NORM, 0x3c1)
+
+bool cloop_disks_sleep(void);
+bool cloop_disks_disturbed(void);
+void cloop_disks_wake(void);
 
 /* tag_set.c */
 

@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The disk: opening, pausing, its change uevent, and its end. disk.rs lists the
- * states of a disk.
+ * states of a disk. sleep.c has what it does when the machine sleeps.
  */
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
-#include <linux/delay.h>
-#include <linux/freezer.h>
 #include <linux/kobject.h>
-#include <linux/list.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
-#include <linux/sched.h>
-#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
 #include "block.h"
-#include "../../platform/kernel/platform.h"
+#include "sleep.h"
 
 /**
  * struct cloop_disk - the private data of a disk
@@ -26,9 +21,7 @@
  * @change_event: returns the variable of the event
  * @closed: told that the last user has closed the disk
  * @retired: the disk cannot be opened any more; protected by open_mutex
- * @asleep: requests wait until the machine is awake; changes only while no
- *	request exists
- * @node: in the list of disks
+ * @sleep: what it does when the machine sleeps
  */
 struct cloop_disk {
 	struct gendisk *disk;
@@ -36,13 +29,8 @@ struct cloop_disk {
 	const char *(*change_event)(const void *queue_data);
 	void (*closed)(const void *queue_data);
 	bool retired;
-	bool asleep;
-	struct list_head node;
+	struct cloop_sleep sleep;
 };
-
-/* All disks, the newest first: a disk can lie only on older ones. */
-static LIST_HEAD(disks);
-static DEFINE_MUTEX(disks_lock);
 
 /* The block layer holds open_mutex. */
 static int disk_open(struct gendisk *disk, blk_mode_t mode)
@@ -102,17 +90,8 @@ int cloop_disk_init(struct gendisk *disk,
 	disk->fops = &disk_fops;
 	/* As loop: no scan by itself, but partx(8) may add partitions. */
 	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
-	mutex_lock(&disks_lock);
-	list_add(&own->node, &disks);
-	mutex_unlock(&disks_lock);
+	cloop_sleep_enlist(&own->sleep, disk->queue);
 	return 0;
-}
-
-static void disk_delist(struct cloop_disk *own)
-{
-	mutex_lock(&disks_lock);
-	list_del(&own->node);
-	mutex_unlock(&disks_lock);
 }
 
 /* Frees a disk that was not added. */
@@ -121,7 +100,7 @@ void cloop_disk_free(struct gendisk *disk)
 	struct cloop_disk *own = disk->private_data;
 
 	if (own)
-		disk_delist(own);
+		cloop_sleep_delist(&own->sleep);
 	put_disk(disk);
 	kfree(own);
 }
@@ -136,7 +115,7 @@ void cloop_disk_remove(struct gendisk *disk)
 	struct cloop_disk *own = disk->private_data;
 
 	disable_work_sync(&own->event);
-	disk_delist(own);
+	cloop_sleep_delist(&own->sleep);
 	del_gendisk(disk);
 	put_disk(disk);
 	kfree(own);
@@ -203,80 +182,9 @@ void cloop_disk_resume(struct gendisk *disk)
 	bdev_thaw(disk->part0);
 }
 
-/*
- * Whether a request that the block layer has just handed over is served now.
- * A request that comes while the disk sleeps goes back to the block layer and
- * comes again afterwards. But the task that puts the machine to sleep must not
- * wait: it is about to store the copy of the memory on this disk, and the disk
- * wakes up only after that.
- */
 enum cloop_admission cloop_disk_admit(struct request *rq)
 {
 	struct cloop_disk *own = rq->q->disk->private_data;
 
-	if (likely(!READ_ONCE(own->asleep)))
-		return CLOOP_SERVE;
-	if (current->flags & PF_SUSPEND_TASK)
-		return CLOOP_REFUSE;
-	blk_mq_requeue_request(rq, false);
-	return CLOOP_DEFER;
-}
-
-/*
- * Waits until the disk has no request, and keeps others from being served.
- * Returns false if the machine stays awake, because something takes too long.
- */
-static bool disk_sleep(struct cloop_disk *own)
-{
-	struct request_queue *queue = own->disk->queue;
-	unsigned int memflags = memalloc_noio_save();
-	bool empty;
-
-	blk_freeze_queue_start(queue);
-	do {
-		empty = blk_mq_freeze_queue_wait_timeout(queue, HZ / 10);
-	} while (!empty && freezing(current));
-	if (empty)
-		WRITE_ONCE(own->asleep, true);
-	blk_mq_unfreeze_queue(queue, memflags);
-	if (!empty)
-		return false;
-	/* The threads may write to an older disk. */
-	while (!cloop_threads_rest()) {
-		if (!freezing(current))
-			return false;
-		msleep(20);
-	}
-	return true;
-}
-
-/*
- * The current task has been asked to freeze. Returns true if no disk has a
- * request, and none is served until cloop_disks_wake().
- */
-bool cloop_disks_sleep(void)
-{
-	struct cloop_disk *own;
-	bool asleep = true;
-
-	mutex_lock(&disks_lock);
-	list_for_each_entry(own, &disks, node) {
-		asleep = disk_sleep(own);
-		if (!asleep)
-			break;
-	}
-	mutex_unlock(&disks_lock);
-	return asleep;
-}
-
-void cloop_disks_wake(void)
-{
-	struct cloop_disk *own;
-
-	mutex_lock(&disks_lock);
-	list_for_each_entry_reverse(own, &disks, node) {
-		WRITE_ONCE(own->asleep, false);
-		blk_mq_kick_requeue_list(own->disk->queue);
-	}
-	mutex_unlock(&disks_lock);
+	return cloop_sleep_admit(&own->sleep, rq);
 }

@@ -35,22 +35,22 @@ int cloop_file_free_space(struct file *file, u64 *bytes);
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino);
 void cloop_file_report_retry(struct file *file, int error);
 
-/* freezer.c */
+/* rest.c */
 
-void cloop_freezer_join(void);
-void cloop_freezer_leave(void);
+void cloop_work_begin(void);
+void cloop_work_end(void);
 void cloop_rest_begin(void);
-void cloop_rest_end(void);
-bool cloop_freezer_wants(void);
-void cloop_freezer_enter(void);
-bool cloop_threads_rest(void);
-void cloop_freezer_permit(bool permit);
+bool cloop_rest_end(void);
+void cloop_rest_on(void);
+bool cloop_threads_hold(void);
+void cloop_threads_release(void);
 
 /* thread.c */
 
 u64 cloop_now_ms(void);
 struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
 					void (*fn)(void *data), void *data);
+bool cloop_thread_is_current(void);
 void cloop_thread_join(struct cloop_thread *thread);
 void cloop_thread_put(struct cloop_thread *thread);
 

@@ -131,8 +131,7 @@ impl<T> MonitorGuard for KernelGuard<'_, T> {
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
         let changed = &self.inner.changed;
-        // SAFETY: The functions for the freezer have no preconditions; no lock is held when the thread
-        // enters it.
+        // SAFETY: The function has no preconditions.
         unsafe { c::cloop_rest_begin() };
         // A kernel thread ignores all signals, so an interruptible sleep lasts as long as an
         // uninterruptible one. It counts neither as load nor as a hung task.
@@ -144,15 +143,13 @@ impl<T> MonitorGuard for KernelGuard<'_, T> {
             let result = changed.wait_interruptible_timeout(&mut self.value, jiffies);
             matches!(result, CondVarTimeoutResult::Timeout)
         };
-        // The freezer wakes threads, again and again until they are frozen.
+        // While the machine sleeps, no thread of the engine begins anything.
         // SAFETY: As above.
-        if unsafe { c::cloop_freezer_wants() } {
-            // SAFETY: As above.
-            self.unlocked(|| unsafe { c::cloop_freezer_enter() });
+        while !unsafe { c::cloop_rest_end() } {
+            // SAFETY: The function has no preconditions but that the lock is not held.
+            self.unlocked(|| unsafe { c::cloop_rest_on() });
             passed = false;
         }
-        // SAFETY: As above.
-        unsafe { c::cloop_rest_end() };
         passed
     }
 

@@ -40,14 +40,20 @@ static int thread_main(void *data)
 	struct cloop_thread *thread = data;
 
 	cloop_io_begin();
-	cloop_freezer_join();
+	cloop_work_begin();
 	thread->fn(thread->data);
-	cloop_freezer_leave();
+	cloop_work_end();
 	complete(&thread->done);
 	thread_unref(thread);
 	/* Nobody may wait for the thread, so it keeps its own code loaded. */
 	module_put_and_kthread_exit(0);
 	return 0;
+}
+
+/* True if the current thread is one of the engine. */
+bool cloop_thread_is_current(void)
+{
+	return kthread_func(current) == thread_main;
 }
 
 /* Milliseconds since the boot, without the time that the system slept. */
