@@ -216,3 +216,31 @@ waiting() {
 		fail "the longest read takes $read_worst ms, and $plain_worst ms on plain loop"
 }
 check "reads do not wait for writers that wait for space" waiting
+
+# More writers than a hardware queue has requests, on one CPU, all of which wait for space.
+crowded() {
+	local plain mean number kind worst flush_mean
+	mkfs.ext4 -q -F -m 0 "$disk2" 1G
+	mount "$disk2" "$mnt"
+	image=$mnt/disk
+	cloop create --size 128M "$image"
+	attach "$image"
+	copy if=/dev/urandom of="$device" bs=1M count=128 oflag=direct iflag=fullblock
+	crowd() {
+		taskset -c 0 "$here/latency.py" "$device" "$(scaled 20 3)" 32768 "$1" >"$tmp/latency"
+		while read -r kind number mean worst; do
+			figure "$1 writers on one CPU: $number $kind, mean $mean ms, worst $worst ms"
+			[[ $kind != flushes ]] || flush_mean=$mean
+		done <"$tmp/latency"
+	}
+	crowd 64
+	plain=$flush_mean
+	crowd 512
+	is "$(get error)" -eq 0 "error of the device"
+	detach "$device"
+	intact "$image"
+	umount "$mnt"
+	awk -v mean="$flush_mean" -v plain="$plain" 'BEGIN { exit !(mean <= 3 * plain + 200) }' ||
+		fail "a flush takes $flush_mean ms beside 512 writers, and $plain ms beside 64"
+}
+check "flushes do not wait for any number of writers" crowded

@@ -13,7 +13,7 @@ use kernel::sync::Arc;
 pub(crate) struct Queue {
     server: Arc<Server>,
     /// A workqueue for each lane, in the order of [`Lane::ALL`].
-    workqueues: [Workqueue; Lane::ALL.len()],
+    workqueues: [Workqueue<Self>; Lane::ALL.len()],
 }
 
 impl Queue {

@@ -52,7 +52,7 @@ struct cloop_cursor {
 	struct bvec_iter iter;
 };
 
-void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq);
+void cloop_cursor_init(struct cloop_cursor *cursor, struct bio *bio);
 bool cloop_cursor_copy(struct cloop_cursor *cursor, void *buf, size_t len,
 		       bool to_request);
 
@@ -75,10 +75,17 @@ void cloop_map_queues(struct blk_mq_tag_set *set);
 
 /* workqueue.c */
 
-struct workqueue_struct *cloop_workqueue_alloc(int index, const char *lane,
-					       int lane_len, int max_active);
+struct cloop_workqueue;
+
+struct cloop_workqueue *cloop_workqueue_alloc(int index, const char *lane,
+					      int lane_len, int max_active,
+					      void (*serve_bio)(struct bio *bio));
+void cloop_workqueue_free(struct cloop_workqueue *own);
+void cloop_workqueue_add(struct cloop_workqueue *own, struct request *rq,
+			 struct work_struct *work);
 void cloop_work_init(struct work_struct *work, work_func_t func);
-void cloop_work_queue(struct workqueue_struct *wq, struct work_struct *work);
+void cloop_bio_end(struct bio *bio, blk_status_t status);
+struct gendisk *cloop_bio_disk(const struct bio *bio);
 unsigned int cloop_num_cpus(void);
 
 #endif /* CLOOP_DRIVER_BLOCK_H */

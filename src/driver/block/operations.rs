@@ -112,6 +112,17 @@ impl<T: Operations> OperationsVTable<T> {
 
     /// # Safety
     ///
+    /// For a workqueue only: `bio` is one that `cloop_workqueue_add` has parked, of a disk with these functions.
+    pub(super) unsafe extern "C" fn serve_bio(bio: *mut c::bio) {
+        // SAFETY: By the safety requirement of this function.
+        let request = unsafe { Request::from_bio(bio) };
+        // SAFETY: As above; the bio is not ended.
+        let queue = unsafe { Self::data_of(request.queue_data()) };
+        queue.serve(request);
+    }
+
+    /// # Safety
+    ///
     /// For the release operation of a disk with these functions only, with the disk's `queuedata`.
     pub(super) unsafe extern "C" fn closed(queue_data: *const c_void) {
         // SAFETY: By the safety requirement of this function; an open disk is not removed.

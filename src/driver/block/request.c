@@ -7,9 +7,10 @@
 
 #include "block.h"
 
-void cloop_cursor_init(struct cloop_cursor *cursor, struct request *rq)
+/* The cursor is at the beginning of @bio and those that follow it, if any. */
+void cloop_cursor_init(struct cloop_cursor *cursor, struct bio *bio)
 {
-	cursor->bio = rq->bio;
+	cursor->bio = bio;
 	if (cursor->bio)
 		cursor->iter = cursor->bio->bi_iter;
 }

@@ -28,9 +28,18 @@ pub(crate) enum Operation {
     Unknown,
 }
 
-/// A `struct request` that the driver owns.
+/// The object of the block layer that is a request.
+#[derive(Clone, Copy)]
+enum Raw {
+    /// A `struct request`.
+    Request(NonNull<c::request>),
+    /// A `struct bio` that was parked.
+    Bio(NonNull<c::bio>),
+}
+
+/// A `struct request` that the driver owns, or a `struct bio` that was part of one.
 ///
-/// A request is in one of these states:
+/// A `struct request` is in one of these states:
 ///
 /// 1. Idle: the block layer owns the request, which is free or about to be queued.
 /// 2. Started: the driver owns the request by a `Request`, which [`start`](Self::start) made in
@@ -43,13 +52,16 @@ pub(crate) enum Operation {
 /// [`end`](Self::end) returns a request from 2 or 4 to 1. Dropping a `Request` does the same with an I/O
 /// error, so that a bug does not leave the submitter waiting for ever.
 ///
+/// If too many requests exist, [`queue`](Self::queue) returns a request from 2 to 1, and parks its bios. The workqueue
+/// makes a `Request` of each later ([`from_bio`](Self::from_bio)), which exists until it is ended.
+///
 /// # Invariants
 ///
-/// - `raw` is a valid request in state 2 or 4, of a tag set with the functions of `OperationsVTable`. No
-///   other `Request` of it exists, and its work item is not queued.
+/// - `raw` is a valid request in state 2 or 4, of a tag set with the functions of `OperationsVTable`, and its work item
+///   is not queued; or a valid bio that was parked, of a disk with such a tag set. No other `Request` of it exists.
 /// - `cursor` points into the data of `raw`.
 pub(crate) struct Request {
-    raw: NonNull<c::request>,
+    raw: Raw,
     cursor: c::cloop_cursor,
 }
 
@@ -84,10 +96,15 @@ impl Request {
     /// # Safety
     ///
     /// `raw` satisfies the type invariant.
-    unsafe fn new(raw: NonNull<c::request>) -> Self {
+    unsafe fn new(raw: Raw) -> Self {
         let mut cursor = c::cloop_cursor::default();
-        // SAFETY: By the safety requirement of this function, `raw` is valid.
-        unsafe { c::cloop_cursor_init(&mut cursor, raw.as_ptr()) };
+        let bio = match raw {
+            // SAFETY: By the safety requirement of this function, `raw` is valid.
+            Raw::Request(raw) => unsafe { (*raw.as_ptr()).bio },
+            Raw::Bio(raw) => raw.as_ptr(),
+        };
+        // SAFETY: `bio` is null or valid.
+        unsafe { c::cloop_cursor_init(&mut cursor, bio) };
         // INVARIANT: By the safety requirement of this function; the cursor is at the start of the data.
         Self { raw, cursor }
     }
@@ -101,18 +118,23 @@ impl Request {
         // SAFETY: By the safety requirement of this function, the driver owns the request from here on.
         unsafe { c::blk_mq_start_request(raw) };
         // SAFETY: The request is in state 2, and `queue_rq` is never called with a null pointer.
-        unsafe { Self::new(NonNull::new_unchecked(raw)) }
+        unsafe { Self::new(Raw::Request(NonNull::new_unchecked(raw))) }
     }
 
-    /// Queues the request to `workqueue`, which serves it (state 2 to 3).
-    pub(crate) fn queue(self, workqueue: &Workqueue) {
-        // SAFETY: By the type invariant, `raw` is valid.
-        let work = unsafe { work_of(self.raw.as_ptr()) };
+    /// Queues the request to `workqueue`, which serves it (state 2 to 3), or its bios if too many requests exist
+    /// (state 2 to 1).
+    pub(crate) fn queue<T>(self, workqueue: &Workqueue<T>) {
+        let Raw::Request(raw) = self.raw else {
+            // A bio is never queued again: it fails.
+            return;
+        };
         core::mem::forget(self);
         // SAFETY: `init` initialised the work item, and by the type invariant the item is not queued.
         // It lives until the request ends, and only the function of the work item ends the request
         // from here on.
-        unsafe { c::cloop_work_queue(workqueue.as_ptr(), work) };
+        unsafe {
+            c::cloop_workqueue_add(workqueue.as_ptr(), raw.as_ptr(), work_of(raw.as_ptr()));
+        }
     }
 
     /// Takes a request back from the workqueue (state 3 to 4).
@@ -123,19 +145,46 @@ impl Request {
     /// function once.
     pub(super) unsafe fn from_work(work: *mut c::work_struct) -> Self {
         // SAFETY: The work item directly follows its request, which is in state 4 from here on.
-        unsafe { Self::new(NonNull::new_unchecked(work.cast::<c::request>().sub(1))) }
+        unsafe {
+            let raw = NonNull::new_unchecked(work.cast::<c::request>().sub(1));
+            Self::new(Raw::Request(raw))
+        }
+    }
+
+    /// Takes a parked bio from the workqueue.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the workqueue that `bio` was parked at, and calls this function once.
+    pub(super) unsafe fn from_bio(bio: *mut c::bio) -> Self {
+        // SAFETY: By the safety requirement of this function, nothing else uses the bio.
+        unsafe { Self::new(Raw::Bio(NonNull::new_unchecked(bio))) }
+    }
+
+    /// The disk of the request.
+    fn disk(&self) -> *mut c::gendisk {
+        match self.raw {
+            // SAFETY: A started request has a queue, whose disk never changes.
+            Raw::Request(raw) => unsafe { (*(*raw.as_ptr()).q).disk },
+            // SAFETY: By the type invariant, the bio is valid, and it has a disk.
+            Raw::Bio(raw) => unsafe { c::cloop_bio_disk(raw.as_ptr()) },
+        }
     }
 
     /// The `queuedata` of the request's queue.
     pub(super) fn queue_data(&self) -> *mut c_void {
-        // SAFETY: A started request has a queue, whose `queuedata` never changes.
-        unsafe { (*(*self.raw.as_ptr()).q).queuedata }
+        // SAFETY: A disk with requests has a queue, whose `queuedata` never changes.
+        unsafe { (*(*self.disk()).queue).queuedata }
     }
 
     /// The operation that the request asks for.
     pub(crate) fn operation(&self) -> Operation {
-        // SAFETY: By the type invariant, `raw` is valid.
-        let flags = unsafe { (*self.raw.as_ptr()).cmd_flags };
+        let flags = match self.raw {
+            // SAFETY: By the type invariant, `raw` is valid.
+            Raw::Request(raw) => unsafe { (*raw.as_ptr()).cmd_flags },
+            // SAFETY: As above.
+            Raw::Bio(raw) => unsafe { (*raw.as_ptr()).bi_opf },
+        };
         match flags & c::REQ_OP_MASK {
             c::req_op_REQ_OP_READ => Operation::Read,
             c::req_op_REQ_OP_WRITE => Operation::Write {
@@ -151,12 +200,16 @@ impl Request {
 
     /// The first block and the number of blocks. The block layer splits requests at block boundaries.
     pub(crate) fn range(&self) -> (u64, u64) {
-        // SAFETY: By the type invariant, `raw` is valid.
-        let (sector, bytes) = unsafe {
-            (
-                (*self.raw.as_ptr()).__sector,
-                (*self.raw.as_ptr()).__data_len,
-            )
+        let (sector, bytes) = match self.raw {
+            Raw::Request(raw) => {
+                // SAFETY: By the type invariant, `raw` is valid.
+                unsafe { ((*raw.as_ptr()).__sector, (*raw.as_ptr()).__data_len) }
+            }
+            Raw::Bio(raw) => {
+                // SAFETY: As above. The structure is packed, so it is copied.
+                let iter = unsafe { (*raw.as_ptr()).bi_iter };
+                (iter.bi_sector, iter.bi_size)
+            }
         };
         (sector / BLOCK_SECTORS, u64::from(bytes) / BLOCK_SIZE as u64)
     }
@@ -187,22 +240,35 @@ impl Request {
     pub(crate) fn raise_change_event(&self) {
         // SAFETY: By the type invariant, the request is of a disk of ours, which is not removed while
         // a request of it is started.
-        unsafe { c::cloop_disk_raise_change_event((*(*self.raw.as_ptr()).q).disk) };
+        unsafe { c::cloop_disk_raise_change_event(self.disk()) };
     }
 
     /// Ends the request: the block layer owns it again (state 2 or 4 to 1).
     pub(crate) fn end(self, status: c::blk_status_t) {
         let raw = self.raw;
         core::mem::forget(self);
-        // SAFETY: By the type invariant, the driver owns the started request. `self` is gone, so the
-        // driver does not use the request again.
-        unsafe { c::blk_mq_end_request(raw.as_ptr(), status) };
+        // SAFETY: `self` is gone, so the driver does not use the request again.
+        unsafe { end(raw, status) };
+    }
+}
+
+/// Ends the request `raw`.
+///
+/// # Safety
+///
+/// `raw` satisfies the type invariant of [`Request`], and the driver does not use it again.
+unsafe fn end(raw: Raw, status: c::blk_status_t) {
+    match raw {
+        // SAFETY: By the safety requirement of this function, the driver owns the started request.
+        Raw::Request(raw) => unsafe { c::blk_mq_end_request(raw.as_ptr(), status) },
+        // SAFETY: By the safety requirement of this function, the driver owns the parked bio.
+        Raw::Bio(raw) => unsafe { c::cloop_bio_end(raw.as_ptr(), status) },
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        // SAFETY: As in `end`.
-        unsafe { c::blk_mq_end_request(self.raw.as_ptr(), c::BLK_STS_IOERR) };
+        // SAFETY: Nothing uses the request after its owner.
+        unsafe { end(self.raw, c::BLK_STS_IOERR) };
     }
 }
