@@ -18,9 +18,8 @@ const IDLE_MS: u64 = 5000;
 const RETRY_MS: u64 = 1000;
 /// Bytes that users write before reclaim looks again at segments that it has set aside.
 const RETRY_STUCK: u64 = 1 << 30;
-/// Segments before the bound, or before the end of the backing file system, from which on reclaim works beside users'
-/// writes whatever the garbage: at most so many, and an eighth of those in use. A small image would always be near.
-const NEAR_WALL: u64 = 16;
+/// The part of a segment that must be owed to users before reclaim works beside their writes.
+const OWED: u64 = 4;
 /// Segments emptied beside users' writes before the maintenance thread looks for more urgent work.
 const STEP: usize = 1;
 /// Segments emptied between two checkpoints while users do not write.
@@ -101,6 +100,8 @@ enum Task {
     MakeSpace,
     /// Write a checkpoint: the log has grown enough.
     Checkpoint,
+    /// Gain what is owed to users, before they have to wait.
+    GainAhead,
     /// Empty a segment beside users' writes: there is much garbage.
     Step,
     /// Take detached subtrees off the counts.
@@ -162,6 +163,8 @@ struct Plan {
     stepping: Stepping,
     /// The last step.
     stepped: Moment,
+    /// There was nothing to gain before users have to wait, and the next checkpoint has not come.
+    spent: bool,
     last_write: LastWrite,
     /// Everything is in order since this moment.
     tidy: Option<Moment>,
@@ -180,6 +183,7 @@ impl Plan {
             reaping: Reaping::Works,
             stepping: Stepping::Off,
             stepped: 0,
+            spent: false,
             last_write: LastWrite {
                 moment: 0,
                 noticed: now,
@@ -233,6 +237,9 @@ impl Plan {
         }
         if store.quiet() {
             return None;
+        }
+        if !self.spent && state.space.owed() >= segment / OWED {
+            return Some(Task::GainAhead);
         }
         if self.stepping == Stepping::On && moment - self.stepped >= segment {
             self.stepped = moment;
@@ -299,18 +306,13 @@ impl Plan {
             Task::Stop => {}
             Task::MakeSpace => self.make_space(store, maintenance),
             Task::Checkpoint => self.checkpoint(store, maintenance),
+            // Once there is nothing to gain, the next checkpoint looks again.
+            Task::GainAhead => self.spent = maintenance.gain_ahead(store) != Ok(true),
             Task::Step => {
-                let near = near_wall(store, &store.log.lock());
                 let mut go_on = || !store.log.lock().stopping();
-                let gained = match near {
-                    true => maintenance.gain_ahead(store),
-                    false => maintenance
-                        .empty_segments(store, Effort::Busy, STEP, &mut go_on)
-                        .map(|emptied| emptied > 0),
-                };
-                // Once there is nothing to gain, the next checkpoint looks again.
-                self.stepping = match gained {
-                    Ok(true) => Stepping::On,
+                let emptied = maintenance.empty_segments(store, Effort::Busy, STEP, &mut go_on);
+                self.stepping = match emptied {
+                    Ok(emptied) if emptied > 0 => Stepping::On,
                     _ => Stepping::Off,
                 };
             }
@@ -369,21 +371,14 @@ impl Plan {
             },
         };
         let total = store.map.lock().total(state.held());
-        let near = near_wall(store, &state) && total.garbage - total.stuck > idle_garbage(&total);
-        self.stepping = match near || total.garbage > busy_garbage(&total) {
+        self.stepping = match total.garbage > busy_garbage(&total) {
             true => Stepping::On,
             false => Stepping::Off,
         };
         drop(state);
+        self.spent = false;
         store.watch_space();
     }
-}
-
-/// True if writers will soon have to wait for reclaim.
-fn near_wall<P: Platform>(store: &Store<P>, state: &LogState) -> bool {
-    let left = state.space.below_bound().min(store.watermark.free());
-    let near = NEAR_WALL.min(state.space.in_use() / 8);
-    left < near * u64::from(store.layout.segment_size)
 }
 
 /// A step of the work for idle times: makes recovery short, frees dead segments, moves live records together. True when
@@ -398,7 +393,7 @@ fn tidy<P: Platform>(
     }
     let left = total(store);
     if left.garbage <= idle_garbage(&left) {
-        store.log.shrink_reserve(&store.file)?;
+        store.log.shrink_reserve(&store.file);
         return Ok(false);
     }
     let mut still_idle = || {
@@ -413,7 +408,7 @@ fn tidy<P: Platform>(
         maintenance.free_dead(store)?;
     }
     if emptied == 0 {
-        store.log.shrink_reserve(&store.file)?;
+        store.log.shrink_reserve(&store.file);
     }
     Ok(emptied > 0)
 }

@@ -13,6 +13,7 @@ mod codec;
 mod error;
 pub mod format;
 mod freeing;
+mod index_set;
 mod io;
 mod log;
 mod map;

@@ -14,7 +14,7 @@ use crate::engine::space::{Allocator, Watermark};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc};
-use crate::platform::{BackingFile, Platform};
+use crate::platform::{BackingFile, MonitorGuard, Platform};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters that many threads bump; they order nothing.
@@ -93,19 +93,34 @@ impl<P: Platform> Store<P> {
         })
     }
 
-    /// Looks whether space runs low.
+    /// Looks how much space is left: for the warning before there is none, and for the pace of reclaim.
     pub(crate) fn watch_space(&self) {
         let free = match self.file.free_space() {
             Ok(free) => free.unwrap_or(u64::MAX),
             // It is asked again with the next segment.
             Err(_) => return,
         };
-        let (garbage, mapped) = {
-            let log = self.log.lock();
+        let near_bound = self.log.lock().space.near_bound();
+        let allocated = match near_bound && !self.file.fixed_size() {
+            true => self.file.allocated().ok(),
+            false => None,
+        };
+        let (free, garbage, mapped) = {
+            let mut log = self.log.lock();
             let map = self.map.lock();
             let total = map.total(log.held());
             let dead = total.dead * u64::from(self.layout.segment_size);
-            (total.garbage - total.stuck + dead, map.mapped())
+            let garbage = total.garbage - total.stuck + dead;
+            // Ends of segments that were punched do not count, but asking the file costs a call.
+            let bound = log.space.bound();
+            let below = match allocated {
+                Some(allocated) => bound.saturating_sub(allocated),
+                None => log.space.below_bound(),
+            };
+            let spare = self.log.spare(&log) * u64::from(self.layout.segment_size);
+            let left = below.min(free).saturating_add(spare);
+            log.space.set_left(left, garbage);
+            (free, garbage, map.mapped())
         };
         let (device, mapped) = (self.size().bytes(), DeviceSize::from_blocks(mapped).bytes());
         let unmapped = device.saturating_sub(mapped);
@@ -132,6 +147,8 @@ impl<P: Platform> Store<P> {
         let mut log = self.log.lock();
         self.blocks.store(size.blocks(), Ordering::Relaxed);
         log.space.resize(size);
+        // A larger device has a larger reserve.
+        log.notify_all();
     }
 
     /// Tells whether background work that no user waits for must not begin.

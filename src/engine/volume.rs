@@ -73,6 +73,8 @@ pub struct Stats {
     pub stuck_segments: u64,
     /// 1 when space runs low, see [`Volume::low`].
     pub low: u64,
+    /// Writes and discards that had to wait for reclaim to find space.
+    pub space_waits: u64,
 }
 
 /// How a volume is doing.
@@ -613,6 +615,7 @@ impl<P: Platform> Volume<P> {
             full: u64::from(log.space.refused()),
             stuck_segments: total.stuck_segments,
             low: u64::from(store.watermark.low()),
+            space_waits: log.space.next_ticket(),
         })
     }
 

@@ -4,30 +4,32 @@
 //! what it needs (I11).
 
 use super::unneeded::{Superseded, Unneeded};
+use crate::engine::log::LogState;
 use crate::engine::map::usage::State;
+use crate::engine::map::Map;
 use crate::engine::store::{count, Store};
 use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{BackingFile, Platform, Sabotage};
+
+/// Segments of which the dead ones are looked for before others may take the locks: 64 of them take a step.
+const GLANCE: u64 = 1 << 18;
+/// Dead segments looked at before others may take the locks.
+const LOOKS: u64 = 1 << 10;
 
 /// Finds the segments that this checkpoint, whose replay starts at sequence number `start`, and the one before it found
 /// dead. They become free in the segment usage. One for which there is no memory stays dead, and the next checkpoint finds
 /// it again.
 pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Unneeded<u64> {
     let mut dead = Vec::new();
-    let log = store.log.lock();
-    let mut map = store.map.lock();
-    for index in 0..map.segment_count() {
+    for_each_dead(store, |log, map, index| {
         let Some(segment) = map.segment(index) else {
-            break;
+            return;
         };
         let state = segment.state();
         // A replay from the older superblock goes through the segments from its log start on (I12).
         let replayed = segment.seq() >= start && !P::sabotaged(Sabotage::EarlyReuse);
-        if state == State::Free {
-            continue;
-        }
-        if replayed || !segment.is_dead() || log.holds(index) {
+        if replayed || log.holds(index) {
             if state == State::FoundDead {
                 map.set_in_use(index);
             }
@@ -38,8 +40,36 @@ pub(crate) fn find_dead<P: Platform>(store: &Store<P>, start: u64) -> Unneeded<u
         } else {
             map.set_found_dead(index);
         }
-    }
+    });
     Unneeded::dead_twice(dead)
+}
+
+/// Calls `look` with each segment that holds nothing live and is not free, under the locks of the log and the map. Other
+/// threads get the locks in between, so what `look` finds out must stay true as long as the caller frees segments.
+fn for_each_dead<P: Platform>(store: &Store<P>, mut look: impl FnMut(&LogState, &mut Map, u64)) {
+    let mut next = 0;
+    let mut more = true;
+    while more {
+        let log = store.log.lock();
+        let mut map = store.map.lock();
+        (next, more) = glance(&mut map, next, |map, index| look(&log, map, index));
+    }
+}
+
+/// Calls `look` with dead segments from `first` on, but not for longer than the locks may be held. Returns the segment to go
+/// on at, and whether there are more.
+fn glance(map: &mut Map, first: u64, mut look: impl FnMut(&mut Map, u64)) -> (u64, bool) {
+    let count = map.segment_count();
+    let end = count.min(first + GLANCE);
+    let mut next = first;
+    for _ in 0..LOOKS {
+        let Some(index) = map.next_dead(next..end) else {
+            return (end, end < count);
+        };
+        look(map, index);
+        next = index + 1;
+    }
+    (next, true)
 }
 
 /// Frees the segments that neither superblock needs because the log supersedes the records in them, without a checkpoint:
@@ -67,25 +97,23 @@ pub(crate) fn free_superseded<P: Platform>(store: &Store<P>) -> Result {
 /// Finds the segments that the log supersedes, if there are any.
 fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u64>>> {
     let mut found = Vec::new();
-    let log = store.log.lock();
-    let map = store.map.lock();
-    if map.total(log.held()).dead == 0 {
-        return Ok(None);
-    }
-    for (index, segment) in (0..).zip(map.segments()) {
-        let hasty = P::sabotaged(Sabotage::UnloggedFree) && !segment.is_free() && segment.is_dead();
-        if (map.superseded(segment) || hasty) && !log.holds(index) {
-            found.push(index)?;
+    let mut pushed = Ok(());
+    for_each_dead(store, |log, map, index| {
+        let Some(segment) = map.segment(index) else {
+            return;
+        };
+        let superseded = map.superseded(segment) || P::sabotaged(Sabotage::UnloggedFree);
+        if superseded && !log.holds(index) && pushed.is_ok() {
+            pushed = found.push(index);
         }
-    }
-    if found.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Superseded::new(&log, found)))
+    });
+    pushed?;
+    // What supersedes the first of them is in the log by now as well.
+    Ok((!found.is_empty()).then(|| Superseded::new(&store.log.lock(), found)))
 }
 
 /// Lets the log use segments again that are free in the segment usage, and deallocates those that the reserve does not
-/// need. One for which there is no memory is dead again, and the next checkpoint frees it.
+/// need.
 pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) {
     for &index in segments.iter() {
         let complete = {
@@ -95,8 +123,8 @@ pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) {
             segment.is_some_and(|segment| segment.is_complete(&store.layout, &settled))
         };
         let kept = store.log.keep_in_reserve(&store.file, index, complete);
-        if kept != Ok(true) && store.log.deallocate(&store.file, index).is_err() {
-            store.map.lock().set_found_dead(index);
+        if kept != Ok(true) {
+            store.log.deallocate(&store.file, index);
         }
     }
     count(&store.counters.freed, segments.len() as u64);
@@ -121,11 +149,7 @@ pub(crate) fn punch<P: Platform>(
 
 /// Frees the segments that the newest checkpoint does not need, although the one before it may: on a full file system an
 /// image that was not closed could not be opened otherwise. The reserve of the last open is among them. For opening only.
-///
-/// # Errors
-///
-/// Those of memory.
-pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
+pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) {
     let mut log = store.log.lock();
     let mut map = store.map.lock();
     for index in 0..log.space.segments() {
@@ -134,10 +158,9 @@ pub(crate) fn free_at_once<P: Platform>(store: &Store<P>) -> Result {
             .is_some_and(|s| !s.is_free() && s.is_dead() && s.seq() == 0)
         {
             map.set_free(index);
-            log.space.release(index)?;
+            log.space.release(index);
         }
     }
-    Ok(())
 }
 
 /// Punches all dead segments at once, whatever the superblocks need: for [`Sabotage::EarlyPunch`] only.
@@ -160,6 +183,8 @@ pub(crate) fn punch_dead<P: Platform>(store: &Store<P>) -> Result {
 #[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
+    use crate::engine::format::{Entry, Fingerprints, Layout};
+    use crate::engine::map::table::Table;
     use crate::engine::{Access, Algorithm, CreateOptions, Volume, BLOCK_SIZE};
     use crate::platform::std::mem::set_failing_allocation;
     use crate::platform::std::{Std, StdFile};
@@ -171,6 +196,41 @@ mod tests {
         let segments = (0..log.space.segments()).zip(map.segments());
         let free = segments.filter(|&(index, s)| s.is_free() && !log.holds(index));
         free.count() as u64 - log.space.free()
+    }
+
+    /// However many segments an image has, and however many of them are dead, the locks are held for a bounded number of
+    /// steps, and only the dead ones are looked at.
+    #[test]
+    fn dead_segments_are_found_without_a_look_at_the_others() {
+        const COUNT: u64 = 1 << 21;
+        const DEAD: u64 = 5000;
+        let layout = Layout {
+            record_size: 4096,
+            segment_size: 1 << 20,
+            uuid: [0; 16],
+        };
+        let fingerprints = Fingerprints::empty(1).unwrap();
+        let table = Table::new(1, Entry::HOLE);
+        let mut map = Map::new(table, layout, 0, fingerprints).unwrap();
+        map.grow_segments(COUNT - 1).unwrap();
+        let dead = |n: u64| COUNT - 1 - n * n / 13 % COUNT;
+        for n in 0..DEAD {
+            map.identify_segment(dead(n), 1);
+        }
+        let mut expected: std::vec::Vec<u64> = (0..DEAD).map(dead).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        let mut found = std::vec::Vec::new();
+        let (mut next, mut more, mut glances) = (0, true, 0);
+        while more {
+            let before = (found.len() as u64, next);
+            (next, more) = glance(&mut map, next, |_, index| found.push(index));
+            glances += 1;
+            assert!(found.len() as u64 - before.0 <= LOOKS);
+            assert!(next - before.1 <= GLANCE);
+        }
+        assert_eq!(found, expected);
+        assert!(glances <= COUNT / GLANCE + DEAD / LOOKS + 1, "{glances}");
     }
 
     /// A failed allocation while dead segments are freed loses none of them.
@@ -202,6 +262,11 @@ mod tests {
             for _ in 0..2 {
                 volume.checkpoint().unwrap();
             }
+            // Compaction exchanges reserved segments, and ends with a smaller reserve.
+            set_failing_allocation(Some(failing));
+            let _ = volume.compact(&mut |_| true);
+            set_failing_allocation(None);
+            volume.checkpoint().unwrap();
             assert_eq!(lost(&volume.store), 0, "allocation {failing} failed");
             let now = volume.stats().unwrap().freed_segments;
             assert!(now > freed);

@@ -112,7 +112,7 @@ impl<P: Platform> Log<P> {
         let next = match self.reserve(file, Limit::Backing) {
             Ok(next) => next,
             Err(error) => {
-                self.lock().space.release(index)?;
+                self.lock().space.release(index);
                 return Err(error);
             }
         };

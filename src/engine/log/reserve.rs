@@ -76,8 +76,7 @@ impl<P: Platform> Log<P> {
         if limit == Limit::Bound && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }
-        let taken = self.lock().space.take();
-        let index = taken.ok_or(Error::NoSpace)?;
+        let index = self.lock().space.take()?;
         if P::sabotaged(Sabotage::Unreserved) {
             return Ok(index);
         }
@@ -87,7 +86,7 @@ impl<P: Platform> Log<P> {
             .space
             .set_backing_full(allocated == Err(Error::NoSpace));
         if let Err(error) = allocated {
-            state.space.release(index)?;
+            state.space.release(index);
             return Err(error);
         }
         Ok(index)
@@ -122,6 +121,7 @@ impl<P: Platform> Log<P> {
         };
         let index = self.reserve(file, Limit::of(class))?;
         self.warm_up(file, index);
+        // Dropped before the hold, which takes the lock.
         let mut state = self.lock();
         state.space.add_to_reserve(index)
     }
@@ -144,6 +144,7 @@ impl<P: Platform> Log<P> {
     fn reserve_now(&self, file: &P::File, limit: Limit) -> Result {
         let _hold = self.hold_file_end();
         let index = self.reserve(file, limit)?;
+        // Dropped before the hold, which takes the lock.
         let mut state = self.lock();
         state.space.add_to_reserve(index)
     }
@@ -173,7 +174,7 @@ impl<P: Platform> Log<P> {
     ///
     /// # Errors
     ///
-    /// Those of memory, and those of the backing file.
+    /// Those of the backing file. The segment is not in the reserve then.
     pub(crate) fn keep_in_reserve(
         &self,
         file: &P::File,
@@ -197,7 +198,11 @@ impl<P: Platform> Log<P> {
             return Ok(false);
         }
         let mut state = self.lock();
-        state.space.add_to_reserve(index)?;
+        // Without memory for it the segment is only free.
+        if state.space.add_to_reserve(index).is_err() {
+            state.notify_all();
+            return Ok(true);
+        }
         self.serve(&mut state, None);
         state.notify_all();
         Ok(true)
@@ -229,65 +234,55 @@ impl<P: Platform> Log<P> {
     }
 
     /// Punches a whole segment, and makes it free. It is good to be used again even if the punch fails.
-    ///
-    /// # Errors
-    ///
-    /// Those of memory.
-    pub(crate) fn deallocate(&self, file: &P::File, index: u64) -> Result {
+    pub(crate) fn deallocate(&self, file: &P::File, index: u64) {
         let size = u64::from(self.layout.segment_size);
         let punched = file.punch(self.layout.segment_offset(index), size);
         let mut state = self.lock();
         state.note(&punched);
-        state.space.release(index)?;
+        state.space.release(index);
         state.notify_all();
-        Ok(())
     }
 
     /// Deallocates reserved segments that no class needs: a checkpoint that had much to store needed more.
-    ///
-    /// # Errors
-    ///
-    /// Those of memory.
-    pub(crate) fn shrink_reserve(&self, file: &P::File) -> Result {
+    pub(crate) fn shrink_reserve(&self, file: &P::File) {
         loop {
             let mut state = self.lock();
             let enough = self.floor(&state, SpaceClass::User) + 1;
             if state.space.file_end_held() || state.space.reserved() <= enough {
-                return Ok(());
+                return;
             }
             let Some(far) = state.space.take_farthest() else {
-                return Ok(());
+                return;
             };
             drop(state);
-            self.deallocate(file, far)?;
+            self.deallocate(file, far);
         }
     }
 
     /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
-    ///
-    /// # Errors
-    ///
-    /// Those of memory.
-    pub(crate) fn move_reserve(&self, file: &P::File) -> Result {
+    pub(crate) fn move_reserve(&self, file: &P::File) {
         loop {
             let mut state = self.lock();
             if state.space.file_end_held() {
-                return Ok(());
+                return;
             }
             let Some(near) = state.space.take_nearer() else {
-                return Ok(());
+                return;
             };
             drop(state);
             let allocated = self.allocate(file, near);
             let mut state = self.lock();
             if allocated.is_err() {
-                return state.space.release(near);
+                state.space.release(near);
+                return;
             }
-            state.space.add_to_reserve(near)?;
+            if state.space.add_to_reserve(near).is_err() {
+                return;
+            }
             let far = state.space.take_farthest();
             drop(state);
             if let Some(far) = far {
-                self.deallocate(file, far)?;
+                self.deallocate(file, far);
             }
         }
     }
@@ -299,6 +294,12 @@ impl<P: Platform> Log<P> {
         }
         let checkpoints = self.checkpoint_cost.segments(&self.layout);
         state.space.must_leave(class, checkpoints)
+    }
+
+    /// Segments of the reserve that users' writes may use.
+    pub(crate) fn spare(&self, state: &LogState) -> u64 {
+        let floor = self.floor(state, SpaceClass::User);
+        state.space.reserved().saturating_sub(floor)
     }
 
     /// Bytes that records can take of a segment.

@@ -82,7 +82,9 @@ impl<P: Platform> Turn<'_, P> {
     /// The record has its place, or gives up: the next ones may go on.
     fn end(&mut self, state: &mut LogGuard<'_, P>) {
         if let Some(ticket) = self.ticket.take() {
-            state.space.dequeue(ticket);
+            if state.space.dequeue(ticket) {
+                state.notify_all();
+            }
             P::waited(WaitEvent::Left(ticket));
         }
     }
@@ -95,6 +97,19 @@ impl<P: Platform> Turn<'_, P> {
         match state.space.answer(ticket) {
             Answer::Granted(class) => Some(class),
             Answer::Waiting | Answer::Refused(_) => None,
+        }
+    }
+
+    /// Whether the record may wait for space any longer.
+    ///
+    /// # Errors
+    ///
+    /// The error that stopped the log, and [`Error::Closed`]. They are the same for all that come later.
+    fn admit(&self, state: &LogState) -> Result {
+        state.admit(self.class)?;
+        match state.stopping() {
+            true => Err(Error::Closed),
+            false => Ok(()),
         }
     }
 
@@ -115,11 +130,15 @@ impl<P: Platform> Turn<'_, P> {
                 ticket
             }
             None => {
-                if state.space.queue_full() {
+                let place = state.space.line_up(self.class);
+                P::waited(WaitEvent::Queued(self.class as u8, place.ticket));
+                while !state.space.enter(self.class, self.need, place)? {
                     state.wait();
-                    return Ok(());
+                    // What refuses this one refuses all that come later as well, so the line does not stop at it.
+                    self.admit(&state)
+                        .inspect_err(|_| P::waited(WaitEvent::Left(place.ticket)))?;
                 }
-                state.space.enqueue(self.class, self.need)?
+                place.ticket
             }
         };
         self.ticket = Some(ticket);
@@ -127,10 +146,7 @@ impl<P: Platform> Turn<'_, P> {
         // The maintenance thread has something to do.
         state.notify_all();
         loop {
-            state.admit(self.class)?;
-            if state.stopping() {
-                return Err(Error::Closed);
-            }
+            self.admit(&state)?;
             if state.space.is_first(ticket) && self.log.serve(&mut state, None) {
                 state.notify_all();
             }

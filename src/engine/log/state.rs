@@ -292,6 +292,6 @@ impl LogState {
         if class.is_write() || class == SpaceClass::Discard {
             self.stats.user_bytes += bytes;
         }
-        self.space.appended(class);
+        self.space.appended(bytes, class);
     }
 }

@@ -6,6 +6,7 @@ use super::Map;
 use crate::engine::format::Entry;
 use crate::engine::log::Placed;
 use crate::engine::{Error, Result};
+use core::ops::Range;
 
 impl Map {
     /// Number of segments known.
@@ -21,6 +22,11 @@ impl Map {
     /// Segment `index`, if it is known.
     pub(crate) fn segment(&self, index: u64) -> Option<&Segment> {
         self.usage.get(index)
+    }
+
+    /// The first segment in `range` that holds nothing live and is not free. It takes a step for 64 segments.
+    pub(crate) fn next_dead(&self, range: Range<u64>) -> Option<u64> {
+        self.usage.next_dead(range)
     }
 
     /// The checksum seed of the segment that an entry points into.

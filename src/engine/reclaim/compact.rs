@@ -54,12 +54,12 @@ impl<P: Platform> Maintenance<P> {
         let mut going = || !store.quiet() && !store.log.lock().closing();
         while self.reap(store)? == Progress::More && going() {}
         // Records are relocated to where the reserve is.
-        store.log.move_reserve(&store.file)?;
+        store.log.move_reserve(&store.file);
         let emptied = self.empty_segments(store, Effort::Pack, usize::MAX, &mut going)?;
         // The log itself may lie behind all other segments, and its records can be relocated once it has gone on.
         let moved = emptied > 0 || far(store) && leave_segment(store)?;
         self.free_dead(store)?;
-        store.log.shrink_reserve(&store.file)?;
+        store.log.shrink_reserve(&store.file);
         Ok(moved)
     }
 
@@ -73,7 +73,7 @@ impl<P: Platform> Maintenance<P> {
                 break;
             }
         }
-        store.log.shrink_reserve(&store.file)?;
+        store.log.shrink_reserve(&store.file);
         self.free_dead(store)
     }
 }

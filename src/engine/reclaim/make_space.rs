@@ -13,8 +13,8 @@ use crate::platform::Platform;
 
 /// Segments to be found, beside those that the writers that wait need.
 const GAIN: u64 = 2;
-/// Segments emptied at once before writers wait.
-const AHEAD: usize = 2;
+/// Dead segments that wait for the next checkpoints to be free, beside users' writes.
+const UNFREED: u64 = 4;
 /// Rounds without gain after which there is no space to be found.
 const FRUITLESS: u32 = 8;
 
@@ -58,14 +58,21 @@ impl<P: Platform> Maintenance<P> {
         let size = i64::from(store.layout.segment_size);
         freeing::free_superseded(store)?;
         let mut fruitless = 0;
+        // Writers are given what each round gains. So the rounds are small ones, unless they gain nothing.
+        let mut limit = 1;
         loop {
             let view = View::of(store);
             if view.found > before.found + GAIN as i64 * size + view.wanted {
                 break;
             }
-            let round = self.empty_and_free(store, &view, BATCH)?;
+            let round = self.empty_and_free(store, &view, limit)?;
             let now = View::of(store);
             if now.found > view.found {
+                limit = 1;
+                continue;
+            }
+            if round.emptied == limit && limit < BATCH {
+                limit *= 2;
                 continue;
             }
             fruitless += u32::from(now.total.garbage + size as u64 / 64 >= view.total.garbage);
@@ -74,28 +81,41 @@ impl<P: Platform> Maintenance<P> {
                 break;
             }
         }
-        Ok(View::of(store).found > before.found)
+        let found = View::of(store).found - before.found;
+        store.log.lock().space.pay(found.max(0) as u64);
+        Ok(found > 0)
     }
 
-    /// Gains some space before writers have to wait for it: about as much as they use up meanwhile. False if there is
-    /// nothing to gain.
+    /// Gains what is owed to users, before they have to wait for it. False if there is nothing to gain.
     ///
     /// # Errors
     ///
     /// Those of the log and of memory.
     pub(crate) fn gain_ahead(&mut self, store: &Store<P>) -> Result<bool> {
-        let before = View::of(store);
-        let size = i64::from(store.layout.segment_size);
-        for _ in 0..BATCH {
-            let view = View::of(store);
-            if view.wanted > 0 || view.found >= before.found + size {
+        let owed = store.log.lock().space.owed();
+        let mut gained = 0;
+        let mut emptied = 0;
+        while gained < owed && emptied < BATCH {
+            let before = self.gained;
+            let mut going = || {
+                let state = store.log.lock();
+                !state.stopping() && !state.space.waits(u64::MAX)
+            };
+            if self.empty_segments(store, Effort::Ahead, 1, &mut going)? == 0 {
                 break;
             }
-            if self.empty_and_free(store, &view, AHEAD)?.emptied == 0 {
-                break;
-            }
+            gained += self.gained - before;
+            emptied += 1;
         }
-        Ok(View::of(store).found > before.found)
+        store.log.lock().space.pay(gained);
+        freeing::free_superseded(store)?;
+        // Others need checkpoints to be free.
+        let dead = View::of(store).total.dead;
+        if dead > UNFREED {
+            self.free_dead(store)?;
+        }
+        store.watch_space();
+        Ok(emptied > 0)
     }
 
     /// One round: empties up to `limit` segments, and frees the dead ones. `before` is what there was before it.
@@ -109,10 +129,11 @@ impl<P: Platform> Maintenance<P> {
         freeing::free_superseded(store)?;
         let now = View::of(store);
         // Segments that held nodes of the table, and young ones, need checkpoints to be free. Those cost space as well, but
-        // leave less to be stored by the next ones.
+        // leave less to be stored by the next ones. A larger round comes before them.
         let gains = now.total.dead + now.total.stuck > 0
             || now.checkpoints > CheckpointCost::LEAST_SEGMENTS;
-        let settled = now.found <= before.found && gains;
+        let last = limit == BATCH || emptied < limit;
+        let settled = now.found <= before.found && gains && last;
         if settled {
             self.free_dead(store)?;
         }

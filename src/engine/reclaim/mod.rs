@@ -47,10 +47,14 @@ pub(crate) struct Maintenance<P: Platform> {
     reaper: Reaper,
     /// Memory for the segment being emptied, allocated with the first one.
     segment: Option<Buf>,
-    /// Segments chosen to be emptied beside users' writes, the best one last.
+    /// Segments chosen to be emptied beside users' writes or for writers that wait, the best one last.
     victims: Vec<u64>,
+    /// For what they were chosen.
+    chosen_for: Effort,
     /// Bytes that the backing file gives back together at least, as far as that is known.
     punch_unit: usize,
+    /// Bytes of garbage in the segments that were emptied.
+    gained: u64,
 }
 
 /// The maintenance of an open image with its lock. It is in a box, so that no stack frame of an opening holds it.
@@ -69,7 +73,9 @@ impl<P: Platform> Maintenance<P> {
             reaper,
             segment: None,
             victims: Vec::new(),
+            chosen_for: Effort::Busy,
             punch_unit: BLOCK_SIZE,
+            gained: 0,
         })
     }
 
@@ -131,10 +137,11 @@ impl<P: Platform> Maintenance<P> {
         limit: usize,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<usize> {
-        // Beside users' writes, a look at all segments for each one that is emptied would take longer than emptying it.
-        let mut chosen = match effort {
-            Effort::Busy => core::mem::take(&mut self.victims),
-            _ => Vec::new(),
+        // Where few are emptied at a time, a look at all segments for each of them would take longer than emptying it.
+        let kept = matches!(effort, Effort::Busy | Effort::Ahead | Effort::Urgent);
+        let mut chosen = match kept && self.chosen_for == effort {
+            true => core::mem::take(&mut self.victims),
+            false => Vec::new(),
         };
         let mut looked = false;
         let mut emptied = 0;
@@ -148,22 +155,25 @@ impl<P: Platform> Maintenance<P> {
                 continue;
             };
             // The segment may have changed since it was chosen.
-            let worth = {
+            let garbage = {
                 let log = store.log.lock();
                 let map = store.map.lock();
-                score(&store.layout, &log, &map, index, effort).is_some()
+                let worth = score(&store.layout, &log, &map, index, effort).is_some();
+                let segment = map.segment(index).filter(|_| worth);
+                segment.map(|segment| segment.garbage(&store.layout))
             };
-            if !worth {
-                continue;
-            }
+            let Some(garbage) = garbage else { continue };
             match self.empty_segment(store, index, effort) {
-                Ok(()) => emptied += 1,
+                Ok(()) => {
+                    emptied += 1;
+                    self.gained += garbage;
+                }
                 Err(Error::NoSpace) => break,
                 Err(error) => return Err(error),
             }
         }
-        if effort == Effort::Busy {
-            self.victims = chosen;
+        if kept {
+            (self.victims, self.chosen_for) = (chosen, effort);
         }
         Ok(emptied)
     }
@@ -275,6 +285,10 @@ fn relocation_class<P: Platform>(
     index: u64,
     effort: Effort,
 ) -> Result<SpaceClass> {
+    // Nobody waits for it, so it may not use what is left to discards.
+    if effort == Effort::Ahead {
+        return Ok(SpaceClass::ReclaimUnbacked);
+    }
     if !store.log.backing_full(&store.file)? {
         return Ok(SpaceClass::Reclaim);
     }

@@ -14,6 +14,9 @@ use crate::platform::Platform;
 pub(super) const BATCH: usize = 16;
 /// Segments looked at before others may take the locks: that takes a fraction of a millisecond.
 const GLANCE: u64 = 1 << 13;
+/// How much more it is worth to empty a segment that is free as soon as the log is durable than one that needs
+/// checkpoints.
+const SOON_FREE: u64 = 8;
 /// Bound on the age of a segment in its score.
 const OLDEST: u64 = 1 << 20;
 
@@ -24,6 +27,8 @@ pub(crate) enum Effort {
     Busy,
     /// While users do not write: until little garbage is left.
     Idle,
+    /// Before writers have to wait: as for those that wait, but only what is worth relocating.
+    Ahead,
     /// For writers that wait: every segment that gives anything.
     Urgent,
     /// For compaction: the smallest image that is worth the work.
@@ -73,8 +78,11 @@ pub(super) fn score(
         return None;
     }
     let age = match effort {
-        // A segment that needs checkpoints to be free is worth less.
-        Effort::Urgent => 1 + u64::from(map.supersedable(segment)),
+        // A segment that needs checkpoints to be free is worth much less: they take space, and writers wait for them.
+        Effort::Ahead | Effort::Urgent => match map.supersedable(segment) {
+            true => SOON_FREE,
+            false => 1,
+        },
         _ => (map.newest_seq() - segment.seq()).min(OLDEST) + 1,
     };
     // Segments have at most 2^26 bytes, so the product does not overflow, and little is lost by the division.
@@ -95,7 +103,7 @@ fn least_gain(layout: &Layout, effort: Effort) -> u64 {
     let size = u64::from(layout.segment_size);
     match effort {
         Effort::Busy => size / 2,
-        Effort::Idle | Effort::Pack => worth_moving(layout),
+        Effort::Idle | Effort::Ahead | Effort::Pack => worth_moving(layout),
         Effort::Urgent => size / 256,
     }
 }

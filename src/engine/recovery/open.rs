@@ -197,12 +197,13 @@ fn list_free<P: Platform>(store: &Store<P>) -> Result {
     let mut tail = store.log.lock();
     let mut map = store.map.lock();
     let count = tail.space.segments();
+    tail.space.make_room()?;
     if let Some(last) = count.checked_sub(1) {
         map.grow_segments(last)?;
     }
     for index in (0..count).rev() {
         if map.segment(index).is_some_and(|s| s.is_free()) {
-            tail.space.release(index)?;
+            tail.space.release(index);
         }
     }
     Ok(())
@@ -226,7 +227,7 @@ pub(crate) fn begin_writing<P: Platform>(opened: &mut Opened<P>) -> Result {
     let seq = opened.replayed.next_seq();
     match store.log.start(&store.file, seq) {
         Err(Error::NoSpace) => {
-            freeing::free_at_once(store)?;
+            freeing::free_at_once(store);
             store.log.start(&store.file, seq)?;
         }
         started => started?,

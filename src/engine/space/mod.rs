@@ -11,11 +11,13 @@
 //! - allocator.rs: which segments of the image are free;
 //! - queue.rs: those who wait for space, in order;
 //! - watermark.rs: whether space runs low;
+//! - pace.rs: how much reclaim has to gain before writers wait for it;
 //! - [`Space`], here: the reserve, and the state of the space.
 
 mod allocator;
 mod class;
 mod cost;
+mod pace;
 mod queue;
 mod watermark;
 
@@ -26,9 +28,10 @@ pub(crate) use self::queue::{Answer, Supply, Verdict};
 pub(crate) use self::watermark::Watermark;
 
 use self::class::for_metadata;
+use self::pace::Pace;
 use self::queue::Queue;
 use crate::engine::format::{DeviceSize, Layout};
-use crate::engine::Result;
+use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 
 /// Segments that users may fill after an open under a metadata class, until they first flush: a file system replays its
@@ -41,6 +44,8 @@ const POST_MOUNT: u64 = 2;
 /// Segments that stay allocated while users write, beside those the reserve needs, after they became free: at most so many,
 /// and an eighth of those in use.
 const WARM: u64 = 32;
+/// Segments left to users below which reclaim works beside their writes, whatever the garbage.
+const LOW: u64 = 16;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
@@ -65,6 +70,7 @@ pub(crate) struct Space {
     reserve: Vec<u64>,
     file_end: FileEnd,
     queue: Queue,
+    pace: Pace,
     /// The backing file system had no space when it was last asked for a segment.
     backing_full: bool,
     /// The last write that needed space found none.
@@ -86,6 +92,7 @@ impl Space {
             reserve: Vec::new(),
             file_end: FileEnd::Free,
             queue: Queue::new()?,
+            pace: Pace::default(),
             backing_full: false,
             refused: false,
             size,
@@ -109,20 +116,31 @@ impl Space {
     }
 
     /// Takes the lowest free segment, or a new one.
-    pub(crate) fn take(&mut self) -> Option<u64> {
-        self.allocator.take(self.layout.max_segments())
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`] when the image has as many segments as it can have, and those of
+    /// memory.
+    pub(crate) fn take(&mut self) -> Result<u64> {
+        let taken = self.allocator.take(self.layout.max_segments())?;
+        taken.ok_or(Error::NoSpace)
     }
 
-    /// Makes segment `index` free.
+    /// Makes room in memory to note that any segment of the image is free. For opening only.
     ///
     /// # Errors
     ///
     /// Those of memory.
-    pub(crate) fn release(&mut self, index: u64) -> Result {
-        self.allocator.release(index)
+    pub(crate) fn make_room(&mut self) -> Result {
+        self.allocator.make_room()
     }
 
-    /// Makes room for segment `index`, which is in use.
+    /// Makes segment `index` free.
+    pub(crate) fn release(&mut self, index: u64) {
+        self.allocator.release(index);
+    }
+
+    /// Enlarges the image to segment `index`, which is in use.
     pub(crate) fn extend_to(&mut self, index: u64) {
         self.allocator.extend(index + 1);
     }
@@ -149,10 +167,15 @@ impl Space {
         self.size.image_bound().saturating_sub(checkpoints)
     }
 
-    /// Bytes the image can take until it is at its bound.
+    /// Bytes the image can take until it is at its bound, if it takes all of its segments. It may take less.
     pub(crate) fn below_bound(&self) -> u64 {
         let taken = self.layout.segment_offset(self.in_use());
         self.bound().saturating_sub(taken)
+    }
+
+    /// True if the image is so near to its bound that what it really takes matters.
+    pub(crate) fn near_bound(&self) -> bool {
+        self.below_bound() < LOW * u64::from(self.layout.segment_size)
     }
 }
 
@@ -172,9 +195,13 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// Those of memory.
+    /// Those of memory. The segment is free then.
     pub(crate) fn add_to_reserve(&mut self, index: u64) -> Result {
-        self.reserve.push(index)
+        let added = self.reserve.push(index);
+        if added.is_err() {
+            self.release(index);
+        }
+        added
     }
 
     /// Segments that the reserve keeps beside those it needs, because they will be used again soon. Their space need not be
@@ -204,9 +231,7 @@ impl Space {
     /// Takes a free segment that lies nearer to the beginning of the image than one in the reserve, if there is one.
     pub(crate) fn take_nearer(&mut self) -> Option<u64> {
         let farthest = self.reserve().max()?;
-        let lowest = self.allocator.lowest()?;
-        // Not a new one: no segment lies behind all that there are.
-        (lowest < farthest).then(|| self.allocator.take(0))?
+        self.allocator.take_before(farthest)
     }
 
     /// Reserved segments that must be left once `class` has appended, when two checkpoints need `checkpoints`.
@@ -253,8 +278,27 @@ impl Space {
         self.refused
     }
 
-    /// A record of this class was appended.
-    pub(crate) fn appended(&mut self, class: SpaceClass) {
+    /// A record of this class and of so many bytes was appended.
+    pub(crate) fn appended(&mut self, bytes: u64, class: SpaceClass) {
         self.refused &= class != SpaceClass::User;
+        if class.is_write() || class == SpaceClass::Discard {
+            self.pace.owe(bytes);
+        }
+    }
+
+    /// Notes that reclaim can gain `garbage` bytes, and that users can use `left` bytes before they wait for it.
+    pub(crate) fn set_left(&mut self, left: u64, garbage: u64) {
+        let segment = u64::from(self.layout.segment_size);
+        self.pace.look(left, garbage, segment, LOW * segment);
+    }
+
+    /// Bytes that reclaim has to gain beside users' writes.
+    pub(crate) fn owed(&self) -> u64 {
+        self.pace.owed()
+    }
+
+    /// Reclaim has gained `bytes`.
+    pub(crate) fn pay(&mut self, bytes: u64) {
+        self.pace.pay(bytes);
     }
 }

@@ -4,14 +4,17 @@
 //! A *ticket* is one of them. Space that appears is granted to the tickets of each class in order. A ticket that was
 //! granted space keeps its place until its record is placed: if something else takes the space before that, it waits
 //! again, before all that came later.
+//!
+//! The queue has room for a bounded number of tickets, because a write must not allocate memory. Those who come when it
+//! has none for their class stand in a *line* in front of it, and enter it in the order in which they came.
 
 use super::class::{for_metadata, SpaceClass};
 use super::Space;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 
-/// Most tickets. The memory for them is allocated beforehand, because a write must not allocate any.
-const TICKETS: usize = 256;
+/// Most tickets of a class in the queue: as many as the driver serves writes at a time.
+const TICKETS: usize = 32;
 
 /// What became of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,26 @@ pub(super) struct Queue {
     tickets: Vec<Ticket>,
     /// Number of the next ticket.
     next: u64,
+    /// Those of each class who have a ticket, but are not in the queue yet.
+    lines: [Line; SpaceClass::COUNT],
+}
+
+/// Those who wait for room in the queue.
+#[derive(Clone, Copy, Default)]
+struct Line {
+    /// Tickets that were taken.
+    came: u64,
+    /// Tickets that have entered the queue.
+    entered: u64,
+}
+
+/// A ticket, and its place in the line of its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Number of the ticket.
+    pub(crate) ticket: u64,
+    /// Tickets of its class that were taken before it.
+    before: u64,
 }
 
 impl Queue {
@@ -49,8 +72,9 @@ impl Queue {
     /// [`Error::NoMemory`].
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
-            tickets: Vec::with_capacity(TICKETS)?,
+            tickets: Vec::with_capacity(TICKETS * SpaceClass::COUNT)?,
             next: 0,
+            lines: [Line::default(); SpaceClass::COUNT],
         })
     }
 
@@ -87,38 +111,69 @@ pub(crate) struct Verdict {
 
 /// The queue of those who wait for space.
 impl Space {
-    /// True if tickets of `class` wait, or have not used yet what they were granted: a later write or discard of that class must not overtake them.
+    /// True if tickets of `class` wait, or have not used yet what they were granted: a later write or discard of that
+    /// class must not overtake them.
     pub(crate) fn queued(&self, class: SpaceClass) -> bool {
-        self.queue.tickets.iter().any(|t| t.class == class)
+        let line = &self.queue.lines[class as usize];
+        line.came != line.entered || self.in_queue(class) > 0
     }
 
-    /// True if no further ticket can be taken.
-    pub(crate) fn queue_full(&self) -> bool {
-        self.queue.tickets.len() == TICKETS
+    /// Number of tickets of `class` in the queue.
+    fn in_queue(&self, class: SpaceClass) -> usize {
+        let tickets = self.queue.tickets.iter();
+        tickets.filter(|t| t.class == class).count()
     }
 
-    /// Takes a ticket for a record of `need` bytes, and returns its number.
+    /// Takes a ticket, which has to [`enter`](Self::enter) the queue.
+    pub(crate) fn line_up(&mut self, class: SpaceClass) -> Place {
+        let ticket = self.queue.next;
+        self.queue.next += 1;
+        let line = &mut self.queue.lines[class as usize];
+        line.came += 1;
+        Place {
+            ticket,
+            before: line.came - 1,
+        }
+    }
+
+    /// Enters the queue with a ticket for a record of `need` bytes. False if it is not its turn yet, or there is no room.
     ///
     /// # Errors
     ///
-    /// Those of memory.
-    pub(crate) fn enqueue(&mut self, class: SpaceClass, need: u32) -> Result<u64> {
-        let number = self.queue.next;
-        self.queue.next += 1;
-        self.queue.tickets.push(Ticket {
-            number,
-            class,
-            need,
-            answer: Answer::Waiting,
-        })?;
-        Ok(number)
+    /// None, because the memory is there.
+    pub(crate) fn enter(&mut self, class: SpaceClass, need: u32, place: Place) -> Result<bool> {
+        let room = self.in_queue(class) < TICKETS;
+        let line = &mut self.queue.lines[class as usize];
+        if !room || line.entered != place.before {
+            return Ok(false);
+        }
+        line.entered += 1;
+        let number = place.ticket;
+        let tickets = &mut self.queue.tickets;
+        let at = tickets.partition_point(|t| t.number < number);
+        let answer = Answer::Waiting;
+        tickets.insert(
+            at,
+            Ticket {
+                number,
+                class,
+                need,
+                answer,
+            },
+        )?;
+        Ok(true)
     }
 
-    /// The ticket does not wait any more: its record is placed, or it was refused.
-    pub(crate) fn dequeue(&mut self, number: u64) {
+    /// The ticket does not wait any more: its record is placed, or it was refused. True if others wait for its place in the
+    /// queue, and must be woken.
+    pub(crate) fn dequeue(&mut self, number: u64) -> bool {
         if let Some(at) = self.queue.position(number) {
             self.queue.tickets.remove(at);
         }
+        self.queue
+            .lines
+            .iter()
+            .any(|line| line.came != line.entered)
     }
 
     /// The space that was granted to a ticket is gone: it waits again, and so do those of its class behind it.
@@ -291,6 +346,51 @@ mod tests {
 
     use super::SpaceClass::{Discard, Metadata, PostMountWrite, User};
     use Answer::{Granted, Refused, Waiting};
+
+    impl Space {
+        /// Takes a ticket and enters the queue.
+        fn enqueue(&mut self, class: SpaceClass, need: u32) -> Result<u64> {
+            let place = self.line_up(class);
+            assert_eq!(self.enter(class, need, place), Ok(true));
+            Ok(place.ticket)
+        }
+    }
+
+    /// More tickets than the queue has room for are served in the order in which they were taken.
+    #[test]
+    fn a_line_keeps_its_order() {
+        const COUNT: usize = 3 * TICKETS;
+        let mut space = space(0);
+        let mut places = [User, Metadata].map(|class| {
+            let places: std::vec::Vec<Place> = (0..COUNT).map(|_| space.line_up(class)).collect();
+            (class, places)
+        });
+        let mut served = std::vec::Vec::new();
+        while served.len() < 2 * COUNT {
+            // The last ones ask first.
+            for (class, places) in &mut places {
+                let class = *class;
+                while let Some(at) = places
+                    .iter()
+                    .rposition(|&place| space.enter(class, 10, place) == Ok(true))
+                {
+                    places.remove(at);
+                }
+            }
+            let count = space.queue.tickets.len();
+            let numbers = space.queue.tickets.iter().map(|t| t.number);
+            assert!(count <= 2 * TICKETS && numbers.clone().is_sorted());
+            let first = space.queue.tickets[0].number;
+            let more = space.dequeue(first);
+            assert_eq!(more, places.iter().any(|(_, places)| !places.is_empty()));
+            served.push(first);
+        }
+        let users = || served.iter().filter(|&&number| number < COUNT as u64);
+        assert!(users().is_sorted() && users().count() == COUNT);
+        let others = served.iter().filter(|&&number| number >= COUNT as u64);
+        assert!(others.is_sorted());
+        assert!(!space.queued(User) && !space.queued(Metadata));
+    }
 
     #[test]
     fn a_class_is_served_in_order() {

@@ -11,8 +11,6 @@ const DEFAULT_PERCENT: u64 = 5;
 pub(crate) struct Watermark {
     percent: AtomicU64,
     low: AtomicBool,
-    /// Bytes that the backing file system had left when it was asked last; the maximum if it does not say.
-    free: AtomicU64,
 }
 
 impl Default for Watermark {
@@ -20,7 +18,6 @@ impl Default for Watermark {
         Self {
             percent: AtomicU64::new(DEFAULT_PERCENT),
             low: AtomicBool::new(false),
-            free: AtomicU64::new(u64::MAX),
         }
     }
 }
@@ -41,15 +38,9 @@ impl Watermark {
         self.low.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the backing file system had left when it was asked last; the maximum if it does not say.
-    pub(crate) fn free(&self) -> u64 {
-        self.free.load(Ordering::Relaxed)
-    }
-
-    /// Notes what there is, in bytes: `free` on the backing file system, `garbage` that reclaim can gain, the size of the
+    /// Notes what there is, in bytes: `free` on the backing file system or the block device, `garbage` that reclaim can gain, the size of the
     /// `device`, and the part of it that is `unmapped`, which may come to need space.
     pub(crate) fn note(&self, free: u64, garbage: u64, device: u64, unmapped: u64) {
-        self.free.store(free, Ordering::Relaxed);
         let room = free.saturating_add(garbage);
         let mark = (device / 100 * self.percent()).min(unmapped);
         // Once it is low it is so until there is a quarter more: a warning is not to come and go.

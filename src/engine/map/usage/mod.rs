@@ -11,9 +11,11 @@ pub(crate) use self::segment::{Change, Segment, State};
 pub(crate) use self::totals::Total;
 
 use crate::engine::format::{corrupt, Entry, Layout, SegmentUsage, NODE_ENTRIES};
+use crate::engine::index_set::IndexSet;
 use crate::engine::map::table::Visibility;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
+use core::ops::Range;
 
 /// Whether the counts of a stored page are those of attached nodes alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub(crate) struct Usage {
     segments: Vec<Segment>,
     /// Sums over all segments. A large image has a million of them, too many to add up each time.
     total: Total,
+    /// The segments that hold nothing live and are not free, for the same reason.
+    dead: IndexSet,
     /// The highest sequence number of a segment.
     newest: u64,
     /// One flag for each page: the next checkpoint must store it.
@@ -49,6 +53,7 @@ impl Usage {
             layout,
             segments: Vec::new(),
             total: Total::default(),
+            dead: IndexSet::new(),
             newest: 0,
             dirty_pages: Vec::new(),
             dirty: 0,
@@ -85,9 +90,33 @@ impl Usage {
     }
 
     fn push(&mut self, segment: Segment) -> Result {
+        let index = self.len();
+        self.dead.grow(index + 1)?;
         self.segments.push(segment)?;
         self.total.add(Total::of(&segment, &self.layout));
+        self.note_dead(index);
         Ok(())
+    }
+
+    /// Enters segment `index`, which was changed, among the dead ones, or takes it from them. A segment that is found dead and
+    /// then holds something live again was not dead at two checkpoints in a row.
+    fn note_dead(&mut self, index: u64) {
+        let Some(segment) = self.segments.get_mut(index as usize) else {
+            return;
+        };
+        if !segment.is_free() && segment.is_dead() {
+            self.dead.insert(index);
+            return;
+        }
+        self.dead.remove(index);
+        if segment.state() == State::FoundDead {
+            segment.set_state(State::InUse);
+        }
+    }
+
+    /// The first segment in `range` that holds nothing live and is not free.
+    pub(super) fn next_dead(&self, range: Range<u64>) -> Option<u64> {
+        self.dead.next_in(range)
     }
 
     /// Takes over a stored page of an image that has `segments` segments in its stored usage. Pages come in order.
@@ -155,6 +184,7 @@ impl Usage {
         let segment = self.segments.get_mut(index as usize)?;
         let result = self.total.change(segment, &self.layout, change);
         self.newest = self.newest.max(segment.seq());
+        self.note_dead(index);
         Some(result)
     }
 
@@ -216,6 +246,7 @@ impl Usage {
             }
         }
         debug_assert_eq!(total, self.add_up(held));
+        debug_assert_eq!(self.total.dead, self.dead.len());
         total
     }
 
@@ -326,18 +357,16 @@ impl Usage {
 
     /// The checkpoint is over: the next one sees every change.
     pub(super) fn forget_after(&mut self) {
-        let pages = self
-            .dirty_pages
-            .iter()
-            .zip(self.segments.chunks_mut(NODE_ENTRIES));
-        // Only dirty pages have changed.
-        for (_, segments) in pages.filter(|(&dirty, _)| dirty) {
-            for segment in segments
-                .iter_mut()
-                .filter(|segment| segment.changed_after())
-            {
-                self.total
-                    .change(segment, &self.layout, Segment::forget_after);
+        for page in 0..self.dirty_pages.len() {
+            // Only dirty pages have changed.
+            if !self.dirty_pages[page] {
+                continue;
+            }
+            let first = (page * NODE_ENTRIES) as u64;
+            for index in first..self.len().min(first + NODE_ENTRIES as u64) {
+                if self.get(index).is_some_and(Segment::changed_after) {
+                    self.change_unstored(index, Segment::forget_after);
+                }
             }
         }
         debug_assert!(self.segments.iter().all(|segment| !segment.changed_after()));

@@ -601,8 +601,9 @@ impl<P: Platform> Repair<'_, P> {
 fn start<P: Platform>(store: &Store<P>, seq: u64, seeds: &[Option<u32>]) -> Result {
     match store.log.start(&store.file, seq) {
         Err(Error::NoSpace) => {
+            store.log.lock().space.make_room()?;
             for (index, _) in (0..).zip(seeds).filter(|(_, seed)| seed.is_none()) {
-                store.log.lock().space.release(index)?;
+                store.log.lock().space.release(index);
             }
             store.log.start(&store.file, seq)
         }
