@@ -105,8 +105,15 @@ impl<P: Platform> Store<P> {
             true => self.file.allocated().ok(),
             false => None,
         };
+        // A block device has no other files: what the image does not use of it is left.
+        let capacity = match self.file.fixed_size() {
+            true => self.file.len().ok(),
+            false => None,
+        };
         let (free, garbage, mapped) = {
             let mut log = self.log.lock();
+            let used = self.layout.segment_offset(log.space.in_use());
+            let free = capacity.map_or(free, |capacity| capacity.saturating_sub(used));
             let map = self.map.lock();
             let total = map.total(log.held());
             let dead = total.dead * u64::from(self.layout.segment_size);

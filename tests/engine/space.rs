@@ -479,6 +479,44 @@ fn a_file_runs_low_before_it_is_full() {
     assert!(!volume.low());
 }
 
+/// P2: a block device has no file system that says what is left, but the warning comes all the same.
+#[test]
+fn a_block_device_runs_low_before_it_is_full() {
+    const BLOCKS: u64 = 6000;
+    const RECORD: u64 = 4;
+    let file = SimFile::block_device(16 * MIB);
+    let create = CreateOptions {
+        size: BLOCKS * BLOCK,
+        ..options(16384, Algorithm::Lz4)
+    };
+    Vol::create(&file, &create).unwrap();
+    let volume = Vol::open(file.clone(), Access::Write).unwrap();
+    assert_eq!(volume.stats().unwrap().low, 0);
+    let mut ws = volume.workspace().unwrap();
+    let mut data = vec![0; (RECORD * BLOCK) as usize];
+    let mut warned_at = None;
+    let full_at = (0..BLOCKS).step_by(RECORD as usize).find(|&at| {
+        noise(at as u32, &mut data);
+        let full = volume.write(&mut ws, at, &data) == Err(Error::NoSpace);
+        if warned_at.is_none() && volume.stats().unwrap().low == 1 {
+            warned_at = Some(at);
+        }
+        full
+    });
+    let (warned_at, full_at) = (
+        warned_at.expect("a warning"),
+        full_at.expect("a full device"),
+    );
+    let (warned_at, full_at) = (warned_at * BLOCK, full_at * BLOCK);
+    assert!(warned_at + MIB / 4 < full_at, "{warned_at}, {full_at}");
+    assert!(warned_at > 8 * MIB, "{warned_at}");
+    volume.zero(&mut ws, 0, BLOCKS / 2).unwrap();
+    (0..3).for_each(|_| volume.checkpoint().unwrap());
+    assert_eq!(volume.stats().unwrap().low, 0);
+    volume.close().unwrap();
+    assert_checked(&file, "at the end");
+}
+
 /// An image with this many blocks on a disk of 12 MiB.
 fn on_a_small_disk(blocks: u64) -> (SimFile, Vol) {
     let file = SimFile::new();

@@ -266,6 +266,8 @@ struct Disk {
     unit: usize,
     /// The file may not become longer than this.
     longest: Option<u64>,
+    /// It is a block device: its length does not change.
+    device: bool,
     /// The read that fails, counted down.
     failing_read: Option<u64>,
     /// One of this many reads is slow.
@@ -436,6 +438,17 @@ impl SimFile {
     /// Limits the length of the file: what would make it longer fails for lack of space.
     pub fn limit_length(&self, bytes: u64) {
         self.disk().longest = Some(bytes);
+    }
+
+    /// An empty block device of `len` bytes.
+    pub fn block_device(len: u64) -> Self {
+        let file = Self::new();
+        {
+            let mut disk = file.disk();
+            (disk.len, disk.media.durable_len) = (len, len);
+            (disk.longest, disk.device) = (Some(len), true);
+        }
+        file
     }
 
     /// Cuts the file to `len` bytes, as damage.
@@ -709,7 +722,7 @@ impl BackingFile for SimFile {
     }
 
     fn fixed_size(&self) -> bool {
-        false
+        self.disk().device
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
@@ -880,6 +893,9 @@ impl BackingFile for SimFile {
     fn truncate(&self, len: u64) -> Result<(), Error> {
         self.pass();
         let mut disk = self.disk();
+        if disk.device {
+            return Ok(());
+        }
         disk.whole_step()?;
         let end = len.div_ceil(PAGE as u64) as usize;
         for at in end..disk.now.0.len() {
@@ -898,11 +914,15 @@ impl BackingFile for SimFile {
     fn free_space(&self) -> Result<Option<u64>, Error> {
         let disk = self.disk();
         let taken = (disk.now.occupied(disk.unit()) * PAGE) as u64;
-        Ok(disk.capacity.map(|capacity| capacity.saturating_sub(taken)))
+        let capacity = disk.capacity.filter(|_| !disk.device);
+        Ok(capacity.map(|capacity| capacity.saturating_sub(taken)))
     }
 
     fn allocated(&self) -> Result<u64, Error> {
         let disk = self.disk();
+        if disk.device {
+            return Ok(disk.len);
+        }
         Ok((disk.now.occupied(disk.unit()) * PAGE) as u64)
     }
 }
