@@ -54,12 +54,12 @@ values() {
 	is "${there[live_bytes]}" -gt $((4 * MiB)) "live_bytes"
 	is "${there[flushes]}" -ge 1 "flushes"
 	is "${there[syncs]}" -ge 1 "syncs"
-	for file in errors damaged full retrying failed read_only; do
+	for file in errors damaged stuck_segments full retrying failed read_only; do
 		is "${there[$file]}" = 0 "$file"
 	done
 	for file in uuid algorithm record_size segment_size zero_blocks live_bytes stored_bytes allocated_bytes \
 		reserved_bytes garbage_bytes segments free_segments moved_bytes freed_segments bytes_written \
-		bytes_read log_bytes flushes syncs checkpoints errors table_bytes table_limit; do
+		bytes_read log_bytes flushes syncs checkpoints errors stuck_segments table_bytes table_limit; do
 		is "${there[$file]}" = "${said[$file]}" "$file"
 	done
 	is "${there[mapped_bytes]}" -eq $((said[mapped_blocks] * 4096)) "mapped_bytes"

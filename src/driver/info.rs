@@ -61,6 +61,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.moved_bytes = stats.moved_bytes;
     info.freed_segments = stats.freed_segments;
     info.reserved_bytes = stats.reserved_bytes;
+    info.stuck_segments = stats.stuck_segments;
     for (flag, set) in [
         (c::CLOOP_FLAG_READ_ONLY, volume.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),

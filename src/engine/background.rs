@@ -68,6 +68,7 @@ pub(crate) fn maintain<P: Platform>(store: &Store<P>, maintenance: &SharedMainte
             return;
         }
         plan.work(store, &mut maintenance.lock(), task);
+        plan.tell_stuck(store);
     }
 }
 
@@ -163,6 +164,8 @@ struct Plan {
     stepping: Stepping,
     /// The last step.
     stepped: Moment,
+    /// The log of the system was told that segments are set aside.
+    told_stuck: bool,
     /// There was nothing to gain before users have to wait, and the next checkpoint has not come.
     spent: bool,
     last_write: LastWrite,
@@ -183,6 +186,7 @@ impl Plan {
             reaping: Reaping::Works,
             stepping: Stepping::Off,
             stepped: 0,
+            told_stuck: false,
             spent: false,
             last_write: LastWrite {
                 moment: 0,
@@ -332,6 +336,20 @@ impl Plan {
                     self.tidy = Some(moment);
                 }
             }
+        }
+    }
+
+    /// Tells the log of the system when reclaim begins to set segments aside, and when none is set aside any more. They are
+    /// looked at again now and then, so only a device in order has none.
+    fn tell_stuck<P: Platform>(&mut self, store: &Store<P>) {
+        let stuck = total(store).stuck_segments;
+        let changed = match self.told_stuck {
+            false => stuck > 0,
+            true => stuck == 0 && self.tidy.is_some(),
+        };
+        if changed {
+            self.told_stuck = stuck > 0;
+            P::segments_stuck(&store.file, stuck);
         }
     }
 

@@ -155,6 +155,8 @@ struct cloop_detach {
  * @moved_bytes: live bytes that reclaim relocated since the image was attached
  * @freed_segments: segments that became free since the image was attached
  * @reserved_bytes: bytes of space that is reserved for the log
+ * @stuck_segments: segments that reclaim has set aside, because something in
+ *	them is damaged or cannot be read
  * @reserved: zero
  *
  * Argument of CLOOP_CTL_INFO. All fields but @index are zero when the structure
@@ -195,7 +197,8 @@ struct cloop_info {
 	__u64 moved_bytes;
 	__u64 freed_segments;
 	__u64 reserved_bytes;
-	__u64 reserved[11];
+	__u64 stuck_segments;
+	__u64 reserved[10];
 };
 
 /**

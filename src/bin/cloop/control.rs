@@ -98,7 +98,8 @@ pub(crate) struct Info {
     pub(crate) moved_bytes: u64,
     pub(crate) freed_segments: u64,
     pub(crate) reserved_bytes: u64,
-    reserved: [u64; 11],
+    pub(crate) stuck_segments: u64,
+    reserved: [u64; 10],
 }
 
 /// `struct cloop_compact`.
@@ -371,7 +372,8 @@ impl Info {
             moved_bytes: 0,
             freed_segments: 0,
             reserved_bytes: 0,
-            reserved: [0; 11],
+            stuck_segments: 0,
+            reserved: [0; 10],
         }
     }
 }
@@ -427,7 +429,7 @@ mod tests {
             mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments
             table_memory bytes_written bytes_read log_bytes flushes syncs checkpoints damaged
             errors replayed backing_dev backing_ino backing_file table_limit garbage_bytes
-            moved_bytes freed_segments reserved_bytes reserved);
+            moved_bytes freed_segments reserved_bytes stuck_segments reserved);
         same!(cloop_compact, RawCompact: index flags);
         same!(cloop_resize, RawResize: index flags size);
         program += "return 0; }\n";

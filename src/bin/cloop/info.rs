@@ -83,6 +83,8 @@ struct Report {
     damaged_reads: u64,
     /// Errors of the backing file since then.
     errors: u64,
+    /// Segments that reclaim has set aside, because something in them is damaged or cannot be read.
+    stuck_segments: u64,
     /// The backing file refuses writes at the moment, and they are tried again.
     retrying: bool,
     /// The device is detached when its last user closes it.
@@ -212,6 +214,7 @@ fn of_image(path: &Path) -> Result<Report> {
         replayed_records: stats.replayed,
         damaged_reads: stats.damaged,
         errors: stats.errors,
+        stuck_segments: stats.stuck_segments,
         retrying: false,
         autoclear: false,
         failure: None,
@@ -255,6 +258,7 @@ impl Report {
             replayed_records: info.replayed,
             damaged_reads: info.damaged,
             errors: info.errors,
+            stuck_segments: info.stuck_segments,
             retrying: info.retrying(),
             autoclear: info.autoclear(),
             failure: info.failure().map(|errno| errno.to_string()),
@@ -348,6 +352,15 @@ impl Report {
                 format!(
                     "{} reads of damaged records, {} errors of the backing file; see dmesg",
                     self.damaged_reads, self.errors
+                ),
+            ));
+        }
+        if self.stuck_segments > 0 {
+            rows.push((
+                "Stuck",
+                format!(
+                    "{} segments that damage keeps from being reclaimed",
+                    self.stuck_segments
                 ),
             ));
         }

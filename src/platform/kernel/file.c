@@ -313,3 +313,17 @@ void cloop_file_report_retry(struct file *file, int error)
 		pr_info_ratelimited("cloop: writing to %pD succeeds again\n",
 				    file);
 }
+
+/*
+ * Logs that reclaim has set segments aside because of damage, or that it has
+ * not any more.
+ */
+void cloop_file_report_stuck(struct file *file, u64 segments)
+{
+	if (segments)
+		pr_warn_ratelimited("cloop: damage in %pD keeps %llu segments from being reclaimed\n",
+				    file, segments);
+	else
+		pr_info_ratelimited("cloop: no damage in %pD keeps segments from being reclaimed any more\n",
+				    file);
+}

@@ -53,6 +53,10 @@ impl Platform for Kernel {
         file.report_retry(error);
     }
 
+    fn segments_stuck(file: &Self::File, segments: u64) {
+        file.report_stuck(segments);
+    }
+
     fn crc32c(crc: u32, data: &[u8]) -> u32 {
         // The function of the kernel leaves the inversion before and after to the caller.
         // SAFETY: `data` is readable for its length.

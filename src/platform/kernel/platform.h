@@ -34,6 +34,7 @@ int cloop_file_sync(struct file *file);
 int cloop_file_free_space(struct file *file, u64 *bytes);
 int cloop_file_stat(struct file *file, u64 *allocated, u64 *dev, u64 *ino);
 void cloop_file_report_retry(struct file *file, int error);
+void cloop_file_report_stuck(struct file *file, u64 segments);
 
 /* rest.c */
 
