@@ -105,6 +105,15 @@ other_devices() {
 }
 check "on loop and device-mapper devices" other_devices
 
+# not_changed IMAGE: one with its UUID is attached as $device, so the tool does not change this one.
+not_changed() {
+	fails 1 "attached as $device" cloop resize --size +4M "$1"
+	fails 1 "attached as $device" cloop compact "$1"
+	fails 8 "attached as $device" cloop check --repair "$1"
+	# It can be looked at.
+	cloop info "$1"
+}
+
 # The lock of the file does not keep others from a device that leads to it.
 twice() {
 	local below
@@ -115,6 +124,7 @@ twice() {
 	attach "$backing/loop"
 	below=$(losetup --find --show "$backing/loop")
 	fails 1 "UUID of an attached image" cloop attach "$below"
+	not_changed "$below"
 	is "$(cloop list --json | jq '.cloopdevices | length')" -eq 1 "devices"
 	losetup -d "$below"
 	detach "$device"
@@ -128,3 +138,30 @@ twice() {
 	intact "$backing/loop"
 }
 check "one image behind two devices is attached once" twice
+
+# An overlay has an inode of its own for a lower file.
+overlay() {
+	local lower=$backing/lower upper=$backing/upper merged=$mnt
+	needs overlay
+	mkdir "$lower" "$upper" "$upper/files" "$upper/work"
+	cloop create --size 64M "$lower/disk"
+	mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper/files,workdir=$upper/work" "$merged"
+	attach "$lower/disk"
+	fails 1 "UUID of an attached image" cloop attach "$merged/disk"
+	not_changed "$merged/disk"
+	is "$(cloop list --json | jq '.cloopdevices | length')" -eq 1 "devices"
+	# Opening the file for writing has made a copy of it, and the user says so.
+	cloop compact --force "$merged/disk"
+	cloop resize --force --size +4M "$merged/disk"
+	cloop check --repair --force "$merged/disk"
+	detach "$device"
+	intact "$lower/disk"
+	# In the other order.
+	attach "$merged/disk"
+	fails 1 "UUID of an attached image" cloop attach "$lower/disk"
+	not_changed "$lower/disk"
+	detach "$device"
+	umount "$merged"
+	intact "$lower/disk"
+}
+check "a lower file and its overlay are attached once" overlay

@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// changed
     #[arg(long, requires = "repair")]
     salvage: bool,
+    /// With --repair: repair an image although one with its UUID is attached, because it is a copy of that one
+    #[arg(short, long, requires = "repair")]
+    force: bool,
     /// Print nothing; the exit status is the result
     #[arg(short, long)]
     quiet: bool,
@@ -119,7 +122,7 @@ fn survey(path: &Path) -> Result<()> {
 /// Checks the image, and repairs it if anything but the data of single records is damaged.
 fn repair(args: &Args) -> Result<ExitCode> {
     let path = &args.image;
-    let file = image::open(path, true, Lock::Exclusive)?;
+    let file = image::open_to_change(path, args.force.into())?;
     let bar = progress::bar("checking", 0);
     if args.quiet {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());

@@ -4,7 +4,7 @@
 use crate::control::{Control, Info};
 use crate::device;
 use crate::fail::{self, fail};
-use crate::image::{self, Lock};
+use crate::image::{self, Twins};
 use crate::output;
 use crate::progress;
 use crate::resize::refused;
@@ -30,6 +30,9 @@ use std::time::Duration;
 /// A device can be used meanwhile. Interrupting loses nothing, and the work so far is kept.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Compact an image although one with its UUID is attached, because it is a copy of that one
+    #[arg(short, long)]
+    force: bool,
     /// Device such as /dev/cloop0, or an image that is not attached, which becomes as small as possible
     #[arg(value_name = "IMAGE|DEVICE")]
     image: PathBuf,
@@ -41,7 +44,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (before, after) = match device::index_of(&args.image) {
         Some(index) => of_device(index)?,
-        None => of_image(&args.image)?,
+        None => of_image(&args.image, args.force.into())?,
     };
     output::print(&format!(
         "{}: {}, was {}\n",
@@ -110,8 +113,8 @@ fn of_device(index: u32) -> Result<(u64, u64)> {
     Ok((taken(&before), taken(&ask()?)))
 }
 
-fn of_image(path: &Path) -> Result<(u64, u64)> {
-    let file = image::open(path, true, Lock::Exclusive)?;
+fn of_image(path: &Path, twins: Twins) -> Result<(u64, u64)> {
+    let file = image::open_to_change(path, twins)?;
     let error = |e| fail::engine(path, e);
     let allocated = || -> Result<u64> {
         let meta = fs::metadata(path).map_err(|e| fail::io(path, &e))?;

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// An attached device, as the module describes it.
 pub(crate) struct Device {
@@ -107,6 +108,14 @@ pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
         }
     }
     Ok(devices)
+}
+
+/// The device whose image has this UUID, by any path. Asks sysfs, which needs neither the module nor a permission.
+pub(crate) fn with_uuid(uuid: Uuid) -> Option<u32> {
+    indices().into_iter().find(|index| {
+        let attached = fs::read_to_string(format!("/sys/block/cloop{index}/cloop/uuid"));
+        attached.is_ok_and(|text| Uuid::try_parse(text.trim()) == Ok(uuid))
+    })
 }
 
 /// The device whose image is at `path`; `None` also without the module, or without permission to ask it.

@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// The lock on an image.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,25 @@ pub(crate) enum Lock {
     Shared,
     /// No other program may use the image at the same time.
     Exclusive,
+}
+
+/// Whether an image with the UUID of an attached one may be changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Twins {
+    /// It may not.
+    Refuse,
+    /// The user says that it is a copy.
+    Allow,
+}
+
+impl From<bool> for Twins {
+    /// Takes the option --force.
+    fn from(force: bool) -> Self {
+        match force {
+            false => Self::Refuse,
+            true => Self::Allow,
+        }
+    }
 }
 
 /// Opens the image at `path` and locks it.
@@ -139,6 +159,30 @@ fn takes_direct(file: &File) -> bool {
 /// Opens the volume in `file` for reading; a log that needs replaying is replayed in memory only.
 pub(crate) fn open_volume(path: &Path, file: File) -> Result<Volume<Std>> {
     Volume::open(backing(path, file)?, Access::Read).map_err(|e| fail::engine(path, e))
+}
+
+/// Opens the image at `path` to change it while it is not attached.
+///
+/// The lock does not keep others from an image that they reach by another path: through a loop device of the file, or
+/// the lower file of an overlay. With [`Twins::Refuse`] no device may have an image with the same UUID.
+pub(crate) fn open_to_change(path: &Path, twins: Twins) -> Result<File> {
+    let file = open(path, true, Lock::Exclusive)?;
+    if twins == Twins::Allow {
+        return Ok(file);
+    }
+    let again = file.try_clone().map_err(|e| fail::io(path, &e))?;
+    // If the UUID cannot be read, the command itself finds out why.
+    let uuid = Volume::<Std>::uuid_of(&backing(path, again)?).ok();
+    match uuid.and_then(|uuid| device::with_uuid(Uuid::from_bytes(uuid))) {
+        None => Ok(file),
+        Some(index) => Err(fail(
+            path,
+            format_args!(
+                "has the UUID of the image that is attached as /dev/cloop{index}: it may be the same one by another path; \
+                 detach it first (`cloop detach /dev/cloop{index}`), or use --force if this is a copy"
+            ),
+        )),
+    }
 }
 
 /// `file` in the type that the engine uses.

@@ -4,7 +4,7 @@
 use crate::control::Control;
 use crate::device;
 use crate::fail::{self, fail};
-use crate::image::{self, Lock};
+use crate::image;
 use crate::output;
 use crate::size::{self, Change};
 use anyhow::Result;
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// New size, a multiple of 4K, up to 1P; +SIZE and -SIZE change the size by this amount
     #[arg(short, long, value_parser = size::parse_change, allow_hyphen_values = true)]
     size: Change,
-    /// Discard data beyond the new end
+    /// Discard data beyond the new end; resize an image although one with its UUID is attached
     #[arg(short, long)]
     force: bool,
     /// Device such as /dev/cloop0, or an image that is not attached
@@ -89,7 +89,7 @@ pub(crate) fn refused(node: &Path, errno: Errno) -> anyhow::Error {
 
 fn of_image(args: &Args) -> Result<(u64, u64)> {
     let path = &args.image;
-    let file = image::open(path, true, Lock::Exclusive)?;
+    let file = image::open_to_change(path, args.force.into())?;
     let error = |e| fail::engine(path, e);
     let volume = Volume::<Std>::open(image::backing(path, file)?, Access::Write).map_err(error)?;
     let old = volume.size().bytes();
