@@ -66,6 +66,8 @@ pub(crate) type LogGuard<'a, P> =
 impl<P: Platform> Log<P> {
     /// A log that will [`start`](Self::start) in a fresh segment of `allocator`; the epoch and salt of `superblock`
     /// go into its segment headers. Without write access it only answers that it is read-only.
+    // A frame of its own, beside that of the caller: the state is large.
+    #[inline(never)]
     pub(crate) fn new(
         superblock: &Superblock,
         allocator: Allocator,

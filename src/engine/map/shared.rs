@@ -86,6 +86,8 @@ impl<P: Platform> SharedMap<P> {
     /// # Errors
     ///
     /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
+    // A frame of its own, as that of `Log::new`.
+    #[inline(never)]
     pub(crate) fn new(map: Map, checkpoint_cost: Arc<CheckpointCost>) -> Result<Self> {
         let figures = Figures {
             memory: AtomicU64::new(0),

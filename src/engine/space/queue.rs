@@ -46,13 +46,13 @@ pub(super) struct Queue {
     lines: [Line; SpaceClass::COUNT],
 }
 
-/// Those who wait for room in the queue.
+/// Those who wait for room in the queue. The numbers begin anew after the largest one.
 #[derive(Clone, Copy, Default)]
 struct Line {
     /// Tickets that were taken.
-    came: u64,
+    came: u32,
     /// Tickets that have entered the queue.
-    entered: u64,
+    entered: u32,
 }
 
 /// A ticket, and its place in the line of its class.
@@ -61,7 +61,7 @@ pub(crate) struct Place {
     /// Number of the ticket.
     pub(crate) ticket: u64,
     /// Tickets of its class that were taken before it.
-    before: u64,
+    before: u32,
 }
 
 impl Queue {
@@ -129,11 +129,9 @@ impl Space {
         let ticket = self.queue.next;
         self.queue.next += 1;
         let line = &mut self.queue.lines[class as usize];
-        line.came += 1;
-        Place {
-            ticket,
-            before: line.came - 1,
-        }
+        let before = line.came;
+        line.came = before.wrapping_add(1);
+        Place { ticket, before }
     }
 
     /// Enters the queue with a ticket for a record of `need` bytes. False if it is not its turn yet, or there is no room.
@@ -147,7 +145,7 @@ impl Space {
         if !room || line.entered != place.before {
             return Ok(false);
         }
-        line.entered += 1;
+        line.entered = line.entered.wrapping_add(1);
         let number = place.ticket;
         let tickets = &mut self.queue.tickets;
         let at = tickets.partition_point(|t| t.number < number);
