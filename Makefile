@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup build run shell check build-debug check-host check-vm check-debug check-mutants check-long fuzz lint clean distclean
+.PHONY: help setup build run shell check build-debug build-bench check-host check-vm check-debug check-mutants check-long fuzz lint clean distclean
 
 help:
 	@echo 'make run           boot the stock Debian kernel and show a filesystem on /dev/cloop0'
@@ -37,6 +37,11 @@ build-debug:
 	@scripts/setup --debug
 	@scripts/build-module --debug
 	@scripts/tree cargo build --release --locked
+
+build-bench:
+	@scripts/setup --bench
+	@scripts/build-module --bench
+	@scripts/tree cargo build --release --locked --features bench --bin cloop --bin cloop-bench
 
 run: build
 	@scripts/demo

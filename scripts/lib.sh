@@ -19,6 +19,7 @@ tree=${CLOOP_TREE:-$cache/tree}	# Debian root with compilers and QEMU
 kernel=$cache/kernel/current	# -> RELEASE/: src, obj, modules, vmlinuz, release
 vm=$cache/vm			# root.erofs, initramfs.cpio
 debug=$cache/debug		# of make check-debug: tree, kernel/
+bench=$cache/bench		# of make bench: tree, root.erofs, kernel/, and what was measured
 out=$cache/out			# module/, target/: what `make build` builds
 logs=$cache/logs
 run=$cache/run			# one directory per running VM

@@ -19,6 +19,7 @@ class Paths(NamedTuple):
     kernel: pathlib.Path
     vm: pathlib.Path
     debug: pathlib.Path
+    bench: pathlib.Path
     out: pathlib.Path
     logs: pathlib.Path
     run: pathlib.Path

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""setup [--update] [--debug]: make everything that building and testing stand on, in the cache.
+"""setup [--update] [--debug] [--bench]: make everything that building and testing stand on, in the cache.
 
 That is a Debian tree with compilers and QEMU, the kernel to build against, and the root image of the
 VM. Run by make; does nothing when all is there.
 
 --update asks the mirror for a newer kernel; without it the one that was set up stays in use for as long as
-the cache lives. --debug makes the debug kernel, too, which takes longer than all the rest.
+the cache lives. --debug makes the debug kernel, too, which takes longer than all the rest. --bench makes
+the kernel and the programs that measurements need, which takes as long.
 """
 
 import fcntl
@@ -49,6 +50,12 @@ DEBUG_TREE = debian.Root(SUITE, "minbase", tuple("""
     debian-archive-keyring
     """.split()), (SUITE, BACKPORTS), TREE.options)
 
+# What measurements find in their VM: those programs, and what cloop is compared with. Some of it runs on the host
+# as well, so this is a toolchain tree, too.
+BENCH_TREE = debian.Root(SUITE, "essential", (*VM.packages, *"""
+    ca-certificates python3 squashfs-tools qemu-utils vdo zstd
+    """.split()), (SUITE,), TREE.options)
+
 # The drivers the VM's initramfs needs before it has a root.
 VM_BOOT_MODULES = ("virtio_blk", "erofs", "overlay")
 
@@ -60,6 +67,7 @@ MOUNT_FILES = (".cargo/config.toml", "etc/resolv.conf", "etc/hosts")
 # directory and the temporary files of the stages the rest.
 NEED_MB = 8000
 NEED_DEBUG_MB = 6000
+NEED_BENCH_MB = 4500
 
 
 def preflight(where: Paths) -> None:
@@ -126,8 +134,12 @@ class Setup:
             return hash_of(VM.key(), kernel, *VM_BOOT_MODULES, _recipe("vm"))
         if name == "debug-tree":
             return hash_of(DEBUG_TREE.key(), *MOUNT_POINTS, *MOUNT_FILES)
-        assert name == "debug-kernel", name
-        return hash_of(self.key("debug-tree"), kernel, _recipe("debug-kernel"), _recipe("debug-config"))
+        if name == "debug-kernel":
+            return hash_of(self.key("debug-tree"), kernel, _recipe("uml-kernel"), _recipe("debug-config"))
+        if name == "bench-tree":
+            return hash_of(BENCH_TREE.key(), *MOUNT_POINTS, *MOUNT_FILES, _recipe("bench-root"))
+        assert name == "bench-kernel", name
+        return hash_of(self.key("tree"), kernel, *map(_recipe, ("uml-kernel", "bench-config", "bench-crc32c.patch")))
 
     def _kernel_id(self) -> str:
         try:
@@ -180,6 +192,11 @@ class Setup:
         debian.remove(new / "root")
         debian.replace(new, self.where.vm)
 
+    def bench_tree(self) -> None:
+        """The programs of the measurements, as a tree for the host and as a root image for the VM."""
+        self.make_tree(BENCH_TREE, self.where.bench / "tree")
+        self.in_tree("bench-root")
+
     # --- all of it -----------------------------------------------------------------
 
     def start(self, name: str, what: str) -> None:
@@ -191,11 +208,13 @@ class Setup:
             "rust": lambda: self.in_tree("rust"),
             "vm": self.vm,
             "debug-tree": lambda: self.make_tree(DEBUG_TREE, self.where.debug / "tree"),
-            "debug-kernel": lambda: self.in_tree("debug-kernel", CLOOP_TREE=str(self.where.debug / "tree")),
+            "debug-kernel": lambda: self.in_tree("uml-kernel", "debug", CLOOP_TREE=str(self.where.debug / "tree")),
+            "bench-tree": self.bench_tree,
+            "bench-kernel": lambda: self.in_tree("uml-kernel", "bench"),
         }
         self.runner.start(Stage(name, what, self.key(name), actions[name]))
 
-    def all(self, debug: bool) -> None:
+    def all(self, debug: bool, bench: bool) -> None:
         """Everything that is missing, in order."""
         cache = self.where.cache
         if self.update:
@@ -203,7 +222,8 @@ class Setup:
         if not self.done("tree", "kernel"):
             check_space(cache, NEED_MB)
         debug_stages = ("debug-tree", "debug-kernel") if debug else ()
-        if self.done("tree", "kernel", "rust", "vm", *debug_stages):
+        bench_stages = ("bench-tree", "bench-kernel") if bench else ()
+        if self.done("tree", "kernel", "rust", "vm", *debug_stages, *bench_stages):
             return
         began = time.monotonic()
         finish = self.runner.finish
@@ -225,6 +245,12 @@ class Setup:
             finish("debug-tree")
             self.start("debug-kernel", f"building kernel {release} with its checks on, as user-mode Linux (12 minutes)")
             finish("debug-kernel")
+        if bench:
+            if not self.done(*bench_stages):
+                check_space(cache, NEED_BENCH_MB)
+            self.start("bench-tree", f"installing what cloop is measured against into {cache} (1 minute)")
+            self.start("bench-kernel", f"building kernel {release} for measurements, as user-mode Linux (10 minutes)")
+            finish("bench-tree", "bench-kernel")
         left = [line for line in pathlib.Path("/proc/self/mounts").read_text().splitlines() if f" {cache}/" in line]
         if left:
             note("\n".join(left))
@@ -250,8 +276,8 @@ def _exit_by(number: int, _: object) -> None:
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    if set(words) - {"--update", "--debug"}:
-        raise Error("usage: setup [--update] [--debug]", 2)
+    if set(words) - {"--update", "--debug", "--bench"}:
+        raise Error("usage: setup [--update] [--debug] [--bench]", 2)
     where = paths.load()
     # Inside the tree all is there.
     if os.environ.get("CLOOP_IN_TREE") == "1" and where.tree_src.is_dir() and where.tree_cache.is_dir():
@@ -262,7 +288,7 @@ def main(words: list[str]) -> int:
     setup = Setup(where, "--update" in words)
     setup.runner.private.append(lock(where.cache))
     try:
-        setup.all("--debug" in words)
+        setup.all("--debug" in words, "--bench" in words)
     finally:
         setup.runner.stop()
     return 0

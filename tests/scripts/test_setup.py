@@ -47,13 +47,13 @@ class Setup(unittest.TestCase):
         self.where = Paths(**({name: cache / name for name in Paths._fields} | {"cache": cache}))
         self.where.stamps.mkdir()
 
-    def run_setup(self, update: bool = False, debug: bool = False) -> list[str]:
+    def run_setup(self, update: bool = False, debug: bool = False, bench: bool = False) -> list[str]:
         """The stages that run."""
         one = setup.Setup(self.where, update)
         one.runner = Recorder(self.where.stamps, self.where.kernel)
         with (contextlib.redirect_stderr(io.StringIO()), mock.patch.object(setup.debian, "find_mirror"),
               mock.patch.object(setup, "check_space")):
-            one.all(debug)
+            one.all(debug, bench)
         return one.runner.ran
 
     def test_from_nothing(self) -> None:
@@ -70,6 +70,12 @@ class Setup(unittest.TestCase):
         """The debug kernel only when it is asked for."""
         self.assertEqual(self.run_setup(debug=True), [*ALL, "debug-tree", "debug-kernel"])
         self.assertEqual(self.run_setup(debug=True), [])
+
+    def test_bench(self) -> None:
+        """What measurements need only when it is asked for; and again for another kernel."""
+        self.assertEqual(self.run_setup(bench=True), [*ALL, "bench-tree", "bench-kernel"])
+        self.assertEqual(self.run_setup(bench=True), [])
+        self.assertEqual(self.run_setup(update=True, bench=True), ["kernel", "rust", "vm", "bench-kernel"])
 
     def test_resumes(self) -> None:
         """Only what is missing."""
