@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup build run shell check build-debug build-bench check-host check-vm check-debug check-mutants check-long fuzz lint clean distclean
+.PHONY: help setup build run shell check build-debug build-bench bench bench-quick check-host check-vm check-debug check-mutants check-long fuzz lint clean distclean
 
 help:
 	@echo 'make run           boot the stock Debian kernel and show a filesystem on /dev/cloop0'
@@ -20,6 +20,7 @@ help:
 	@echo 'make check-debug   some of them with lockdep, KASAN, kmemleak and fault injection'
 	@echo 'make check-mutants small changes to the engine, of which the tests notice each'
 	@echo 'make check-long    all tests, with more seeds and bigger loads'
+	@echo 'make bench         measure cloop beside loop, dm-vdo, btrfs and others; bench-quick in 5 minutes'
 	@echo 'make fuzz          let a fuzzer play with images (SECONDS=600 for each target)'
 	@echo 'make setup         toolchain and VM; every target above does it when needed'
 	@echo 'make clean         remove what was built; distclean removes toolchain and VM too'
@@ -66,6 +67,12 @@ check-mutants: setup
 
 check-long: setup
 	@scripts/check --long lint host fuzz mutants vm
+
+bench: build-bench
+	@scripts/bench
+
+bench-quick: build-bench
+	@scripts/bench --quick
 
 SECONDS ?= 600
 fuzz: setup
