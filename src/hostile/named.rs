@@ -684,7 +684,7 @@ fn superblocks<P: Platform>(add: &mut Add<'_>) {
         let at = superblock.offset() as usize;
         let mut fingerprints = Fingerprints::empty(BLOCKS).unwrap();
         fingerprints.replace(5, Entry::HOLE, Entry(u64::MAX));
-        fingerprints.encode::<P>(superblock.generation, &mut bytes[at..at + BLOCK_SIZE]);
+        fingerprints.encode::<P>(&superblock, &mut bytes[at..at + BLOCK_SIZE]);
         bytes
     });
     add("an older superblock far behind", Expect::Found, {

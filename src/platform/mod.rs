@@ -225,7 +225,7 @@ pub enum Sabotage {
     BlindCheckpoint,
     /// A checkpoint stores the fingerprints of the one before.
     StaleFingerprints,
-    /// An opening takes fingerprints beside a superblock that were written with an earlier one in the same slot.
+    /// An opening takes fingerprints beside a superblock that were written with another one in the same slot.
     MixedFingerprints,
     /// A repair takes the newest record that it finds of a block for the newest that there was.
     TrustFound,

@@ -73,7 +73,7 @@ impl<P: Platform> CheckpointState<P> {
     fn write_page(&mut self, store: &Store<P>, superblock: &Superblock) -> Result {
         let page = &mut self.page[..BLOCK_SIZE];
         superblock.encode::<P>(page);
-        self.fingerprints.encode::<P>(superblock.generation, page);
+        self.fingerprints.encode::<P>(superblock, page);
         store
             .log
             .write_superblock(&store.file, page, superblock.offset())

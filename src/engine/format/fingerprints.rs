@@ -60,7 +60,7 @@ pub fn fingerprint(block: u64, entry: Entry) -> u64 {
 /// is proven by one of its two parts.
 ///
 /// ```text
-/// 0    u64      generation of the superblock that the sector was written with
+/// 0    u64      tag of the superblock that the sector was written with: its salt XOR its generation
 /// 8    u64      bit i: fingerprint i of the sector is known
 /// 16   u64[61]  fingerprints: in sectors 0 to 3 of ranges, in sectors 4 to 6 of stripes
 /// 504  u8       log2 of the blocks of a range, or of a piece of a stripe
@@ -216,13 +216,13 @@ impl Fingerprints {
         self.sums.fill(0);
     }
 
-    /// Puts them behind the fields of the encoded superblock of this generation in `page`, whose checksum stays right.
-    pub fn encode<P: Platform>(&self, generation: u64, page: &mut [u8]) {
+    /// Puts them behind the fields of the encoded `superblock` in `page`, whose checksum stays right.
+    pub fn encode<P: Platform>(&self, superblock: &Superblock, page: &mut [u8]) {
         let sectors = page[SUPERBLOCK_RECORD..BLOCK_SIZE].chunks_exact_mut(SECTOR);
         let sums = self.sums.chunks_exact(IN_SECTOR);
         for (at, ((sector, sums), known)) in sectors.zip(sums).zip(self.known).enumerate() {
             sector.fill(0);
-            put(sector, 0, &generation.to_le_bytes());
+            put(sector, 0, &tag(superblock).to_le_bytes());
             put(sector, KNOWN, &known.to_le_bytes());
             for (place, sum) in sector[SUMS..SHIFT].chunks_exact_mut(8).zip(sums) {
                 place.copy_from_slice(&sum.to_le_bytes());
@@ -256,7 +256,7 @@ impl Fingerprints {
         let sums = found.sums.chunks_exact_mut(IN_SECTOR);
         for (at, ((sector, sums), known)) in sectors.zip(sums).zip(&mut found.known).enumerate() {
             let own = u32::from(sector[SHIFT]);
-            let current = le64(sector, 0) == superblock.generation
+            let current = le64(sector, 0) == tag(superblock)
                 || P::sabotaged(Sabotage::MixedFingerprints) && le64(sector, 0) != 0;
             let whole = le32(sector, BALANCE) == balance::<P>(sector);
             let plausible = match at < RANGE_SECTORS {
@@ -279,6 +279,12 @@ impl Fingerprints {
         found.shift = shift.unwrap_or(smallest);
         Ok(found)
     }
+}
+
+/// What tells the superblocks that one slot may have held from each other. The generation alone does not: if the power fails
+/// while a superblock is written, an opening may write another one of the same generation, with another salt.
+fn tag(superblock: &Superblock) -> u64 {
+    superblock.salt ^ superblock.generation
 }
 
 /// The balance of a sector: the remainder of CRC-32C, without its inversions, over the bytes before it. With it behind
@@ -382,7 +388,7 @@ mod tests {
             prints.replace(block, Entry::HOLE, entry(block));
         }
         prints.forget(500..502);
-        prints.encode::<Std>(superblock.generation, &mut page);
+        prints.encode::<Std>(&superblock, &mut page);
         let found = Fingerprints::decode::<Std>(&page, &superblock).unwrap();
         assert_eq!(
             Superblock::decode::<Std>(&mut page, superblock.offset()),
@@ -395,29 +401,36 @@ mod tests {
         assert_eq!((known(501), known(516)), ([false; 2], [true; 2]));
     }
 
-    /// Sectors of two generations in one slot, in every combination: the superblock is valid, and only the fingerprints
-    /// that belong to it are known.
+    /// Sectors of two superblocks in one slot, in every combination: the superblock is valid, and only the fingerprints
+    /// that belong to it are known. The other one has another generation, or was written by an opening that failed.
     #[test]
     fn a_power_cut_may_mix_sectors() {
         let (superblock, mut page) = superblock(1000);
         let mut prints = Fingerprints::empty(1000).unwrap();
         prints.replace(3, Entry::HOLE, entry(3));
-        prints.encode::<Std>(superblock.generation, &mut page);
-        let mut other = page[..].to_vec();
+        prints.encode::<Std>(&superblock, &mut page);
         prints.replace(3, entry(3), entry(4));
-        prints.encode::<Std>(superblock.generation + 2, &mut other);
-        for mix in 0..1 << SECTORS {
-            let mut mixed = Buf::zeroed(BLOCK_SIZE).unwrap();
-            mixed.copy_from_slice(&page);
-            let old = |at: usize| (mix >> at) & 1 == 1;
-            for at in (0..SECTORS).filter(|&at| old(at)) {
-                let place = SECTOR * (1 + at)..SECTOR * (2 + at);
-                mixed[place.clone()].copy_from_slice(&other[place]);
-            }
-            let found = Fingerprints::decode::<Std>(&mixed, &superblock).unwrap();
-            assert!(Superblock::decode::<Std>(&mut mixed, superblock.offset()).is_ok());
-            for part in 0..FINGERPRINTS {
-                assert_eq!(found.get(part).is_none(), old(part / IN_SECTOR));
+        for (generation, salt) in [(2, 0), (0, 1)] {
+            let before = Superblock {
+                generation: superblock.generation + generation,
+                salt: superblock.salt.wrapping_add(salt),
+                ..superblock
+            };
+            let mut other = page[..].to_vec();
+            prints.encode::<Std>(&before, &mut other);
+            for mix in 0..1 << SECTORS {
+                let old = |at: usize| (mix >> at) & 1 == 1;
+                let mut mixed = Buf::zeroed(BLOCK_SIZE).unwrap();
+                mixed.copy_from_slice(&page);
+                for at in (0..SECTORS).filter(|&at| old(at)) {
+                    let place = SECTOR * (1 + at)..SECTOR * (2 + at);
+                    mixed[place.clone()].copy_from_slice(&other[place]);
+                }
+                let found = Fingerprints::decode::<Std>(&mixed, &superblock).unwrap();
+                assert!(Superblock::decode::<Std>(&mut mixed, superblock.offset()).is_ok());
+                for part in 0..FINGERPRINTS {
+                    assert_eq!(found.get(part).is_none(), old(part / IN_SECTOR));
+                }
             }
         }
     }
@@ -433,7 +446,7 @@ mod tests {
     fn ranges_that_miss_blocks_of_the_device_are_unknown() {
         let (mut superblock, mut page) = superblock(1000);
         let prints = Fingerprints::empty(1000).unwrap();
-        prints.encode::<Std>(superblock.generation, &mut page);
+        prints.encode::<Std>(&superblock, &mut page);
         superblock.size = DeviceSize::from_blocks(1 << 20);
         let found = Fingerprints::decode::<Std>(&page, &superblock).unwrap();
         assert!((0..RANGES).all(|range| found.get(range).is_none()));

@@ -102,7 +102,7 @@ pub(crate) fn create<P: Platform>(
     for generation in [1, 2] {
         superblock.generation = generation;
         superblock.encode::<P>(&mut page);
-        fingerprints.encode::<P>(generation, &mut page);
+        fingerprints.encode::<P>(&superblock, &mut page);
         file.write_at(&page, superblock.offset())?;
     }
     file.sync()
