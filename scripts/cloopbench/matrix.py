@@ -52,7 +52,8 @@ PEERS = {
     "btrfs-lzo": "a file on btrfs, compress-force=lzo, on loop on ext4",
     "btrfs-zstd": "a file on btrfs, compress-force=zstd:1, on loop on ext4",
     "zram": "zram with lz4: in memory, not on the disk",
-    "squashfs": "a file in squashfs with lz4, 64K blocks, on the disk: for reading",
+    "squashfs": "a file in squashfs with lz4, 64K blocks, on the disk: for reading, through the page cache, because it has "
+                "no direct I/O",
     "qemu-nbd": "qcow2 with compressed clusters (zstd) on ext4, through qemu-nbd: for reading",
     "cloop-64K": "cloop on ext4, records of 64K",
     "cloop-4K": "cloop on ext4, records of 4K",
@@ -104,7 +105,6 @@ GROUPS = (
         _random("write, depth 8", rw="randwrite", iodepth=8),
         _random("70/30, depth 8", rw="randrw", rwmixread=70, iodepth=8),
     )),
-    # Nothing is larger than the reading peers' image here, so that all do the same.
     Group("readers", "Reading what was stored once", ("loop-direct", "btrfs-lzo", "squashfs", "qemu-nbd", "cloop-64K",
                                                       "cloop-4K"), (
         Load("store", "store", ""),
@@ -144,12 +144,19 @@ GROUPS = (
 
 # A disk that holds what it is given in memory of the guest, and transfers so many MiB each second.
 SLOW_MIB_PER_SECOND = 190
+# The guest has 1500 MiB.
+IN_MEMORY_MEGABYTES = 256
 
 PROFILES = {
     "full": Profile(5, 512, 2, True),
     "quick": Profile(3, 192, 0.7, False, ("raw", "file", "loop-direct", "dm-vdo", "btrfs-lzo", "cloop-64K", "cloop-4K"),
                      ("sequential", "random", "flush", "flush-file", "files"), 3.8),
 }
+
+
+def in_memory(group: Group) -> bool:
+    """Whether the data also lies in memory of the guest: on its disk, or in the file that readers are made from."""
+    return group.disk == "slow" or group.loads[0].kind == "store"
 
 
 def plan(peer: str, groups: tuple[str, ...], profile: Profile) -> list[dict]:
@@ -160,7 +167,7 @@ def plan(peer: str, groups: tuple[str, ...], profile: Profile) -> list[dict]:
             "peer": peer,
             "disk": group.disk,
             "filesystem": group.filesystem,
-            "megabytes": min(profile.megabytes, 256) if group.disk == "slow" else profile.megabytes,
+            "megabytes": min(profile.megabytes, IN_MEMORY_MEGABYTES) if in_memory(group) else profile.megabytes,
             "seconds": profile.seconds,
             "files": profile.files,
             "compressible": COMPRESSIBLE_PERCENT,

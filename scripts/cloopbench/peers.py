@@ -30,6 +30,7 @@ class Target(NamedTuple):
 
     path: str
     is_device: bool
+    direct: bool = True  # whether it can be read past the page cache
 
     def check(self) -> None:
         """Whether it is there and what it should be. Programs create a missing file, and would measure that."""
@@ -190,7 +191,7 @@ def squashfs(disk: str, data: str) -> Iterator[Target]:
     """`data` in a squashfs on the disk."""
     run("mksquashfs", data, disk, "-comp", "lz4", "-b", "64K", "-noappend", "-quiet", "-no-progress")
     with mounted(disk, _UPPER, "-t", "squashfs", "-o", "ro") as upper:
-        yield Target(str(upper / os.path.basename(data)), False)
+        yield Target(str(upper / os.path.basename(data)), False, direct=False)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ class Place(NamedTuple):
     plan: dict
 
 
-def _fio(path: str, plan: dict, timed: bool = False, **options: object) -> dict:
+def run_fio(path: str, plan: dict, timed: bool = False, **options: object) -> dict:
+    """fio with these options on a file or device, for a time or once over it."""
     words = {
         "name": "bench", "filename": path, "ioengine": "libaio", "direct": 1, "group_reporting": 1,
         "output-format": "json", "randrepeat": 1, "allow_file_create": 0,
@@ -43,7 +44,7 @@ def _fio(path: str, plan: dict, timed: bool = False, **options: object) -> dict:
 
 def fio(place: Place, **options: object) -> dict:
     """fio on the target."""
-    return _fio(place.target.path, place.plan, **options)
+    return run_fio(place.target.path, place.plan, **{"direct": int(place.target.direct)} | options)
 
 
 def _file_of(place: Place, state: str) -> str:
@@ -54,7 +55,7 @@ def make_file(place: Place, state: str) -> None:
     """The file of `fsync_file`."""
     path = _file_of(place, state)
     if state == "written":
-        _fio(path, place.plan, rw="write", bs="1m", size=FILE_SIZE, end_fsync=1, allow_file_create=1)
+        run_fio(path, place.plan, rw="write", bs="1m", size=FILE_SIZE, end_fsync=1, allow_file_create=1)
     else:
         with open(path, "wb") as file:
             if state == "preallocated":
@@ -65,7 +66,7 @@ def make_file(place: Place, state: str) -> None:
 
 def fsync_file(place: Place, state: str, **options: object) -> dict:
     """4 KiB after the other into a file that was new, preallocated or written before, with fdatasync after each."""
-    return _fio(_file_of(place, state), place.plan, rw="write", size=FILE_SIZE, runtime=f"{round(place.plan['seconds'] * 1000)}ms",
+    return run_fio(_file_of(place, state), place.plan, rw="write", size=FILE_SIZE, runtime=f"{round(place.plan['seconds'] * 1000)}ms",
                 fallocate="none", overwrite=int(state == "written"), **({"file_append": 1} if state == "new" else {}),
                 **options)
 
@@ -113,7 +114,7 @@ def sqlite(place: Place, commits: int) -> None:
 def big_file(place: Place, megabytes: int) -> dict:
     """One file, through the page cache, and fsync."""
     path = str(place.directory / "big")
-    return _fio(path, place.plan, rw="write", bs="1m", size=f"{megabytes}m", direct=0, ioengine="psync", end_fsync=1,
+    return run_fio(path, place.plan, rw="write", bs="1m", size=f"{megabytes}m", direct=0, ioengine="psync", end_fsync=1,
                 allow_file_create=1)
 
 

@@ -105,10 +105,14 @@ fn run(
     let size = args.mib << 20;
     let bench = Bench::<Home>::new(file.clone(), size, size, record_size, algorithm)?;
     for (index, load) in Load::ALL.into_iter().enumerate() {
+        let all = load.operations(size / BLOCK_SIZE as u64);
         if !load.name().contains(&args.load) {
+            // Without it the others would read what was never written.
+            if load == Load::SequentialWrite {
+                bench.run(load, all, 1)?;
+            }
             continue;
         }
-        let all = load.operations(size / BLOCK_SIZE as u64);
         let operations = match (delay, load) {
             (0, _) | (_, Load::SequentialWrite | Load::SequentialRead) => all,
             _ => all.min(2048),
