@@ -231,6 +231,8 @@ pub enum Sabotage {
     TrustFound,
     /// A repair replays the log across a lost part as if that had changed nothing.
     IgnoreLostLog,
+    /// A repair does not compare fingerprints.
+    IgnoreFingerprints,
 }
 
 /// A step of a record that needs space, see [`Platform::waited`].
@@ -248,7 +250,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -289,12 +291,16 @@ impl Sabotage {
         Self::MixedFingerprints,
         Self::TrustFound,
         Self::IgnoreLostLog,
+        Self::IgnoreFingerprints,
     ];
 
     /// Whether it is one of a repair, which shows only in disks that were damaged.
     #[cfg(feature = "sim")]
     pub fn is_of_repair(self) -> bool {
-        matches!(self, Self::TrustFound | Self::IgnoreLostLog)
+        matches!(
+            self,
+            Self::TrustFound | Self::IgnoreLostLog | Self::IgnoreFingerprints
+        )
     }
 
     /// Whether it is a race between operations that shows in their results, without a crash.

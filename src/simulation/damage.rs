@@ -3,6 +3,7 @@
 //! error and was listed.
 
 use super::judge::{Found, History};
+use super::provable::{needless, Written};
 use super::{options, site, sites, tag_of, Report, BLOCKS, SEGMENT, SITES};
 use crate::engine::check::{check, Finding};
 use crate::engine::format::{Superblock, DATA_START, SUPERBLOCK_OFFSETS};
@@ -10,6 +11,7 @@ use crate::engine::repair::{self, repair, Doubtful, Repaired};
 use crate::engine::{Access, Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{Mark, Rng, Sim, SimFile};
 use crate::platform::BackingFile;
+use core::ops::Range;
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
@@ -62,8 +64,9 @@ enum Damage {
 }
 
 impl Damage {
-    /// Chooses one for a disk of `len` bytes.
-    fn choose(len: u64, rng: &mut Rng) -> Self {
+    /// Chooses one for a disk of `len` bytes whose sector table has its root at byte `root`. Most of the rest of the table
+    /// is near it.
+    fn choose(len: u64, root: u64, rng: &mut Rng) -> Self {
         const UNIT: u64 = 512;
         // Small damage and large, at the end of the file and elsewhere.
         let size = match rng.below(4) {
@@ -77,8 +80,9 @@ impl Damage {
         if what < 2 {
             return Self::Cut(len - size);
         }
-        let from = match rng.below(3) {
+        let from = match rng.below(4) {
             0 => len - size,
+            1 => root.saturating_sub(rng.below(size)).min(len - size) / UNIT * UNIT,
             _ => rng.below(len - size + 1) / UNIT * UNIT,
         };
         let to = from + size;
@@ -92,6 +96,17 @@ impl Damage {
             _ if another => Self::Zeros(from, to),
             5 | 6 => Self::Older(from, to),
             _ => Self::Other(from, to),
+        }
+    }
+
+    /// The damaged bytes.
+    fn bytes(self) -> Range<u64> {
+        match self {
+            Self::Cut(len) => len..u64::MAX,
+            Self::Zeros(from, to)
+            | Self::Older(from, to)
+            | Self::Other(from, to)
+            | Self::Bad(from, to) => from..to,
         }
     }
 
@@ -131,29 +146,50 @@ impl Told {
         }
     }
 
+    /// The runs of blocks that were given up because something newer may be lost: first block and number.
+    fn given_up(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.all.iter().filter_map(|report| match report {
+            repair::Report::Doubtful(first, count) => Some((*first, *count)),
+            _ => None,
+        })
+    }
+
     fn lists(&self, block: u64) -> bool {
         let mut ranges = self.listed.iter();
         ranges.any(|&(first, count)| (first..first.saturating_add(count)).contains(&block))
     }
 }
 
-/// Damages a copy of `found`, a disk that crashed at `mark` and has `state`, repairs it, and judges the result.
+/// A disk to be damaged.
+pub(super) struct Target<'a> {
+    pub(super) found: &'a SimFile,
+    /// Its contents.
+    pub(super) state: &'a Found,
+    /// How far the history had come when it crashed.
+    pub(super) mark: Mark,
+    /// Blocks that were written in the history before and after that.
+    pub(super) written: &'a Written,
+}
+
+/// Damages a copy of a disk, repairs it, and judges the result.
 pub(super) fn judge_repair(
     history: &History<'_>,
-    found: &SimFile,
-    state: &Found,
-    mark: Mark,
+    target: &Target<'_>,
     donors: &Donors,
     rng: &mut Rng,
     report: &mut Report,
 ) -> Result<(), String> {
+    let &Target {
+        found, state, mark, ..
+    } = target;
     if !mark.opened && !clean(found) {
         // The log of the round before may end at the damage as at a crash, and its history is forgotten.
         return Ok(());
     }
     let file = found.copy();
     let len = file.len().map_err(|e| e.to_string())?;
-    let damage = Damage::choose(len, rng);
+    let root = newest(found).map_or(0, |s| s.map_root.address());
+    let damage = Damage::choose(len, root, rng);
     damage.apply(&file, donors);
     report.repairs += 1;
     let object = |text: String, told: &Told| {
@@ -194,6 +230,15 @@ pub(super) fn judge_repair(
             format!("block {block} gives an error and is not listed"),
             &told,
         ));
+    }
+    if clean(found) {
+        let given_up: Vec<_> = told.given_up().collect();
+        let cut = matches!(damage, Damage::Cut(_));
+        let block = needless(found, target.written, damage.bytes(), cut, &given_up);
+        if let Some(block) = block.map_err(|e| object(e, &told))? {
+            let text = format!("block {block} is given up, and a fingerprint proves it");
+            return Err(object(text, &told));
+        }
     }
     report.lost += now.iter().filter(|is| is.is_none()).count() as u64;
     agrees_with_check(&file, &repaired).map_err(|e| object(e, &told))?;
@@ -256,12 +301,16 @@ fn slot(file: &SimFile, offset: u64) -> Option<Superblock> {
     Superblock::decode::<Sim>(&mut page, offset).ok()
 }
 
-/// Whether the newest superblock of a disk says that the image was closed cleanly.
-fn clean(file: &SimFile) -> bool {
+fn newest(file: &SimFile) -> Option<Superblock> {
     let slots = SUPERBLOCK_OFFSETS
         .into_iter()
         .filter_map(|at| slot(file, at));
-    slots.max_by_key(|s| s.generation).is_some_and(|s| s.clean)
+    slots.max_by_key(|s| s.generation)
+}
+
+/// Whether the newest superblock of a disk says that the image was closed cleanly.
+fn clean(file: &SimFile) -> bool {
+    newest(file).is_some_and(|s| s.clean)
 }
 
 /// The blocks that give no error are those of the state before the damage. If the image was not closed, the damage may

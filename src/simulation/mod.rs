@@ -9,6 +9,7 @@
 
 mod damage;
 mod judge;
+mod provable;
 pub mod script;
 mod submit;
 
@@ -579,6 +580,7 @@ fn simulate(plan: Plan, trace: &Trace, report: &mut Report) -> Result<(), String
             return Err(format!("round {number}: {objection}"));
         }
         report.changes += order.len() as u64;
+        damager.written.note(&order);
         let history = judge::History {
             start: &state.tags,
             order: &order,
@@ -628,6 +630,7 @@ struct Damager {
     one_of: u64,
     rng: Rng,
     donors: Option<damage::Donors>,
+    written: provable::Written,
 }
 
 impl Damager {
@@ -636,6 +639,7 @@ impl Damager {
             one_of: plan.damage,
             rng: Rng(plan.seed ^ 0x6861_726d),
             donors: None,
+            written: provable::Written::default(),
         }
     }
 
@@ -656,7 +660,13 @@ impl Damager {
             None => self.donors.insert(damage::Donors::new(found)?),
         };
         let state = history.prefix(found, mark)?;
-        damage::judge_repair(history, found, &state, mark, donors, &mut self.rng, report)?;
+        let target = damage::Target {
+            found,
+            state: &state,
+            mark,
+            written: &self.written,
+        };
+        damage::judge_repair(history, &target, donors, &mut self.rng, report)?;
         reset_step_count();
         Ok(())
     }

@@ -129,6 +129,12 @@ impl Fingerprints {
         (part < RANGES).then(|| range << self.shift..(range + 1) << self.shift)
     }
 
+    /// The block after the last one that belongs to the same range and the same stripe as `block`, without a gap.
+    pub(crate) fn end_of_piece(&self, block: u64) -> u64 {
+        let shift = self.shift.min(STRIPE_SHIFT);
+        ((block >> shift) + 1) << shift
+    }
+
     /// A fingerprint, if it is known.
     pub fn get(&self, part: usize) -> Option<u64> {
         let known = (self.known.get(part / IN_SECTOR)? >> (part % IN_SECTOR)) & 1 == 1;
@@ -356,6 +362,8 @@ mod tests {
             let [range, stripe] = prints.parts_of(last);
             assert!(prints.blocks_of(range).unwrap().contains(&last));
             assert!((RANGES..FINGERPRINTS).contains(&stripe));
+            let end = prints.end_of_piece(last);
+            assert!(end > last && prints.parts_of(end - 1) == [range, stripe]);
         }
         assert_eq!(Fingerprints::empty(1024).unwrap().blocks_of(1), Some(8..16));
         assert_eq!(Fingerprints::empty(1024).unwrap().blocks_of(RANGES), None);

@@ -3,15 +3,20 @@
 //!
 //! A block below a node of the newest table that cannot be read is certain if a record behind the older superblock's
 //! log start changed it and no later part of the log is lost; or if the older table can be read there, and all of the
-//! log behind it is whole. All other blocks below such a node are doubtful: what a repair finds of them in the log may
+//! log behind it is whole; or if a [fingerprint](super::proof) proves it. All other blocks below such a node are doubtful: what a repair finds of them in the log may
 //! be older than what was lost, and the record that made them zero may be gone.
 
+use super::proof::Grain;
 use super::{Doubtful, Repair, Report};
 use crate::engine::format::{Entry, NodeId, DATA_START, NODE_ENTRIES, NODE_SHIFT, UNIT};
 use crate::engine::map::table::Found;
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
 use crate::platform::{Platform, Sabotage};
+
+/// Most doubtful blocks that are told from proven ones by stripes. Each piece of a stripe needs a leaf of the table, or an
+/// entry of its own.
+const MOST_SCATTERED: u64 = 1 << 16;
 
 /// Most blocks that get an entry of their own. More take much memory, and nodes of the table tell of them.
 const MOST_BLOCKS: u64 = 1 << 24;
@@ -46,32 +51,49 @@ impl<P: Platform> Repair<'_, P> {
         if P::sabotaged(Sabotage::TrustFound) {
             return Ok(());
         }
-        for at in 0..self.lost.len() {
-            let (from, to) = self.lost[at];
-            self.doubt(from, to)?;
-        }
-        if self.gapped {
-            for at in 0..self.older.len() {
-                let (mut from, to) = self.older[at];
-                while from < to {
-                    // What neither table has is in both lists.
-                    let next = self.lost.partition_point(|range| range.1 <= from);
-                    let (begin, end) = self.lost.get(next).copied().unwrap_or((to, to));
-                    self.doubt(from, begin.clamp(from, to))?;
-                    from = end.clamp(from + 1, to);
-                }
-            }
+        self.collect_doubtful(Grain::Fine)?;
+        if self.doubtful_blocks > MOST_SCATTERED {
+            self.doubtful.clear();
+            self.doubtful_blocks = 0;
+            self.collect_doubtful(Grain::Coarse)?;
         }
         self.doubtful.sort_unstable();
         Ok(())
     }
 
-    /// Doubts the blocks up to `to` that are not certain.
-    fn doubt(&mut self, from: u64, to: u64) -> Result {
+    fn collect_doubtful(&mut self, grain: Grain) -> Result {
+        for at in 0..self.lost.len() {
+            let (from, to) = self.lost[at];
+            self.doubt(from, to, grain)?;
+        }
+        if !self.gapped {
+            return Ok(());
+        }
+        for at in 0..self.older.len() {
+            let (mut from, to) = self.older[at];
+            while from < to {
+                // What neither table has is in both lists.
+                let next = self.lost.partition_point(|range| range.1 <= from);
+                let (begin, end) = self.lost.get(next).copied().unwrap_or((to, to));
+                self.doubt(from, begin.clamp(from, to), grain)?;
+                from = end.clamp(from + 1, to);
+            }
+        }
+        Ok(())
+    }
+
+    /// Doubts the blocks up to `to` that are neither certain nor proven; with a fine grain, until there are too many.
+    fn doubt(&mut self, from: u64, to: u64, grain: Grain) -> Result {
         let mut at = from;
-        while at < to {
+        while at < to && (grain == Grain::Coarse || self.doubtful_blocks <= MOST_SCATTERED) {
+            let (proven, end) = self.proof.look_up(at, grain);
+            let end = end.min(to);
+            if proven {
+                at = end;
+                continue;
+            }
             let end = match self.certain.find(at) {
-                Found::Absent(id) => id.end_block().min(to),
+                Found::Absent(id) => id.end_block().min(end),
                 _ => {
                     let place = at as usize % NODE_ENTRIES;
                     let leaf = self.certain.leaf(at).unwrap_or(&[]);
@@ -86,24 +108,26 @@ impl<P: Platform> Repair<'_, P> {
                 Some(last) if last.1 == at => last.1 = end,
                 _ => self.doubtful.push((at, end))?,
             }
+            self.doubtful_blocks += end - at;
             at = end;
         }
         Ok(())
     }
 
-    /// Reports the doubtful blocks. Points them to nothing, to be marked later, if they are not to be kept.
-    pub(super) fn drop_doubtful(&mut self) -> Result {
+    /// Reports the doubtful blocks, and points them to nothing, to be marked later, if they are not to be kept. Returns
+    /// their number.
+    pub(super) fn drop_doubtful(&mut self) -> Result<u64> {
         for &(from, to) in self.doubtful.iter() {
             (self.report)(&Report::Doubtful(from, to - from));
         }
         if self.choice == Doubtful::Keep {
-            return Ok(());
+            return Ok(self.doubtful_blocks);
         }
         self.unmarked = core::mem::replace(&mut self.doubtful, Vec::new());
         for &(from, to) in self.unmarked.iter() {
             self.store.map.lock().clear_uncounted(from, to)?;
         }
-        Ok(())
+        Ok(self.doubtful_blocks)
     }
 
     /// Gives the blocks of `unmarked` entries that name no record. The segments are counted, and have room for that.

@@ -9,15 +9,17 @@
 
 mod doubt;
 mod incarnations;
+mod proof;
 mod replay;
 
-use self::incarnations::{identify, newest_copy, Epoch, Incarnation};
+use self::incarnations::{identify, newest_copy, Epoch, Identity, Incarnation};
+use self::proof::Proof;
 use self::replay::Source;
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
-    Entry, Fingerprints, Layout, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE,
-    DATA_START, NODE_ENTRIES, SEGMENT_HEADER, UNIT,
+    Entry, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
+    SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
 use crate::engine::map::range::Part;
@@ -27,6 +29,7 @@ use crate::engine::reclaim::Maintenance;
 use crate::engine::records::cache::place_of;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::recovery::read_around;
+use crate::engine::recovery::superblocks::read_fingerprints;
 use crate::engine::space::{Allocator, SpaceClass};
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
@@ -201,6 +204,8 @@ struct Repair<'a, P: Platform> {
     base: Superblock,
     /// The checkpoint before it, if its superblock is valid.
     spare: Option<Superblock>,
+    /// The superblock of the new epoch.
+    next: Superblock,
     choice: Doubtful,
     /// Seed of the present incarnation of each segment; `None` if it is unknown.
     seeds: Vec<Option<u32>>,
@@ -216,10 +221,13 @@ struct Repair<'a, P: Platform> {
     lost: Vec<(u64, u64)>,
     /// Blocks of `older` that the log has changed behind everything that is lost of it.
     certain: Map,
+    proof: Proof,
     /// A part of the log is lost that brings the older table up to date.
     gapped: bool,
     /// Ranges of blocks whose newest contents may be lost.
     doubtful: Vec<(u64, u64)>,
+    /// Number of blocks in `doubtful`.
+    doubtful_blocks: u64,
     /// Ranges of blocks that are to give errors, and point to nothing yet.
     unmarked: Vec<(u64, u64)>,
     patches: Vec<Patch>,
@@ -240,122 +248,120 @@ fn space(header: &RecordHeader) -> u32 {
     header.units() * UNIT as u32
 }
 
-/// Puts the image together and writes it.
+/// Puts the image together and writes it, in the steps that Documentation/format.rst names under "Repair".
 fn rebuild<P: Platform>(
     file: P::File,
     choice: Doubtful,
     commit: Commit,
     report: &mut dyn FnMut(&Report),
 ) -> Result<Rebuilt> {
-    let mut page = Buf::zeroed(BLOCK_SIZE)?;
-    let identity = identify::<P>(&file, &mut page)?;
-    let base = match identity.slots.first() {
-        Some(superblock) => *superblock,
-        // Without any checkpoint the size of the device is unknown.
-        None => newest_copy::<P>(&file, &identity, &mut page)?.ok_or(Error::NotAnImage)?,
-    };
-    if base.incomplete {
-        return Err(Error::Incomplete);
-    }
-    let spare = identity.slots.get(1).copied();
-    let spare = spare.filter(|s| s.generation + 1 == base.generation);
-    if base.read_only_compatible != 0 {
-        return Err(Error::Feature(base.read_only_compatible));
-    }
-    let layout = base.layout;
-    let bytes = file.len()?.saturating_sub(DATA_START);
-    let fit = bytes.div_ceil(u64::from(layout.segment_size));
-    // The table of a file that was cut short refers to segments behind its end, which the new log must not use. There is
-    // at least one, whose address marks lost blocks.
-    let segments = base
-        .segments
-        .min(fit + MOST_CUT)
-        .max(fit)
-        .max(1)
-        .min(layout.max_segments());
-    let headers = read_headers::<P>(&file, &layout, segments.min(fit), &mut page)?;
-    let latest = headers.iter().flatten().map(|header| header.epoch).max();
-    let superblock = Superblock {
-        epoch: base.epoch.max(latest.unwrap_or(0)) + 1,
-        salt: P::random_u64(),
-        clean: false,
-        // The rebuilt table has no detached subtrees, and its blocks are counted while it is rebuilt.
-        detached: false,
-        mapped: 0,
-        ..base
-    };
-    let allocator = Allocator::new(segments, segments);
-    let table = Table::new(base.height, Entry::HOLE);
-    let fingerprints = Fingerprints::empty(base.size.blocks())?;
-    let certain = Map::new(
-        Table::new(base.height, Entry::HOLE),
-        layout,
-        0,
-        fingerprints.emptied()?,
-    )?;
-    let store = Store::<P>::new(
-        arc(file)?,
-        &superblock,
-        table,
-        fingerprints,
-        allocator,
-        Access::Write,
-    )?;
-    let mut repair = Repair {
-        ws: store.workspace()?,
-        page,
-        segment: Buf::zeroed(layout.segment_size as usize)?,
-        store,
-        segments,
-        present: fit,
-        tries: MOST_TRIES,
-        base,
-        spare,
-        choice,
-        seeds: Vec::new(),
-        incarnations: Vec::new(),
-        epochs: Vec::new(),
-        nameless: Vec::new(),
-        older: Vec::new(),
-        lost: Vec::new(),
-        certain,
-        gapped: false,
-        doubtful: Vec::new(),
-        unmarked: Vec::new(),
-        patches: Vec::new(),
-        unnamed: 0,
-        report,
-    };
-    repair.find_epochs(&identity, &headers)?;
-    repair.find_incarnations(&headers)?;
-    repair.find_durable(&identity)?;
-    repair.load(root(&base), base.map_root, Source::Newest)?;
-    repair.older = core::mem::replace(&mut repair.lost, Vec::new());
-    match repair.spare {
-        Some(spare) if !repair.older.is_empty() => {
-            repair.load(root(&spare), spare.map_root, Source::Older)?;
-        }
-        _ => core::mem::swap(&mut repair.older, &mut repair.lost),
-    }
+    let start = Start::choose::<P>(&file)?;
+    let headers = start.read_headers::<P>(&file)?;
+    let mut repair = Repair::<P>::new(file, &start, &headers, choice, report)?;
+    repair.find_segments(&start.identity, &headers)?;
+    repair.load_tables()?;
     repair.replay()?;
     repair.find_doubtful()?;
-    let ranges = repair.doubtful.iter();
-    let doubtful = ranges.map(|&(from, to)| to - from).sum();
-    repair.drop_doubtful()?;
+    let rebuilt = Rebuilt {
+        doubtful: repair.drop_doubtful()?,
+        unnamed: repair.unnamed,
+        written: commit == Commit::Write && (repair.unnamed == 0 || choice == Doubtful::Keep),
+    };
     if commit == Commit::Leave {
         repair.report_unreadable()?;
     }
-    let rebuilt = Rebuilt {
-        unnamed: repair.unnamed,
-        doubtful,
-        written: commit == Commit::Write && (repair.unnamed == 0 || choice == Doubtful::Keep),
-    };
     if rebuilt.written {
         repair.recount()?;
         repair.mark_lost()?;
-        repair.commit(superblock)?;
+        repair.commit()?;
     }
     Ok(rebuilt)
+}
+
+/// The checkpoints to start from.
+struct Start {
+    identity: Identity,
+    /// The newest one that there is a superblock, or a copy of one, of.
+    base: Superblock,
+    /// The one before it, if its superblock is valid.
+    spare: Option<Superblock>,
+    /// Segments that fit into the file.
+    present: u64,
+    /// These, and segments that were cut off.
+    segments: u64,
+}
+
+impl Start {
+    /// Chooses the newest checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnImage`] if there is none, [`Error::Incomplete`] and [`Error::Feature`] for an image that this
+    /// software must not write.
+    fn choose<P: Platform>(file: &P::File) -> Result<Self> {
+        let mut page = Buf::zeroed(BLOCK_SIZE)?;
+        let identity = identify::<P>(file, &mut page)?;
+        let base = match identity.slots.first() {
+            Some(superblock) => *superblock,
+            // Without any checkpoint the size of the device is unknown.
+            None => newest_copy::<P>(file, &identity, &mut page)?.ok_or(Error::NotAnImage)?,
+        };
+        if base.incomplete {
+            return Err(Error::Incomplete);
+        }
+        if base.read_only_compatible != 0 {
+            return Err(Error::Feature(base.read_only_compatible));
+        }
+        let spare = identity.slots.get(1).copied();
+        let bytes = file.len()?.saturating_sub(DATA_START);
+        let fit = bytes.div_ceil(u64::from(base.layout.segment_size));
+        // The table of a file that was cut short refers to segments behind its end, which the new log must not use. There
+        // is at least one, whose address marks lost blocks.
+        let segments = base
+            .segments
+            .min(fit + MOST_CUT)
+            .max(fit)
+            .max(1)
+            .min(base.layout.max_segments());
+        Ok(Self {
+            identity,
+            base,
+            spare: spare.filter(|s| s.generation + 1 == base.generation),
+            present: fit,
+            segments,
+        })
+    }
+
+    /// The superblock of the new epoch, with a table that is still empty.
+    fn next_epoch<P: Platform>(&self, headers: &[Option<SegmentHeader>]) -> Superblock {
+        let latest = headers.iter().flatten().map(|header| header.epoch).max();
+        Superblock {
+            epoch: self.base.epoch.max(latest.unwrap_or(0)) + 1,
+            salt: P::random_u64(),
+            clean: false,
+            // The rebuilt table has no detached subtrees, and its blocks are counted while it is rebuilt.
+            detached: false,
+            mapped: 0,
+            ..self.base
+        }
+    }
+
+    /// The headers of the segments in the file; `None` for one that is damaged or has none.
+    fn read_headers<P: Platform>(&self, file: &P::File) -> Result<Vec<Option<SegmentHeader>>> {
+        let layout = &self.base.layout;
+        let (mut page, mut headers) = (Buf::zeroed(BLOCK_SIZE)?, Vec::new());
+        for index in 0..self.segments.min(self.present) {
+            read_around::<P>(file, &mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
+            let header = SegmentHeader::of_segment::<P>(&page, layout, index);
+            headers.push(header.filter(|header| {
+                // Values that only a forger writes must not overflow any sum.
+                header.seq >> (60 - layout.segment_shift()) == 0
+                    && header.first <= header.seq
+                    && header.epoch < u64::MAX / 2
+            }))?;
+        }
+        Ok(headers)
+    }
 }
 
 /// The root of the table that a superblock leads to.
@@ -366,25 +372,84 @@ fn root(superblock: &Superblock) -> NodeId {
     }
 }
 
-/// The headers of the first `count` segments; `None` for one that is damaged or has none.
-fn read_headers<P: Platform>(
-    file: &P::File,
-    layout: &Layout,
-    count: u64,
-    page: &mut Buf,
-) -> Result<Vec<Option<SegmentHeader>>> {
-    let mut headers = Vec::new();
-    for index in 0..count {
-        read_around::<P>(file, &mut page[..BLOCK_SIZE], layout.segment_offset(index))?;
-        let header = SegmentHeader::of_segment::<P>(page, layout, index);
-        headers.push(header.filter(|header| {
-            // Values that only a forger writes must not overflow any sum.
-            header.seq >> (60 - layout.segment_shift()) == 0
-                && header.first <= header.seq
-                && header.epoch < u64::MAX / 2
-        }))?;
+impl<'a, P: Platform> Repair<'a, P> {
+    /// A repair that starts from these checkpoints, with an empty table.
+    fn new(
+        file: P::File,
+        start: &Start,
+        headers: &[Option<SegmentHeader>],
+        choice: Doubtful,
+        report: &'a mut dyn FnMut(&Report),
+    ) -> Result<Self> {
+        let (base, layout) = (start.base, start.base.layout);
+        let next = start.next_epoch::<P>(headers);
+        let mut page = Buf::zeroed(BLOCK_SIZE)?;
+        let expected = read_fingerprints::<P>(&file, &base, &mut page)?;
+        let table = || Table::new(base.height, Entry::HOLE);
+        let certain = Map::new(table(), layout, 0, expected.emptied()?)?;
+        let allocator = Allocator::new(start.segments, start.segments);
+        let store = Store::<P>::new(
+            arc(file)?,
+            &next,
+            table(),
+            expected.emptied()?,
+            allocator,
+            Access::Write,
+        )?;
+        Ok(Self {
+            ws: store.workspace()?,
+            page,
+            segment: Buf::zeroed(layout.segment_size as usize)?,
+            store,
+            segments: start.segments,
+            present: start.present,
+            tries: MOST_TRIES,
+            base,
+            spare: start.spare,
+            next,
+            choice,
+            seeds: Vec::new(),
+            incarnations: Vec::new(),
+            epochs: Vec::new(),
+            nameless: Vec::new(),
+            older: Vec::new(),
+            lost: Vec::new(),
+            certain,
+            proof: Proof::new(expected)?,
+            gapped: false,
+            doubtful: Vec::new(),
+            doubtful_blocks: 0,
+            unmarked: Vec::new(),
+            patches: Vec::new(),
+            unnamed: 0,
+            report,
+        })
     }
-    Ok(headers)
+
+    /// Finds the incarnation of each segment, and how far the log of each epoch was durable.
+    fn find_segments(&mut self, identity: &Identity, headers: &[Option<SegmentHeader>]) -> Result {
+        self.find_epochs(identity, headers)?;
+        self.find_incarnations(headers)?;
+        self.find_durable(identity)
+    }
+
+    /// Loads the newest table, and for what cannot be read of it the older one.
+    fn load_tables(&mut self) -> Result {
+        let base = self.base;
+        self.load(root(&base), base.map_root, Source::Newest)?;
+        let lost = core::mem::replace(&mut self.lost, Vec::new());
+        if lost.is_empty() {
+            return Ok(());
+        }
+        self.older = lost;
+        match self.spare {
+            Some(spare) => self.load(root(&spare), spare.map_root, Source::Older),
+            None => {
+                core::mem::swap(&mut self.older, &mut self.lost);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl<P: Platform> Repair<'_, P> {
@@ -542,9 +607,10 @@ impl<P: Platform> Repair<'_, P> {
     }
 
     /// Writes the image that was put together.
-    fn commit(self, superblock: Superblock) -> Result {
+    fn commit(self) -> Result {
         let Self {
             store,
+            next,
             ws,
             mut page,
             seeds,
@@ -559,7 +625,7 @@ impl<P: Platform> Repair<'_, P> {
             .map(|incarnation| incarnation.header.seq)
             .max();
         let shift = store.layout.segment_shift();
-        let known = (superblock.log_end >> shift).max(superblock.log_start.seq);
+        let known = (next.log_end >> shift).max(next.log_start.seq);
         let seq = known.max(last.unwrap_or(0)) + 1;
         start(&store, seq, &seeds)?;
         // The bytes around a patch stay the same, so a torn write damages nothing.
@@ -581,7 +647,7 @@ impl<P: Platform> Repair<'_, P> {
             patch(&mut page, offset, &incarnation.header.encode::<P>())?;
         }
         store.file.sync()?;
-        let checkpoint = CheckpointState::new(&superblock, [None; 2], Vec::new(), ws, page)?;
+        let checkpoint = CheckpointState::new(&next, [None; 2], Vec::new(), ws, page)?;
         let mut maintenance = Maintenance::new(checkpoint)?;
         let mut bytes = segment;
         for &(index, seed) in nameless.iter() {

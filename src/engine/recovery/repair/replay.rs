@@ -4,11 +4,11 @@
 use super::incarnations::Epoch;
 use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
-    le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER, UNIT,
+    corrupt, le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::zero::zero_end;
 use crate::engine::recovery::{ends_unread, read_around};
-use crate::engine::{Error, Result};
+use crate::engine::Result;
 use crate::platform::mem::Vec;
 use crate::platform::{Platform, Sabotage};
 
@@ -57,6 +57,9 @@ impl<P: Platform> Repair<'_, P> {
     // The recursion is as deep as the tree: at most 5 levels.
     pub(super) fn load(&mut self, id: NodeId, entry: Entry, source: Source) -> Result {
         // The blocks below a detached node read as zeros.
+        if entry.is_detached() && source == Source::Newest {
+            self.discount(id, entry)?;
+        }
         if entry.is_hole() || entry.is_detached() {
             return Ok(());
         }
@@ -71,18 +74,7 @@ impl<P: Platform> Repair<'_, P> {
                 return Ok(());
             }
         }
-        let index = self.store.layout.segment_of(entry.address()).unwrap_or(0);
-        let seed = self.seeds.get(index as usize).copied().flatten();
-        let words = match seed {
-            Some(seed) => {
-                let (ws, segments) = (&mut self.ws, self.segments);
-                self.store
-                    .loader()
-                    .read(&mut ws.read, id, entry, seed, segments)
-            }
-            None => Err(Error::NotAnImage),
-        };
-        match words {
+        match self.read_node(id, entry) {
             Ok(words) if id.level == 0 => {
                 for (block, &word) in (first..end)
                     .zip(words.iter())
@@ -102,7 +94,7 @@ impl<P: Platform> Repair<'_, P> {
                 }
                 Ok(())
             }
-            Err(Error::Corrupt { .. } | Error::Io(_) | Error::NotAnImage) => {
+            Err(error) if error.is_damage() => {
                 let lost = &mut self.lost;
                 match source {
                     Source::Newest => {
@@ -116,6 +108,18 @@ impl<P: Platform> Repair<'_, P> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads a stored node of the table.
+    pub(super) fn read_node(&mut self, id: NodeId, entry: Entry) -> Result<Vec<u64>> {
+        let index = self.store.layout.segment_of(entry.address()).unwrap_or(0);
+        let Some(seed) = self.seeds.get(index as usize).copied().flatten() else {
+            return corrupt("segment header", self.store.layout.segment_offset(index));
+        };
+        let (ws, segments) = (&mut self.ws, self.segments);
+        self.store
+            .loader()
+            .read(&mut ws.read, id, entry, seed, segments)
     }
 
     /// Points a block to `entry`.
@@ -139,6 +143,12 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Applies the log to the table: of each part of it the records of those blocks that no table knows better.
     pub(super) fn replay(&mut self) -> Result {
+        self.replay_log()?;
+        self.begin_proof();
+        Ok(())
+    }
+
+    fn replay_log(&mut self) -> Result {
         for at in 0..self.incarnations.len() {
             let header = self.incarnations[at].header;
             let key = (header.epoch, header.salt);
@@ -359,6 +369,9 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Applies a zero record of the blocks up to `end`.
     fn zero(&mut self, block: u64, end: u64, era: Era) -> Result {
+        if era == Era::Late {
+            self.begin_proof();
+        }
         let whole = [(0, self.store.blocks())];
         let ranges: [&[(u64, u64)]; 2] = match era {
             Era::Old => [&self.lost, &[]],
@@ -370,8 +383,10 @@ impl<P: Platform> Repair<'_, P> {
                 self.store.map.lock().clear_uncounted(from, to)
             })?;
         }
-        if era == Era::Old {
-            return Ok(());
+        match era {
+            Era::Old => return Ok(()),
+            Era::Between => {}
+            Era::Late => self.prove_changed(block, end),
         }
         let certain = &mut self.certain;
         for ranges in [&self.lost, &self.older] {
@@ -384,6 +399,9 @@ impl<P: Platform> Repair<'_, P> {
 
     /// Points the blocks of a data record to the record.
     fn map_record(&mut self, header: &RecordHeader, mask: u32, address: u64, era: Era) -> Result {
+        if era == Era::Late {
+            self.begin_proof();
+        }
         let mut index = 0;
         for i in 0..u64::from(header.span) {
             let stored = (mask >> i) & 1 == 1;
@@ -400,6 +418,9 @@ impl<P: Platform> Repair<'_, P> {
                 }
             }
             index += u32::from(stored);
+        }
+        if era == Era::Late {
+            self.prove_changed(header.number, header.number + u64::from(header.span));
         }
         Ok(())
     }
