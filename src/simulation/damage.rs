@@ -64,9 +64,9 @@ enum Damage {
 }
 
 impl Damage {
-    /// Chooses one for a disk of `len` bytes whose sector table has its root at byte `root`. Most of the rest of the table
-    /// is near it.
-    fn choose(len: u64, root: u64, rng: &mut Rng) -> Self {
+    /// Chooses one for a disk of `len` bytes; with `root`, more often at this byte, where a checkpoint has the root of its
+    /// table and most of what has changed of the rest.
+    fn choose(len: u64, root: Option<u64>, rng: &mut Rng) -> Self {
         const UNIT: u64 = 512;
         // Small damage and large, at the end of the file and elsewhere.
         let size = match rng.below(4) {
@@ -80,10 +80,14 @@ impl Damage {
         if what < 2 {
             return Self::Cut(len - size);
         }
-        let from = match rng.below(4) {
-            0 => len - size,
-            1 => root.saturating_sub(rng.below(size)).min(len - size) / UNIT * UNIT,
-            _ => rng.below(len - size + 1) / UNIT * UNIT,
+        let (from, size) = match (root, rng.below(3)) {
+            (Some(root), 1) => {
+                let size = size.min(64 << 10);
+                let from = root.saturating_sub(rng.below(size));
+                (from.min(len - size) / UNIT * UNIT, size)
+            }
+            (_, 0) => (len - size, size),
+            _ => (rng.below(len - size + 1) / UNIT * UNIT, size),
         };
         let to = from + size;
         // Foreign superblocks in both slots, or one with its segments, make another image, or an older one, which
@@ -167,6 +171,8 @@ pub(super) struct Target<'a> {
     pub(super) state: &'a Found,
     /// How far the history had come when it crashed.
     pub(super) mark: Mark,
+    /// The damage is to hit the table more often.
+    pub(super) at_root: bool,
     /// Blocks that were written in the history before and after that.
     pub(super) written: &'a Written,
 }
@@ -188,7 +194,8 @@ pub(super) fn judge_repair(
     }
     let file = found.copy();
     let len = file.len().map_err(|e| e.to_string())?;
-    let root = newest(found).map_or(0, |s| s.map_root.address());
+    let root = newest(found).filter(|_| target.at_root);
+    let root = root.map(|s| s.map_root.address());
     let damage = Damage::choose(len, root, rng);
     damage.apply(&file, donors);
     report.repairs += 1;

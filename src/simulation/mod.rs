@@ -631,6 +631,7 @@ struct Damager {
     rng: Rng,
     donors: Option<damage::Donors>,
     written: provable::Written,
+    at_root: bool,
 }
 
 impl Damager {
@@ -640,6 +641,7 @@ impl Damager {
             rng: Rng(plan.seed ^ 0x6861_726d),
             donors: None,
             written: provable::Written::default(),
+            at_root: plan.sabotage == Some(Sabotage::IgnoreFingerprints),
         }
     }
 
@@ -664,6 +666,7 @@ impl Damager {
             found,
             state: &state,
             mark,
+            at_root: self.at_root,
             written: &self.written,
         };
         damage::judge_repair(history, &target, donors, &mut self.rng, report)?;
