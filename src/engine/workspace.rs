@@ -2,7 +2,7 @@
 //! [`Workspace`]: the memory one request needs, allocated before it is needed.
 
 use crate::engine::codec::Encoder;
-use crate::engine::format::{Entry, Layout, NODE_BYTES, NODE_ENTRIES};
+use crate::engine::format::{Entry, IncarnationId, Layout, NODE_BYTES, NODE_ENTRIES};
 use crate::engine::records::ReadBuffers;
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Vec};
@@ -18,8 +18,8 @@ pub struct Workspace<P: Platform> {
     pub(crate) encoder: Encoder<P>,
     /// The blocks of a record with holes, gathered.
     pub(crate) gather: Buf,
-    /// Entries and seeds of the blocks being read.
-    pub(crate) run: Vec<(Entry, u32)>,
+    /// Entries of the blocks being read, and the incarnations of the segments that they point into.
+    pub(crate) run: Vec<(Entry, IncarnationId)>,
     /// Words of a node being written.
     pub(crate) words: Vec<u64>,
 }

@@ -213,6 +213,8 @@ pub enum Sabotage {
     /// A leaf of the sector table is read, changed, stored elsewhere and evicted by other threads, and then installed as
     /// it was read.
     StaleLeaf,
+    /// Readers take a part of the log for written as soon as it is sealed.
+    EarlyWritten,
     /// A discard treats leaves of the sector table that are not in memory as unmapped.
     UnloadedHole,
     /// An atomic write becomes two records.
@@ -250,7 +252,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -282,6 +284,7 @@ impl Sabotage {
         Self::StaleLookUp,
         Self::StaleCache,
         Self::StaleLeaf,
+        Self::EarlyWritten,
         Self::UnloadedHole,
         Self::TornAtomic,
         Self::UnfairGrant,
@@ -308,7 +311,11 @@ impl Sabotage {
     pub fn is_race(self) -> bool {
         matches!(
             self,
-            Self::StaleLookUp | Self::StaleCache | Self::StaleLeaf | Self::UnloadedHole
+            Self::StaleLookUp
+                | Self::StaleCache
+                | Self::StaleLeaf
+                | Self::EarlyWritten
+                | Self::UnloadedHole
         )
     }
 }

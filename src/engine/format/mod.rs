@@ -24,7 +24,7 @@ pub use self::fingerprints::{fingerprint, Fingerprints, FINGERPRINTS, RANGES, ST
 pub use self::layout::{DeviceSize, Layout};
 pub use self::node::{decode_node, encode_node, NodeId, NODE_BYTES, NODE_ENTRIES, NODE_SHIFT};
 pub use self::record::{Kind, RecordHeader, MAX_SPAN, RECORD_HEADER};
-pub use self::segment::{seed, SegmentHeader, SEGMENT_HEADER};
+pub use self::segment::{seed, IncarnationId, SegmentHeader, SEGMENT_HEADER};
 pub use self::superblock::{LogPosition, Superblock, FORMAT_VERSION, SUPERBLOCK_RECORD};
 pub use self::usage::SegmentUsage;
 

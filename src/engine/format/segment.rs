@@ -9,6 +9,22 @@ pub const SEGMENT_HEADER: usize = 96;
 
 const MAGIC: &[u8; 8] = b"cloopSEG";
 
+/// What tells one incarnation of a segment from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IncarnationId {
+    /// Its place in the log. 0 if it began before the image was opened.
+    pub seq: u64,
+    /// Checksum seed of its records.
+    pub seed: u32,
+}
+
+impl IncarnationId {
+    /// The incarnation with this seed, which began before the image was opened.
+    pub fn before_opening(seed: u32) -> Self {
+        Self { seq: 0, seed }
+    }
+}
+
 /// Names one incarnation of a segment: from the log entering it until it is free again.
 ///
 /// ```text

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Reader`]: the read path.
 
-use crate::engine::format::{corrupt, Entry, NodeId, BLOCK_SIZE, NODE_ENTRIES};
+use crate::engine::format::{corrupt, Entry, IncarnationId, NodeId, BLOCK_SIZE, NODE_ENTRIES};
 use crate::engine::map::load::{Loader, Missing};
 use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Found;
@@ -51,8 +51,8 @@ impl<'a, P: Platform> Reader<'a, P> {
         Ok(())
     }
 
-    /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to `ws.run`, with the seeds of the
-    /// segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and `ws.run`
+    /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to `ws.run`, with the
+    /// incarnations of the segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and `ws.run`
     /// stays empty.
     fn look_up(&self, ws: &mut Workspace<P>, block: u64, max: u64) -> Result<u64> {
         ws.run.clear();
@@ -71,12 +71,12 @@ impl<'a, P: Platform> Reader<'a, P> {
             };
             let n = max.min(NodeId::leaf(block).end_block() - block);
             let first = block as usize % NODE_ENTRIES;
-            let mut last = (0, 0);
+            let mut last = (0, IncarnationId::before_opening(0));
             for &word in &leaf[first..first + n as usize] {
                 let entry = Entry(word);
                 // Neighbouring blocks mostly lie in the same record, so their segment is looked up once.
                 if !entry.is_hole() && last.0 != entry.address() {
-                    last = (entry.address(), map.seed(entry)?);
+                    last = (entry.address(), map.incarnation(entry)?);
                 }
                 ws.run.push((entry, last.1))?;
             }
@@ -96,7 +96,7 @@ impl<'a, P: Platform> Reader<'a, P> {
         let n = n as usize;
         let mut i = 0;
         while i < n {
-            let (entry, seed) = ws.run[i];
+            let (entry, incarnation) = ws.run[i];
             if entry.is_hole() {
                 out[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE].fill(0);
                 i += 1;
@@ -109,7 +109,7 @@ impl<'a, P: Platform> Reader<'a, P> {
             }
             let part = &mut out[i * BLOCK_SIZE..end * BLOCK_SIZE];
             let at = block + i as u64;
-            if let Err(error) = self.read_record(ws, at, entry, seed, part) {
+            if let Err(error) = self.read_record(ws, at, entry, incarnation, part) {
                 let stale = matches!(error, Error::Corrupt { .. });
                 if !stale || P::sabotaged(Sabotage::StaleLookUp) {
                     return Err(error);
@@ -121,7 +121,7 @@ impl<'a, P: Platform> Reader<'a, P> {
                 }
                 self.look_up(ws, at, 1)?;
                 let now = ws.run.first().copied();
-                if now == Some((entry, seed)) {
+                if now == Some((entry, incarnation)) {
                     count(self.damaged, 1);
                     return Err(error);
                 }
@@ -132,19 +132,19 @@ impl<'a, P: Platform> Reader<'a, P> {
         Ok(n as u64)
     }
 
-    /// Reads neighbouring blocks of one record, which was found at `entry` in a segment with this seed. The first of them is
-    /// `block`. Nothing of the record is used before its CRC and its fields were checked (I18).
+    /// Reads neighbouring blocks of one record, which was found at `entry` in this incarnation of its segment. The first of
+    /// them is `block`. Nothing of the record is used before its CRC and its fields were checked (I18).
     fn read_record(
         &self,
         ws: &mut Workspace<P>,
         block: u64,
         entry: Entry,
-        seed: u32,
+        incarnation: IncarnationId,
         out: &mut [u8],
     ) -> Result {
         let key = RecordKey {
             address: entry.address(),
-            seed,
+            seed: incarnation.seed,
         };
         let index = entry.index();
         if self.cache.get(key, block, index, out) {
@@ -152,7 +152,9 @@ impl<'a, P: Platform> Reader<'a, P> {
         }
         let buffers = &mut ws.read;
         let decompressor = &mut buffers.decompressor;
-        let (header, payload) = self.records.record(entry, seed, &mut buffers.record)?;
+        let (header, payload) = self
+            .records
+            .record(entry, incarnation, &mut buffers.record)?;
         let mask = header.mask(payload);
         let n = out.len() / BLOCK_SIZE;
         let Some(mask) = mask.filter(|&m| holds(block, n, index, header.number, m)) else {

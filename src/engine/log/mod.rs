@@ -38,11 +38,14 @@ pub(crate) use self::state::LogState;
 use self::reserve::Limit;
 use self::segment::Current;
 use crate::engine::access::Access;
-use crate::engine::format::{self, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER};
+use crate::engine::format::{
+    self, IncarnationId, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER,
+};
 use crate::engine::space::{Allocator, CheckpointCost, Space, SpaceClass};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Unique, Vec};
 use crate::platform::{Monitor, Platform, Rank};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Buffers of one segment each: the bound on what is dirty in memory.
 const BUFFERS: usize = 8;
@@ -57,6 +60,9 @@ pub(crate) struct Log<P: Platform> {
     layout: Layout,
     epoch: u64,
     salt: u64,
+    /// Log position below which the buffers of the log hold nothing that is not in the backing file. It is read without
+    /// the lock, and only grows.
+    written: AtomicU64,
 }
 
 /// The lock of the log, held. It gives access to the [`LogState`].
@@ -91,6 +97,7 @@ impl<P: Platform> Log<P> {
             layout,
             epoch: superblock.epoch,
             salt: superblock.salt,
+            written: AtomicU64::new(0),
         })
     }
 
@@ -108,6 +115,24 @@ impl<P: Platform> Log<P> {
         self.lsn(position.seq, position.offset)
     }
 
+    /// Publishes how much of the log is in the backing file.
+    fn publish_written(&self, state: &LogState) {
+        let open = match (&state.open, state.current) {
+            (Some(open), Some(current)) => self.lsn(current.seq, open.start),
+            _ => state.appended,
+        };
+        // Sealed chunks are in the order of the log, and before the open one.
+        let written = state.chunks.first().map_or(open, |chunk| chunk.lsn);
+        self.written.fetch_max(written, Ordering::Release);
+    }
+
+    /// Whether the record at byte `address` of the image, in this incarnation of its segment, may be in a buffer of the
+    /// log only. Takes no lock.
+    fn may_hold(&self, incarnation: IncarnationId, address: u64) -> bool {
+        let lsn = self.lsn(incarnation.seq, self.layout.offset_in_segment(address));
+        lsn >= self.written.load(Ordering::Acquire)
+    }
+
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result {
         let index = self.reserve(file, Limit::Backing)?;
@@ -121,6 +146,7 @@ impl<P: Platform> Log<P> {
         let mut state = self.lock();
         self.begin(&mut state, index, seq, next, None);
         state.begin_epoch(seq, self.lsn(seq, SEGMENT_HEADER as u32));
+        self.publish_written(&state);
         Ok(())
     }
 

@@ -9,7 +9,8 @@ use super::Log;
 use crate::engine::format::{Kind, RecordHeader, SegmentHeader, BLOCK_SIZE, SEGMENT_HEADER};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Unique};
-use crate::platform::Platform;
+use crate::platform::{Platform, Sabotage};
+use core::sync::atomic::Ordering;
 
 /// Why a chunk ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,9 @@ impl<P: Platform> Log<P> {
             unused: end_of_segment - unused..end_of_segment,
             buf: open.buf.share(),
         };
+        if P::sabotaged(Sabotage::EarlyWritten) {
+            self.written.fetch_max(lsn, Ordering::Release);
+        }
         state.current = Some(current);
         // The capacity was allocated with the pool: there are never more chunks than buffers.
         state.chunks.push(chunk)

@@ -3,6 +3,7 @@
 
 use super::chunk::ChunkState;
 use super::{Due, Log, LogGuard};
+use crate::engine::format::IncarnationId;
 use crate::engine::Result;
 use crate::platform::mem::Unique;
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
@@ -63,6 +64,7 @@ impl<P: Platform> Log<P> {
                     // Within the capacity the pool was made with.
                     let _ = state.pool.push(buf);
                 }
+                self.publish_written(&state);
             }
             (Err(error), Some(at)) if state.try_again::<P>(error) => {
                 if P::sabotaged(Sabotage::ForgottenRetry) {
@@ -104,9 +106,18 @@ impl<P: Platform> Log<P> {
         state
     }
 
-    /// If byte `address` of the image lies in a part of the log that is still in memory, copies what
-    /// follows it there to the start of `out` and returns how many bytes that were.
-    pub(crate) fn read_memory(&self, address: u64, out: &mut [u8]) -> Option<usize> {
+    /// If byte `address` of the image, in this incarnation of its segment, lies in a part of the log that is still in
+    /// memory, copies what follows it there to the start of `out` and returns how many bytes that were. Most records are
+    /// in the backing file for long, and cost no lock.
+    pub(crate) fn read_memory(
+        &self,
+        incarnation: IncarnationId,
+        address: u64,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        if !self.may_hold(incarnation, address) {
+            return None;
+        }
         let state = self.lock();
         let mut copy = |bytes: &[u8], start: u64| {
             let at = (address - start) as usize;

@@ -3,7 +3,7 @@
 
 use super::shared::SharedMap;
 use super::table::Found;
-use crate::engine::format::{corrupt, Entry, Kind, NodeId, NODE_ENTRIES};
+use crate::engine::format::{corrupt, Entry, IncarnationId, Kind, NodeId, NODE_ENTRIES};
 use crate::engine::log::Log;
 use crate::engine::records::{ReadBuffers, Records};
 use crate::engine::Result;
@@ -35,8 +35,8 @@ struct Stored {
     id: NodeId,
     entry: Entry,
     detached: bool,
-    /// Checksum seed of its segment.
-    seed: u32,
+    /// The incarnation of its segment.
+    incarnation: IncarnationId,
     /// Number of segments when its entry was found.
     segments: u64,
 }
@@ -95,7 +95,7 @@ impl<'a, P: Platform> Loader<'a, P> {
             };
             // A node that failed is tried again only if another is stored there or elsewhere meanwhile.
             if let Some((place, error)) = failed {
-                if place == (stored.id, stored.entry, stored.seed) {
+                if place == (stored.id, stored.entry, stored.incarnation) {
                     return Err(error);
                 }
             }
@@ -103,11 +103,11 @@ impl<'a, P: Platform> Loader<'a, P> {
                 buffers,
                 stored.id,
                 stored.entry,
-                stored.seed,
+                stored.incarnation,
                 stored.segments,
             ) {
                 Ok(words) => self.install(&stored, words)?,
-                Err(error) => failed = Some(((stored.id, stored.entry, stored.seed), error)),
+                Err(error) => failed = Some(((stored.id, stored.entry, stored.incarnation), error)),
             }
         }
     }
@@ -145,7 +145,7 @@ impl<'a, P: Platform> Loader<'a, P> {
                 id,
                 entry,
                 detached,
-                seed: map.seed(entry)?,
+                incarnation: map.incarnation(entry)?,
                 segments: map.segment_count(),
             }));
         }
@@ -155,8 +155,8 @@ impl<'a, P: Platform> Loader<'a, P> {
     fn install(&self, stored: &Stored, words: Vec<u64>) -> Result {
         let mut map = self.map.lock();
         // The table may have stored the node elsewhere, its segment been used again, and the node stored at the same
-        // place once more: the entry is the same then, and the seed is another.
-        if map.seed(stored.entry)? != stored.seed {
+        // place once more: the entry is the same then, and the incarnation is another.
+        if map.incarnation(stored.entry)? != stored.incarnation {
             return Ok(());
         }
         let mut entry = stored.entry;
@@ -171,7 +171,7 @@ impl<'a, P: Platform> Loader<'a, P> {
         }
     }
 
-    /// Reads and verifies the node `id` that is stored at `entry` in a segment with this seed, when the image has
+    /// Reads and verifies the node `id` that is stored at `entry` in this incarnation of a segment, when the image has
     /// `segments` segments.
     ///
     /// # Errors
@@ -182,10 +182,12 @@ impl<'a, P: Platform> Loader<'a, P> {
         buffers: &mut ReadBuffers<P>,
         id: NodeId,
         entry: Entry,
-        seed: u32,
+        incarnation: IncarnationId,
         segments: u64,
     ) -> Result<Vec<u64>> {
-        let words = self.records.node(buffers, Kind::MapNode, id, entry, seed)?;
+        let words = self
+            .records
+            .node(buffers, Kind::MapNode, id, entry, incarnation)?;
         // Segments may come into use meanwhile, but no stored node points to those yet.
         let plausible = |&word| Entry(word).plausible(self.records.layout, segments);
         match words.iter().all(plausible) {
@@ -234,7 +236,7 @@ mod tests {
                 &mut ws.read,
                 stored.id,
                 stored.entry,
-                stored.seed,
+                stored.incarnation,
                 stored.segments,
             )
             .unwrap();
@@ -243,7 +245,7 @@ mod tests {
             address: stored.entry.address(),
             segment,
             seq: 1 << 20,
-            seed: !stored.seed,
+            seed: !stored.incarnation.seed,
             before: None,
         };
         store.map.lock().enter(&again).unwrap();

@@ -116,11 +116,11 @@ fn reap_node<P: Platform>(
     id: NodeId,
     entry: Entry,
 ) -> Result {
-    let (seed, segments) = {
+    let (incarnation, segments) = {
         let map = loader.map.lock();
-        (map.seed(entry)?, map.segment_count())
+        (map.incarnation(entry)?, map.segment_count())
     };
-    let words = loader.read(buffers, id, entry, seed, segments)?;
+    let words = loader.read(buffers, id, entry, incarnation, segments)?;
     let log = loader.log().lock();
     let mut map = loader.map.lock();
     // A write there may have reattached the node meanwhile.

@@ -3,7 +3,7 @@
 
 use super::usage::{Counted, Segment, State, Total};
 use super::Map;
-use crate::engine::format::Entry;
+use crate::engine::format::{Entry, IncarnationId};
 use crate::engine::log::Placed;
 use crate::engine::{Error, Result};
 use core::ops::Range;
@@ -29,14 +29,14 @@ impl Map {
         self.usage.next_dead(range)
     }
 
-    /// The checksum seed of the segment that an entry points into.
+    /// The present incarnation of the segment that an entry points into.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] when there is no such segment.
-    pub(crate) fn seed(&self, entry: Entry) -> Result<u32> {
+    pub(crate) fn incarnation(&self, entry: Entry) -> Result<IncarnationId> {
         match self.usage.at(entry.address()) {
-            Some(segment) => Ok(segment.seed()),
+            Some(segment) => Ok(segment.incarnation()),
             None => Err(Error::Corrupt {
                 what: "sector table entry",
                 offset: entry.address(),

@@ -5,8 +5,8 @@ pub(crate) mod cache;
 
 use crate::engine::codec::Decompressor;
 use crate::engine::format::{
-    corrupt, decode_node, Entry, Kind, Layout, NodeId, RecordHeader, BLOCK_SIZE, NODE_BYTES,
-    NODE_ENTRIES, RECORD_HEADER,
+    corrupt, decode_node, Entry, IncarnationId, Kind, Layout, NodeId, RecordHeader, BLOCK_SIZE,
+    NODE_BYTES, NODE_ENTRIES, RECORD_HEADER,
 };
 use crate::engine::log::Log;
 use crate::engine::Result;
@@ -46,21 +46,29 @@ pub(crate) struct Records<'a, P: Platform> {
 
 impl<P: Platform> Records<'_, P> {
     /// Reads the sectors of a record into `out` and returns the record's bytes and what follows.
-    fn fetch<'b>(&self, entry: Entry, out: &'b mut Buf) -> Result<&'b [u8]> {
+    fn fetch<'b>(
+        &self,
+        entry: Entry,
+        incarnation: IncarnationId,
+        out: &'b mut Buf,
+    ) -> Result<&'b [u8]> {
         let address = entry.address();
-        if let Some(n) = self.log.read_memory(address, out) {
-            return Ok(&out[..n]);
-        }
         let len = entry.sectors() * BLOCK_SIZE;
         if len > out.len() {
             return corrupt("sector table entry", address);
         }
         let skip = (address % BLOCK_SIZE as u64) as usize;
+        if let Some(n) = self
+            .log
+            .read_memory(incarnation, address, &mut out[..len - skip])
+        {
+            return Ok(&out[..n]);
+        }
         self.file.read_at(&mut out[..len], address - skip as u64)?;
         Ok(&out[skip..len])
     }
 
-    /// Reads and verifies the record at `entry`, in a segment with this seed. Returns its header and payload.
+    /// Reads and verifies the record at `entry`, in this incarnation of its segment. Returns its header and payload.
     ///
     /// # Errors
     ///
@@ -69,12 +77,12 @@ impl<P: Platform> Records<'_, P> {
     pub(crate) fn record<'b>(
         &self,
         entry: Entry,
-        seed: u32,
+        incarnation: IncarnationId,
         out: &'b mut Buf,
     ) -> Result<(RecordHeader, &'b [u8])> {
-        let bytes = self.fetch(entry, out)?;
-        match RecordHeader::decode::<P>(bytes, seed, self.layout.offset_in_segment(entry.address()))
-        {
+        let bytes = self.fetch(entry, incarnation, out)?;
+        let offset = self.layout.offset_in_segment(entry.address());
+        match RecordHeader::decode::<P>(bytes, incarnation.seed, offset) {
             Some(found) => Ok(found),
             None => corrupt("record", entry.address()),
         }
@@ -91,9 +99,9 @@ impl<P: Platform> Records<'_, P> {
         kind: Kind,
         id: NodeId,
         entry: Entry,
-        seed: u32,
+        incarnation: IncarnationId,
     ) -> Result<Vec<u64>> {
-        let (header, payload) = self.record(entry, seed, &mut buffers.record)?;
+        let (header, payload) = self.record(entry, incarnation, &mut buffers.record)?;
         let bytes = &mut buffers.blocks[..NODE_BYTES];
         let place = match kind {
             Kind::MapNode => entry.node(),

@@ -3,8 +3,8 @@
 
 use crate::engine::access::Access;
 use crate::engine::format::{
-    fingerprint, Entry, Fingerprints, Layout, NodeId, SegmentHeader, Superblock, BLOCK_SIZE,
-    FINGERPRINTS, NODE_ENTRIES, NODE_SHIFT, SUPERBLOCK_OFFSETS, UNIT,
+    fingerprint, Entry, Fingerprints, IncarnationId, Layout, NodeId, SegmentHeader, Superblock,
+    BLOCK_SIZE, FINGERPRINTS, NODE_ENTRIES, NODE_SHIFT, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
@@ -292,12 +292,15 @@ impl<P: Platform> Check<'_, P> {
 
     // The recursion is as deep as the tree: at most 5 levels.
     fn detached_subtree(&mut self, id: NodeId, entry: Entry) -> Result {
-        let (seed, segments) = {
+        let (incarnation, segments) = {
             let map = self.store.map.lock();
-            (map.seed(entry)?, map.segment_count())
+            (map.incarnation(entry)?, map.segment_count())
         };
         let (store, ws) = (self.store, &mut self.ws);
-        let words = match store.loader().read(&mut ws.read, id, entry, seed, segments) {
+        let words = match store
+            .loader()
+            .read(&mut ws.read, id, entry, incarnation, segments)
+        {
             Ok(words) => words,
             Err(error) if error.is_damage() => {
                 self.find(error, None, false);
@@ -325,7 +328,7 @@ impl<P: Platform> Check<'_, P> {
 
     /// Verifies every record a leaf points to.
     fn leaf(&mut self, block: u64) -> Result {
-        let mut run: Vec<(Entry, u32)> = Vec::with_capacity(NODE_ENTRIES)?;
+        let mut run: Vec<(Entry, IncarnationId)> = Vec::with_capacity(NODE_ENTRIES)?;
         {
             let map = self.store.map.lock();
             let Some(leaf) = map.leaf(block) else {
@@ -333,8 +336,11 @@ impl<P: Platform> Check<'_, P> {
             };
             for &word in leaf {
                 let entry = Entry(word);
-                let seed = if entry.is_hole() { 0 } else { map.seed(entry)? };
-                run.push((entry, seed))?;
+                let incarnation = match entry.is_hole() {
+                    true => IncarnationId::before_opening(0),
+                    false => map.incarnation(entry)?,
+                };
+                run.push((entry, incarnation))?;
             }
         }
         let first = NodeId::leaf(block).index * NODE_ENTRIES as u64;
@@ -343,7 +349,7 @@ impl<P: Platform> Check<'_, P> {
         let mut last: Option<(u64, Option<Held>)> = None;
         // The block after the last one that was reported with that record.
         let mut reported = 0;
-        for (block, &(entry, seed)) in (first..).zip(run.iter()) {
+        for (block, &(entry, incarnation)) in (first..).zip(run.iter()) {
             if entry.is_hole() {
                 continue;
             }
@@ -366,7 +372,7 @@ impl<P: Platform> Check<'_, P> {
                         .take_while(|other| other.0.address() == entry.address())
                         .count();
                     reported = block + lost as u64;
-                    self.record(entry, seed, (block, lost as u64))?
+                    self.record(entry, incarnation, (block, lost as u64))?
                 }
             };
             last = Some((entry.address(), holds));
@@ -389,13 +395,18 @@ impl<P: Platform> Check<'_, P> {
 
     /// Verifies one record, its decompressed length included. `lost` names the blocks that depend on it: first and
     /// number.
-    fn record(&mut self, entry: Entry, seed: u32, lost: (u64, u64)) -> Result<Option<Held>> {
+    fn record(
+        &mut self,
+        entry: Entry,
+        incarnation: IncarnationId,
+        lost: (u64, u64),
+    ) -> Result<Option<Held>> {
         self.summary.records += 1;
         let ws = &mut self.ws;
         let error = match self
             .store
             .records()
-            .record(entry, seed, &mut ws.read.record)
+            .record(entry, incarnation, &mut ws.read.record)
         {
             Ok((header, payload)) => {
                 let mask = header.mask(payload);

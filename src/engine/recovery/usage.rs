@@ -2,8 +2,8 @@
 //! Loading the segment usage that a checkpoint stored.
 
 use crate::engine::format::{
-    corrupt, height_for, Entry, Kind, NodeId, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
-    NODE_ENTRIES,
+    corrupt, height_for, Entry, IncarnationId, Kind, NodeId, SegmentHeader, Superblock, BLOCK_SIZE,
+    DATA_START, NODE_ENTRIES,
 };
 use crate::engine::map::usage::Counted;
 use crate::engine::space::MAX_UNCOVERED;
@@ -75,10 +75,10 @@ fn load_node<P: Platform>(
     if entry.is_hole() || !entry.plausible(&store.layout, superblock.segments) {
         return corrupt("segment usage", entry.address());
     }
-    let seed = seed_on_disk(store, entry, page)?;
+    let incarnation = IncarnationId::before_opening(seed_on_disk(store, entry, page)?);
     let words = store
         .records()
-        .node(&mut ws.read, Kind::UsageNode, id, entry, seed)?;
+        .node(&mut ws.read, Kind::UsageNode, id, entry, incarnation)?;
     let segments = superblock.usage_segments;
     if level == 0 {
         let counted = match superblock.detached && !P::sabotaged(Sabotage::StrictCounts) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! [`Segment`]: the counts of one segment, and the states it goes through.
 
-use crate::engine::format::{Entry, Layout, SegmentUsage, UNIT};
+use crate::engine::format::{Entry, IncarnationId, Layout, SegmentUsage, UNIT};
 use crate::engine::map::table::Visibility;
 use core::ops::Range;
 
@@ -132,6 +132,14 @@ impl Segment {
     /// Checksum seed of the present incarnation.
     pub(crate) fn seed(&self) -> u32 {
         self.seed
+    }
+
+    /// The present incarnation.
+    pub(crate) fn incarnation(&self) -> IncarnationId {
+        IncarnationId {
+            seq: self.seq,
+            seed: self.seed,
+        }
     }
 
     /// Sequence number of the present incarnation; 0 when it began before the image was opened.

@@ -18,8 +18,8 @@ use self::replay::Source;
 use crate::engine::access::Access;
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{
-    Entry, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START, NODE_ENTRIES,
-    SEGMENT_HEADER, UNIT,
+    Entry, IncarnationId, NodeId, RecordHeader, SegmentHeader, Superblock, BLOCK_SIZE, DATA_START,
+    NODE_ENTRIES, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::freeing;
 use crate::engine::map::range::Part;
@@ -500,7 +500,7 @@ impl<P: Platform> Repair<'_, P> {
     fn drop_missing(&mut self) -> Result {
         let (layout, blocks) = (self.store.layout, self.store.blocks());
         let size = u64::from(layout.segment_size);
-        let mut doubtful: Vec<(u64, Entry, u32)> = Vec::new();
+        let mut doubtful: Vec<(u64, Entry, IncarnationId)> = Vec::new();
         self.store
             .map
             .lock()
@@ -514,13 +514,13 @@ impl<P: Platform> Repair<'_, P> {
                     let index = layout.segment_of(Entry(word).address());
                     let segment = index.and_then(|index| map.segment(index));
                     if let Some(segment) = segment.filter(|s| word != 0 && s.live_bytes() > size) {
-                        doubtful.push((block, Entry(word), segment.seed()))?;
+                        doubtful.push((block, Entry(word), segment.incarnation()))?;
                     }
                 }
                 Ok(())
             })?;
-        for &(block, entry, seed) in doubtful.iter() {
-            let Some(error) = self.unreadable(block, entry, seed)? else {
+        for &(block, entry, incarnation) in doubtful.iter() {
+            let Some(error) = self.unreadable(block, entry, incarnation)? else {
                 continue;
             };
             let mut map = self.store.map.lock();
@@ -561,7 +561,11 @@ impl<P: Platform> Repair<'_, P> {
                 let seed = self.seeds.get(index as usize).copied().flatten();
                 let error = match entry.is_hole() {
                     true => None,
-                    false => self.unreadable(block, entry, seed.unwrap_or(0))?,
+                    false => self.unreadable(
+                        block,
+                        entry,
+                        IncarnationId::before_opening(seed.unwrap_or(0)),
+                    )?,
                 };
                 match (error, &mut lost) {
                     (Some(_), Some((_, _, count))) => *count += 1,
@@ -587,11 +591,16 @@ impl<P: Platform> Repair<'_, P> {
     }
 
     /// Reads the record of a block. Returns the damage of it.
-    fn unreadable(&mut self, block: u64, entry: Entry, seed: u32) -> Result<Option<Error>> {
+    fn unreadable(
+        &mut self,
+        block: u64,
+        entry: Entry,
+        incarnation: IncarnationId,
+    ) -> Result<Option<Error>> {
         let read = self
             .store
             .records()
-            .record(entry, seed, &mut self.ws.read.record);
+            .record(entry, incarnation, &mut self.ws.read.record);
         match read {
             Ok((header, payload)) => {
                 let mask = header.mask(payload).unwrap_or(0);

@@ -4,7 +4,8 @@
 use super::incarnations::Epoch;
 use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
-    corrupt, le64, Entry, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER, UNIT,
+    corrupt, le64, Entry, IncarnationId, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER,
+    UNIT,
 };
 use crate::engine::io::zero::zero_end;
 use crate::engine::recovery::{ends_unread, read_around};
@@ -117,9 +118,10 @@ impl<P: Platform> Repair<'_, P> {
             return corrupt("segment header", self.store.layout.segment_offset(index));
         };
         let (ws, segments) = (&mut self.ws, self.segments);
+        let incarnation = IncarnationId::before_opening(seed);
         self.store
             .loader()
-            .read(&mut ws.read, id, entry, seed, segments)
+            .read(&mut ws.read, id, entry, incarnation, segments)
     }
 
     /// Points a block to `entry`.
