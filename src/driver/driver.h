@@ -55,9 +55,8 @@ void cloop_shrinker_free(struct cloop_shrinker *own);
 
 /* shrinker.rs */
 
-unsigned long cloop_server_table_pages(const struct cloop_server *server);
-void cloop_server_shed_table(const struct cloop_server *server,
-			     unsigned long pages);
+unsigned long cloop_server_pages(const struct cloop_server *server);
+void cloop_server_shed(const struct cloop_server *server, unsigned long pages);
 
 /* sysfs.c */
 

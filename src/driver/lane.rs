@@ -65,12 +65,4 @@ impl Lane {
             Self::Flush => cpus.clamp(2, 16),
         }
     }
-
-    /// Workers with memory of their own. A flush needs none.
-    pub(crate) fn workers(self) -> usize {
-        match self {
-            Self::Flush => 0,
-            other => other.width(),
-        }
-    }
 }

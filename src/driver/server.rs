@@ -3,11 +3,11 @@
 
 use crate::block::{Operation, Request};
 use crate::c;
-use crate::engine::{self, Volume, BLOCK_SIZE};
+use crate::engine::{self, ReadBuffers, Volume, Workspace, BLOCK_SIZE};
 use crate::error::{errno, status};
 use crate::lane::Lane;
 use crate::platform::kernel::Kernel;
-use crate::pool::{Pool, Worker};
+use crate::pool::{Pool, Writer};
 use crate::ratelimit::RateLimit;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
@@ -16,8 +16,11 @@ use kernel::prelude::*;
 pub(crate) struct Server {
     index: usize,
     volume: Volume<Kernel>,
-    /// The workers of each lane, in the order of [`Lane::ALL`].
-    pools: [Pool; Lane::ALL.len()],
+    /// What the workers of each [`Lane`] work with. Flushes need nothing.
+    readers: Pool<ReadBuffers<Kernel>>,
+    writers: Pool<Writer>,
+    metadata_writers: Pool<Writer>,
+    discards: Pool<Workspace<Kernel>>,
     /// Limit of the messages: a damaged image or a full backing file would repeat them endlessly.
     messages: RateLimit,
     /// True if user space was told last that there is no space.
@@ -33,17 +36,15 @@ pub(crate) struct Server {
 impl Server {
     /// Makes the server of device `index`.
     pub(crate) fn new(index: usize, volume: Volume<Kernel>) -> Result<Self> {
-        let make = |lane: Lane| Pool::new(&volume, lane.workers()).map_err(errno);
-        let [read, write, metadata, discard, flush] = Lane::ALL;
+        let writers = |lane: Lane| Pool::new(lane.width(), || Writer::new(&volume));
+        let readers = Pool::new(Lane::Read.width(), || volume.read_buffers());
+        let discards = Pool::new(Lane::Discard.width(), || volume.workspace());
         Ok(Self {
             index,
-            pools: [
-                make(read)?,
-                make(write)?,
-                make(metadata)?,
-                make(discard)?,
-                make(flush)?,
-            ],
+            readers: readers.map_err(errno)?,
+            writers: writers(Lane::Write).map_err(errno)?,
+            metadata_writers: writers(Lane::Metadata).map_err(errno)?,
+            discards: discards.map_err(errno)?,
             volume,
             messages: RateLimit::new(index)?,
             full: AtomicBool::new(false),
@@ -129,26 +130,29 @@ impl Server {
     /// [`warning_changed`](Self::warning_changed).
     pub(crate) fn serve(&self, mut request: Request) {
         let operation = request.operation();
-        let pool = &self.pools[Lane::of(operation) as usize];
         let result = match operation {
-            Operation::Read => pool.with(|worker| self.read(worker, &mut request)),
+            Operation::Read => self.readers.with(|buffers| {
+                let (block, count) = request.range();
+                self.volume.read_to(buffers, block, count, &mut request)
+            }),
             Operation::Write {
                 fua,
                 metadata,
                 atomic,
-            } => pool
-                .with(|worker| match atomic {
-                    true => self.write_atomic(worker, &mut request),
-                    false => self.write(worker, &mut request, metadata),
+            } => self
+                .writers(metadata)
+                .with(|writer| match atomic {
+                    true => self.write_atomic(writer, &mut request),
+                    false => self.write(writer, &mut request, metadata),
                 })
                 .and_then(|()| match fua {
                     true => self.volume.force_unit_access(),
                     false => Ok(()),
                 }),
             Operation::Flush => self.volume.flush(),
-            Operation::Zero => pool.with(|worker| {
+            Operation::Zero => self.discards.with(|workspace| {
                 let (block, count) = request.range();
-                self.volume.zero(&mut worker.workspace, block, count)
+                self.volume.zero(workspace, block, count)
             }),
             Operation::Unknown => return request.end(c::BLK_STS_NOTSUPP),
         };
@@ -185,17 +189,16 @@ impl Server {
         Ok(())
     }
 
-    fn read(&self, worker: &mut Worker, request: &mut Request) -> engine::Result {
-        let Worker { bounce, workspace } = worker;
-        self.for_each_record(request.range(), |block, len| {
-            let buf = &mut bounce[..len];
-            self.volume.read(workspace, block, buf)?;
-            covered(request.copy_in(buf))
-        })
+    /// What the workers of a lane of writes work with.
+    fn writers(&self, metadata: bool) -> &Pool<Writer> {
+        match metadata {
+            true => &self.metadata_writers,
+            false => &self.writers,
+        }
     }
 
-    fn write(&self, worker: &mut Worker, request: &mut Request, metadata: bool) -> engine::Result {
-        let Worker { bounce, workspace } = worker;
+    fn write(&self, writer: &mut Writer, request: &mut Request, metadata: bool) -> engine::Result {
+        let Writer { bounce, workspace } = writer;
         self.for_each_record(request.range(), |block, len| {
             let buf = &mut bounce[..len];
             covered(request.copy_out(buf))?;
@@ -208,8 +211,8 @@ impl Server {
 
     /// Writes a request that a crash must leave as a whole or not at all. The limits of the disk keep it within one
     /// record.
-    fn write_atomic(&self, worker: &mut Worker, request: &mut Request) -> engine::Result {
-        let Worker { bounce, workspace } = worker;
+    fn write_atomic(&self, writer: &mut Writer, request: &mut Request) -> engine::Result {
+        let Writer { bounce, workspace } = writer;
         let (block, count) = request.range();
         let buf = bounce
             .get_mut(..count as usize * BLOCK_SIZE)

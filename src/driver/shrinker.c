@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The shrinker of a device: when the kernel is short of memory, the device
- * gives back memory of its sector table. A work item does it, because the thread
+ * gives back that of large reads, decompressed records and parts of its sector
+ * table. A work item does it, because the thread
  * that is short of memory may hold any lock of the engine.
  */
 #include <linux/atomic.h>
@@ -12,7 +13,7 @@
 #include "driver.h"
 #include "../platform/kernel/platform.h"
 
-/* Pages of a sector table that is too small to be worth shrinking. */
+/* Pages that are too few to be worth shrinking. */
 #define CLOOP_SHRINK_FLOOR	16
 /* Pages that the kernel asks for at once: 4 MiB. */
 #define CLOOP_SHRINK_BATCH	1024
@@ -37,14 +38,14 @@ static void shed(struct work_struct *work)
 		container_of(work, struct cloop_shrinker, shed);
 	unsigned int saved = cloop_io_begin();
 
-	cloop_server_shed_table(own->server, atomic_long_xchg(&own->pages, 0));
+	cloop_server_shed(own->server, atomic_long_xchg(&own->pages, 0));
 	cloop_io_end(saved);
 }
 
 static unsigned long count(struct shrinker *shrinker, struct shrink_control *sc)
 {
 	struct cloop_shrinker *own = shrinker->private_data;
-	unsigned long pages = cloop_server_table_pages(own->server);
+	unsigned long pages = cloop_server_pages(own->server);
 
 	return pages > CLOOP_SHRINK_FLOOR ? pages : SHRINK_EMPTY;
 }

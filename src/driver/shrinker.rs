@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The shrinker of a device: it gives back memory of the sector table when the kernel is short of it.
+//! The shrinker of a device: it gives back memory that the device can do without when the kernel is short of it.
 
 use crate::c;
 use crate::server::Server;
@@ -26,7 +26,7 @@ unsafe impl Send for Shrinker {}
 unsafe impl Sync for Shrinker {}
 
 impl Shrinker {
-    /// Registers a shrinker for the sector table of `server`.
+    /// Registers a shrinker for the memory of `server`.
     pub(crate) fn new(server: Arc<Server>) -> Result<Self> {
         // SAFETY: `server` is valid until the shrinker is freed: the new value owns both.
         let raw = unsafe {
@@ -49,8 +49,8 @@ impl Drop for Shrinker {
 
 // bindgen reads the declarations in driver.h. The arrays have a type only if those are the same.
 const _: () = {
-    let _ = [c::cloop_server_table_pages, cloop_server_table_pages];
-    let _ = [c::cloop_server_shed_table, cloop_server_shed_table];
+    let _ = [c::cloop_server_pages, cloop_server_pages];
+    let _ = [c::cloop_server_shed, cloop_server_shed];
 };
 
 /// # Safety
@@ -63,26 +63,26 @@ unsafe fn server_of<'a>(server: *const c::cloop_server) -> &'a Server {
     unsafe { &*server.cast::<Server>() }
 }
 
-/// Memory of the sector table, in pages.
+/// Memory that can be given back, in pages.
 ///
 /// # Safety
 ///
 /// As [`server_of`].
 #[no_mangle]
-unsafe extern "C" fn cloop_server_table_pages(server: *const c::cloop_server) -> c_ulong {
+unsafe extern "C" fn cloop_server_pages(server: *const c::cloop_server) -> c_ulong {
     // SAFETY: By the safety requirement of this function.
-    (unsafe { server_of(server) }.volume().table_memory() / PAGE_SIZE) as c_ulong
+    (unsafe { server_of(server) }.volume().sheddable() / PAGE_SIZE) as c_ulong
 }
 
-/// Gives `pages` pages of the sector table back.
+/// Gives about `pages` pages back.
 ///
 /// # Safety
 ///
 /// As [`server_of`].
 #[no_mangle]
-unsafe extern "C" fn cloop_server_shed_table(server: *const c::cloop_server, pages: c_ulong) {
+unsafe extern "C" fn cloop_server_shed(server: *const c::cloop_server, pages: c_ulong) {
     // SAFETY: By the safety requirement of this function.
     unsafe { server_of(server) }
         .volume()
-        .shed_table((pages as u64).saturating_mul(PAGE_SIZE));
+        .shed((pages as u64).saturating_mul(PAGE_SIZE));
 }

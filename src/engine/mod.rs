@@ -32,6 +32,8 @@ pub use self::format::{
     Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,
     MAX_RECORD_SIZE,
 };
+pub use self::io::sink::Sink;
+pub use self::records::ReadBuffers;
 pub use self::recovery::create::CreateOptions;
 pub use self::recovery::open::DEFAULT_TABLE_LIMIT;
 pub use self::recovery::{check, repair};

@@ -9,11 +9,12 @@ use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Table;
 use crate::engine::map::Map;
 use crate::engine::records::cache::RecordCache;
+use crate::engine::records::window::WindowPool;
 use crate::engine::records::Records;
 use crate::engine::space::{Allocator, Watermark};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc};
+use crate::platform::mem::{arc, Arc, Box};
 use crate::platform::{BackingFile, MonitorGuard, Platform};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -51,7 +52,9 @@ pub(crate) struct Store<P: Platform> {
     pub(crate) log: Log<P>,
     pub(crate) map: SharedMap<P>,
     /// Records that were decompressed lately.
-    pub(crate) cache: RecordCache<P>,
+    pub(crate) cache: Box<RecordCache<P>>,
+    /// Memory for large reads.
+    pub(crate) windows: Box<WindowPool<P>>,
     /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
     blocks: AtomicU64,
     /// The volume was closed: every operation fails.
@@ -85,6 +88,7 @@ impl<P: Platform> Store<P> {
             map: SharedMap::new(map, log.checkpoint_cost.clone())?,
             log,
             cache: RecordCache::new(&layout)?,
+            windows: WindowPool::new()?,
             blocks: AtomicU64::new(superblock.size.blocks()),
             closed: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
@@ -132,6 +136,23 @@ impl<P: Platform> Store<P> {
         let (device, mapped) = (self.size().bytes(), DeviceSize::from_blocks(mapped).bytes());
         let unmapped = device.saturating_sub(mapped);
         self.watermark.note(free, garbage, device, unmapped);
+    }
+
+    /// Bytes of memory that can be given back: loaded nodes of the sector table, decompressed records and the memory of
+    /// large reads. Takes no lock.
+    pub(crate) fn sheddable(&self) -> u64 {
+        self.map.memory() + self.cache.memory() + self.windows.memory()
+    }
+
+    /// Gives back about `bytes` bytes of memory. Nodes of the table come last, because reading them again costs every
+    /// request for their blocks.
+    pub(crate) fn shed(&self, bytes: u64) {
+        let mut left = bytes.saturating_sub(self.windows.shed(bytes));
+        left = left.saturating_sub(self.cache.shed(left));
+        if left > 0 {
+            let target = self.map.memory().saturating_sub(left);
+            self.map.evict_to(target, &self.log.lock());
+        }
     }
 
     /// Scratch memory for one request.
@@ -204,6 +225,7 @@ impl<P: Platform> Store<P> {
             file: &self.file,
             layout: &self.layout,
             log: &self.log,
+            windows: &self.windows,
         }
     }
 

@@ -7,8 +7,10 @@ use crate::engine::checkpoint::CheckpointKind;
 use crate::engine::format::{Algorithm, DeviceSize, Layout, BLOCK_SIZE};
 use crate::engine::freeing;
 use crate::engine::io::read::Reader;
+use crate::engine::io::sink::{Filling, Sink};
 use crate::engine::io::write::Writer;
 use crate::engine::reclaim::{self, SharedMaintenance};
+use crate::engine::records::ReadBuffers;
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Expected, Opened};
 use crate::engine::recovery::superblocks::read_superblocks;
@@ -245,16 +247,41 @@ impl<P: Platform> Volume<P> {
         self.store.workspace()
     }
 
+    /// Allocates scratch memory to read, for one request at a time: a part of a [`workspace`](Self::workspace).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn read_buffers(&self) -> Result<ReadBuffers<P>> {
+        ReadBuffers::new(&self.store.layout)
+    }
+
     /// Reads `out.len() / 4096` blocks from `block` on. What is not mapped reads as zeros.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] when a record fails its checks; other blocks stay readable.
     pub fn read(&self, ws: &mut Workspace<P>, block: u64, out: &mut [u8]) -> Result {
+        let blocks = whole_blocks(out.len())?;
+        self.read_to(&mut ws.read, block, blocks, &mut Filling::new(out))
+    }
+
+    /// As [`read`](Self::read), for `blocks` blocks, into `sink`. If it fails, the sink may have got a part of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and those of the sink.
+    pub fn read_to(
+        &self,
+        buffers: &mut ReadBuffers<P>,
+        block: u64,
+        blocks: u64,
+        sink: &mut dyn Sink,
+    ) -> Result {
         let store = &*self.store;
-        store.check_range(block, whole_blocks(out.len())?)?;
-        count(&store.counters.bytes_read, out.len() as u64);
-        Reader::new(store).read(ws, block, out)
+        store.check_range(block, blocks)?;
+        count(&store.counters.bytes_read, blocks * BLOCK_SIZE as u64);
+        Reader::new(store).read(buffers, block, blocks, sink)
     }
 
     /// Writes `data.len() / 4096` blocks from `block` on. `data` must not change meanwhile.
@@ -477,6 +504,17 @@ impl<P: Platform> Volume<P> {
         self.store.map.evict_to(target, &self.store.log.lock());
     }
 
+    /// Bytes of memory that [`shed`](Self::shed) can give back, near enough. Takes no lock.
+    pub fn sheddable(&self) -> u64 {
+        self.store.sheddable()
+    }
+
+    /// Gives back about `bytes` bytes of memory for a system that is short of it: first that of large reads, then
+    /// decompressed records, then clean nodes of the sector table.
+    pub fn shed(&self, bytes: u64) {
+        self.store.shed(bytes);
+    }
+
     /// Bytes of memory of the loaded part of the sector table, near enough. Takes no lock.
     pub fn table_memory(&self) -> u64 {
         self.store.map.memory()
@@ -512,7 +550,7 @@ impl<P: Platform> Volume<P> {
     /// Those of [`read`](Self::read).
     pub fn next_mapped(&self, ws: &mut Workspace<P>, block: u64) -> Result<Option<(u64, u64)>> {
         self.store.check_open()?;
-        Reader::new(&self.store).next_mapped(ws, block..self.store.blocks())
+        Reader::new(&self.store).next_mapped(&mut ws.read, block..self.store.blocks())
     }
 
     /// Makes everything durable, writes a last checkpoint, gives unused space back and stops the threads.

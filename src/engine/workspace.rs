@@ -2,7 +2,7 @@
 //! [`Workspace`]: the memory one request needs, allocated before it is needed.
 
 use crate::engine::codec::Encoder;
-use crate::engine::format::{Entry, IncarnationId, Layout, NODE_BYTES, NODE_ENTRIES};
+use crate::engine::format::{Layout, NODE_BYTES, NODE_ENTRIES};
 use crate::engine::records::ReadBuffers;
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Vec};
@@ -18,21 +18,20 @@ pub struct Workspace<P: Platform> {
     pub(crate) encoder: Encoder<P>,
     /// The blocks of a record with holes, gathered.
     pub(crate) gather: Buf,
-    /// Entries of the blocks being read, and the incarnations of the segments that they point into.
-    pub(crate) run: Vec<(Entry, IncarnationId)>,
     /// Words of a node being written.
     pub(crate) words: Vec<u64>,
 }
 
 impl<P: Platform> Workspace<P> {
     /// For requests to an image of this geometry.
+    // A stack frame of its own: opening an image has many.
+    #[inline(never)]
     pub(crate) fn new(layout: &Layout) -> Result<Self> {
         let blocks = (layout.record_size as usize).max(NODE_BYTES);
         Ok(Self {
             read: ReadBuffers::new(layout)?,
             encoder: Encoder::new(blocks)?,
             gather: Buf::zeroed(blocks)?,
-            run: Vec::with_capacity(NODE_ENTRIES)?,
             words: Vec::filled(0, NODE_ENTRIES)?,
         })
     }

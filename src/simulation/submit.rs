@@ -141,7 +141,7 @@ impl<'a> Submitter<'a> {
                 }
             }),
             18 => {
-                self.volume.shed_table(u64::MAX);
+                self.volume.shed(u64::MAX);
                 Ok(())
             }
             5 => self.write(block, up_to(64)).map(|_| ()),
@@ -172,7 +172,7 @@ impl<'a> Submitter<'a> {
             14 => self.zero(end - LEAF, (LEAF + up_to(LEAF)).min(BLOCKS - end + LEAF)),
             15..=22 => self.read(block, up_to(16)),
             23 | 24 => {
-                self.volume.shed_table(u64::MAX);
+                self.volume.shed(u64::MAX);
                 Ok(())
             }
             25 | 26 => self.checkpoint(),
@@ -240,7 +240,7 @@ impl<'a> Submitter<'a> {
             5 => self.zero(block, size),
             6 => self.read(block, size),
             7 => {
-                self.volume.shed_table(u64::MAX);
+                self.volume.shed(u64::MAX);
                 Ok(())
             }
             8 => self.checkpoint(),

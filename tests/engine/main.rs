@@ -9,6 +9,7 @@ mod identity;
 mod load;
 mod model;
 mod ordinary;
+mod reads;
 mod repair;
 mod space;
 mod warm;

@@ -3,7 +3,7 @@
 
 use super::workqueue::Workqueue;
 use crate::c;
-use crate::engine::BLOCK_SIZE;
+use crate::engine::{self, Error, Sink, BLOCK_SIZE};
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
@@ -221,7 +221,7 @@ impl Request {
     }
 
     /// Copies `buf` to the next bytes of a read's data. Returns false if fewer are left.
-    pub(crate) fn copy_in(&mut self, buf: &[u8]) -> bool {
+    fn copy_in(&mut self, buf: &[u8]) -> bool {
         // SAFETY: By the type invariant, the cursor is valid; `buf` is readable for its length, and
         // the function does not write to it.
         unsafe {
@@ -263,6 +263,32 @@ unsafe fn end(raw: Raw, status: c::blk_status_t) {
         Raw::Request(raw) => unsafe { c::blk_mq_end_request(raw.as_ptr(), status) },
         // SAFETY: By the safety requirement of this function, the driver owns the parked bio.
         Raw::Bio(raw) => unsafe { c::cloop_bio_end(raw.as_ptr(), status) },
+    }
+}
+
+static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+/// The data of a read. Its pages may change while they are written (another process has them mapped), so only
+/// `copy_in` touches them.
+impl Sink for Request {
+    fn space(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
+
+    fn advance(&mut self, _len: usize) {}
+
+    fn put(&mut self, bytes: &[u8]) -> engine::Result {
+        match self.copy_in(bytes) {
+            true => Ok(()),
+            false => Err(Error::Invalid("request")),
+        }
+    }
+
+    fn put_zeros(&mut self, len: usize) -> engine::Result {
+        for start in (0..len).step_by(ZEROS.len()) {
+            self.put(&ZEROS[..ZEROS.len().min(len - start)])?;
+        }
+        Ok(())
     }
 }
 

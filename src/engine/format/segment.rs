@@ -10,7 +10,7 @@ pub const SEGMENT_HEADER: usize = 96;
 const MAGIC: &[u8; 8] = b"cloopSEG";
 
 /// What tells one incarnation of a segment from the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IncarnationId {
     /// Its place in the log. 0 if it began before the image was opened.
     pub seq: u64,

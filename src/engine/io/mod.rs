@@ -3,10 +3,12 @@
 //!
 //! - data.rs: blocks of data as one record;
 //! - read.rs: reading;
+//! - sink.rs: the receiver of a read;
 //! - write.rs: writing;
 //! - zero.rs: discarding, and zeroing.
 
 pub(crate) mod data;
 pub(crate) mod read;
+pub(crate) mod sink;
 pub(crate) mod write;
 pub(crate) mod zero;

@@ -80,9 +80,9 @@ impl<P: Platform> Log<P> {
         access: Access,
     ) -> Result<Self> {
         let layout = superblock.layout;
-        let (buffers, error) = match access {
-            Access::Write => (BUFFERS, None),
-            Access::Read => (0, Some(Error::ReadOnly)),
+        let (buffers, error, written) = match access {
+            Access::Write => (BUFFERS, None, 0),
+            Access::Read => (0, Some(Error::ReadOnly), u64::MAX),
         };
         let mut pool = Vec::with_capacity(buffers)?;
         for _ in 0..buffers {
@@ -97,7 +97,7 @@ impl<P: Platform> Log<P> {
             layout,
             epoch: superblock.epoch,
             salt: superblock.salt,
-            written: AtomicU64::new(0),
+            written: AtomicU64::new(written),
         })
     }
 
@@ -128,7 +128,7 @@ impl<P: Platform> Log<P> {
 
     /// Whether the record at byte `address` of the image, in this incarnation of its segment, may be in a buffer of the
     /// log only. Takes no lock.
-    fn may_hold(&self, incarnation: IncarnationId, address: u64) -> bool {
+    pub(crate) fn may_hold(&self, incarnation: IncarnationId, address: u64) -> bool {
         let lsn = self.lsn(incarnation.seq, self.layout.offset_in_segment(address));
         lsn >= self.written.load(Ordering::Acquire)
     }

@@ -2,7 +2,9 @@
 //! [`Records`]: reads stored records, from the log's memory or from the backing file, and verifies them.
 
 pub(crate) mod cache;
+pub(crate) mod window;
 
+use self::window::{Window, WindowPool, GAP, WINDOW};
 use crate::engine::codec::Decompressor;
 use crate::engine::format::{
     corrupt, decode_node, Entry, IncarnationId, Kind, Layout, NodeId, RecordHeader, BLOCK_SIZE,
@@ -10,20 +12,27 @@ use crate::engine::format::{
 };
 use crate::engine::log::Log;
 use crate::engine::Result;
-use crate::platform::mem::{Buf, Vec};
+use crate::platform::mem::{boxed, Box, Buf, Vec};
 use crate::platform::{BackingFile, Platform};
 
-/// The memory to read one record at a time.
-pub(crate) struct ReadBuffers<P: Platform> {
+/// Scratch memory to read blocks, for one request at a time. Front ends keep a few and reuse them, so that no read depends
+/// on an allocation.
+pub struct ReadBuffers<P: Platform> {
     /// A record as it is stored, with the sectors around it.
     pub(crate) record: Buf,
     /// A record's blocks, or a node's bytes.
     pub(crate) blocks: Buf,
     pub(crate) decompressor: Decompressor<P>,
+    /// Several records of a large request.
+    pub(crate) window: Box<Window>,
+    /// Entries of the blocks being read, and the incarnations of the segments that they point into.
+    pub(crate) run: Vec<(Entry, IncarnationId)>,
 }
 
 impl<P: Platform> ReadBuffers<P> {
     /// For the records of images of this geometry.
+    // A stack frame of its own: opening an image has many.
+    #[inline(never)]
     pub(crate) fn new(layout: &Layout) -> Result<Self> {
         let blocks = (layout.record_size as usize).max(NODE_BYTES);
         // A record's header and mask come first, and it may start at the end of a sector.
@@ -32,6 +41,8 @@ impl<P: Platform> ReadBuffers<P> {
             record: Buf::zeroed(stored)?,
             blocks: Buf::zeroed(blocks)?,
             decompressor: Decompressor::new()?,
+            window: boxed(Window::default())?,
+            run: Vec::with_capacity(NODE_ENTRIES)?,
         })
     }
 }
@@ -42,6 +53,7 @@ pub(crate) struct Records<'a, P: Platform> {
     pub(crate) layout: &'a Layout,
     /// Holds the records that are not written yet.
     pub(crate) log: &'a Log<P>,
+    pub(crate) windows: &'a WindowPool<P>,
 }
 
 impl<P: Platform> Records<'_, P> {
@@ -86,6 +98,65 @@ impl<P: Platform> Records<'_, P> {
             Some(found) => Ok(found),
             None => corrupt("record", entry.address()),
         }
+    }
+
+    /// As [`record`](Self::record), for the first record of `run`, the entries of the blocks that a request wants next.
+    /// Records that lie together are read from the backing file at once, and each is verified by itself. If that read
+    /// fails, or the record in it is damaged, the record is read alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`record`](Self::record).
+    pub(crate) fn first_record<'b>(
+        &self,
+        run: &[(Entry, IncarnationId)],
+        window: &'b mut Window,
+        out: &'b mut Buf,
+    ) -> Result<(RecordHeader, &'b [u8])> {
+        let (entry, incarnation) = run.first().copied().unwrap_or_default();
+        if window.record(entry).is_none() {
+            self.fill(run, window);
+        }
+        let window: &'b Window = window;
+        if let Some(bytes) = window.record(entry) {
+            let offset = self.layout.offset_in_segment(entry.address());
+            if let Some(found) = RecordHeader::decode::<P>(bytes, incarnation.seed, offset) {
+                return Ok(found);
+            }
+        }
+        self.record(entry, incarnation, out)
+    }
+
+    /// Reads the records that lie together at the beginning of `run` into the window, as many as it has room for. Nothing is
+    /// read if that is only one, or there is no memory.
+    fn fill(&self, run: &[(Entry, IncarnationId)], window: &mut Window) {
+        let sector = BLOCK_SIZE as u64;
+        let from = run.first().map_or(0, |first| first.0.address()) / sector * sector;
+        let (mut end, mut last, mut records) = (from, None, 0);
+        for &(entry, incarnation) in run {
+            if entry.is_hole() || last == Some(entry.address()) {
+                continue;
+            }
+            last = Some(entry.address());
+            let start = entry.address() / sector * sector;
+            let next = start + entry.sectors() as u64 * sector;
+            let near = (from..=end + GAP).contains(&start) && next - from <= WINDOW as u64;
+            if !near || self.log.may_hold(incarnation, entry.address()) {
+                break;
+            }
+            end = end.max(next);
+            records += 1;
+        }
+        if records < 2 {
+            return;
+        }
+        if window.memory.is_none() {
+            window.memory = self.windows.take();
+        }
+        // If it fails, each record is read alone, and only those that cannot be read are lost.
+        window.read(from, (end - from) as usize, |memory, from| {
+            self.file.read_at(memory, from)
+        });
     }
 
     /// Reads and verifies the node stored at `entry`, which must be the one of this kind, level and index.
