@@ -158,6 +158,15 @@ impl Told {
         })
     }
 
+    /// The image was left as it was, so all that the check before the repair named is still damaged.
+    fn left_alone(&mut self) {
+        let findings = self.all.iter().filter_map(|report| match report {
+            repair::Report::Damage(finding) => finding.blocks,
+            _ => None,
+        });
+        self.listed.extend(findings);
+    }
+
     fn lists(&self, block: u64) -> bool {
         let mut ranges = self.listed.iter();
         ranges.any(|&(first, count)| (first..first.saturating_add(count)).contains(&block))
@@ -222,6 +231,9 @@ pub(super) fn judge_repair(
         }
         Err(error) => return Err(object(format!("the repair fails: {error}"), &told)),
     };
+    if !repaired.written {
+        told.left_alone();
+    }
     let volume = match Volume::<Sim>::open(file.copy(), Access::Read) {
         Ok(volume) => volume,
         Err(Error::Corrupt { .. } | Error::Io(_)) if !repaired.written => {
