@@ -125,8 +125,8 @@ impl Gated {
         self.0.state.lock().unwrap().1
     }
 
-    fn wait_for_read(&self) {
-        let before = self.reads();
+    /// Waits until there were more than `before` reads.
+    fn wait_for_read(&self, before: u64) {
         let state = self.0.state.lock().unwrap();
         drop(self.0.changed.wait_while(state, |s| s.1 == before).unwrap());
     }
@@ -193,7 +193,7 @@ fn requests_for_one_record_read_it_once() {
     gate.set_open(false);
     let before = gate.reads();
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| gate.wait_for_read());
+        let waits = scope.spawn(|| gate.wait_for_read(before));
         for block in 0..16 {
             let volume = &volume;
             scope.spawn(move || {
