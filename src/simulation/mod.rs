@@ -379,7 +379,7 @@ fn execute(
     config.failure_persistence = FailurePersistence::None;
     // The bound for one round, or for judging one state: a simulation that takes longer is stuck, as a
     // sabotaged engine may be.
-    config.max_steps = MaxSteps::FailAfter(2_000_000);
+    config.max_steps = MaxSteps::FailAfter(10_000_000);
     config.silence_warnings = true;
     let verdict = Arc::new(Mutex::new(Ok(Report::default())));
     let inside = verdict.clone();
