@@ -58,6 +58,11 @@ skip() {
 	exit 4
 }
 
+# thorough: skip the test unless the run is a long one.
+thorough() {
+	((${long:-0})) || skip "only in a long run"
+}
+
 # needs FILE-SYSTEM: skip the test if the kernel does not have it.
 needs() {
 	modprobe -q "$1" || :

@@ -203,6 +203,7 @@ calm() {
 
 late_thread() {
 	local below delayed round
+	thorough
 	able
 	modprobe dm-delay
 	parts
@@ -224,6 +225,7 @@ check "a kernel thread whose requests dm hands over late" late_thread
 # the tasks of user space were frozen, and reach it afterwards.
 late_work() {
 	local below delayed lower loop reader
+	thorough
 	able
 	modprobe -a dm-delay loop
 	parts
@@ -259,6 +261,7 @@ check "a workqueue that is frozen when its work on the device has ended" late_wo
 # The image of a device comes to lie on a newer device.
 reversed() {
 	local below delayed older
+	thorough
 	able
 	modprobe dm-delay
 	parts

@@ -48,9 +48,9 @@
 #include "../platform/kernel/platform.h"
 
 /* Milliseconds without a request after which nothing is taken to need one. */
-#define QUIET_MS	100
+#define QUIET_MS	500
 /* Attempts to find such a time. Writeback may be busy for longer. */
-#define QUIET_ATTEMPTS	50
+#define QUIET_ATTEMPTS	20
 
 static struct task_struct *sleeper;
 static int ioprio;	/* of the task that puts the machine to sleep */
