@@ -138,7 +138,9 @@ impl<P: Platform> Maintenance<P> {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<usize> {
         // Where few are emptied at a time, a look at all segments for each of them would take longer than emptying it.
-        let kept = matches!(effort, Effort::Busy | Effort::Ahead | Effort::Urgent);
+        // But where writers wait, on a full file system, what was chosen before may be full of live records by now: to
+        // empty such a segment takes from the reserve and gives nothing.
+        let kept = matches!(effort, Effort::Busy | Effort::Ahead);
         let mut chosen = match kept && self.chosen_for == effort {
             true => core::mem::take(&mut self.victims),
             false => Vec::new(),
