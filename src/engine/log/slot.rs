@@ -115,7 +115,7 @@ impl<P: Platform> Turn<'_, P> {
 
     /// True if others of its class wait for space, and were there before.
     fn must_queue(&self, state: &LogState) -> bool {
-        self.ticket.is_none() && self.class.waits_for_reclaim() && state.space.queued(self.class)
+        self.ticket.is_none() && self.class.is_of_user() && state.space.queued(self.class)
     }
 
     /// Waits for an answer: in line with all who wait, or again if what was granted is gone.
@@ -284,7 +284,7 @@ impl<P: Platform> Log<P> {
         }
         drop(state);
         match self.reserve_ahead(file, class) {
-            Err(Error::NoSpace) if class.waits_for_reclaim() => turn.wait(self.lock()),
+            Err(Error::NoSpace) if class.is_of_user() => turn.wait(self.lock()),
             other => other,
         }
     }

@@ -289,7 +289,7 @@ impl LogState {
     /// Notes that `bytes` were appended for `class`.
     pub(super) fn count_appended(&mut self, bytes: u64, class: SpaceClass) {
         self.stats.bytes += bytes;
-        if class.is_write() || class == SpaceClass::Discard {
+        if class.is_of_user() {
             self.stats.user_bytes += bytes;
         }
         self.space.appended(bytes, class);

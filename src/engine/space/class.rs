@@ -67,8 +67,8 @@ impl SpaceClass {
         checkpoints * for_checkpoints + open + reclaim + discards + metadata * for_metadata
     }
 
-    /// True if it waits for reclaim to find space. What reclaim itself does cannot.
-    pub(crate) fn waits_for_reclaim(self) -> bool {
+    /// True for a write or a discard by a user. It can wait for reclaim to find space, and what reclaim itself does cannot.
+    pub(crate) fn is_of_user(self) -> bool {
         self.is_write() || self == Self::Discard
     }
 

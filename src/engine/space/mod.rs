@@ -278,10 +278,10 @@ impl Space {
         self.refused
     }
 
-    /// A record of this class and of so many bytes was appended.
+    /// A record of this class was appended, `bytes` bytes long.
     pub(crate) fn appended(&mut self, bytes: u64, class: SpaceClass) {
         self.refused &= class != SpaceClass::User;
-        if class.is_write() || class == SpaceClass::Discard {
+        if class.is_of_user() {
             self.pace.owe(bytes);
         }
     }
