@@ -5,7 +5,6 @@
 use crate::engine::checkpoint::{due, CheckpointKind};
 use crate::engine::log::{Due, LogState};
 use crate::engine::map::reaper::Progress;
-use crate::engine::map::usage::Total;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
 use crate::engine::space::{SpaceClass, Verdict};
 use crate::engine::store::Store;
@@ -342,7 +341,7 @@ impl Plan {
     /// Tells the log of the system when reclaim begins to set segments aside, and when none is set aside any more. They are
     /// looked at again now and then, so only a device in order has none.
     fn tell_stuck<P: Platform>(&mut self, store: &Store<P>) {
-        let stuck = total(store).stuck_segments;
+        let stuck = store.total().stuck_segments;
         let changed = match self.told_stuck {
             false => stuck > 0,
             true => stuck == 0 && self.tidy.is_some(),
@@ -406,10 +405,10 @@ fn tidy<P: Platform>(
     maintenance: &mut Maintenance<P>,
     moment: Moment,
 ) -> Result<bool> {
-    if store.log.lock().unsettled() || total(store).dead > 0 {
+    if store.log.lock().unsettled() || store.total().dead > 0 {
         maintenance.free_dead(store)?;
     }
-    let left = total(store);
+    let left = store.total();
     if left.garbage <= idle_garbage(&left) {
         store.log.shrink_reserve(&store.file);
         return Ok(false);
@@ -422,18 +421,11 @@ fn tidy<P: Platform>(
             && state.user_bytes() == moment
     };
     let emptied = maintenance.empty_segments(store, Effort::Idle, IDLE_BATCH, &mut still_idle)?;
-    if total(store).dead > 0 {
+    if store.total().dead > 0 {
         maintenance.free_dead(store)?;
     }
     if emptied == 0 {
         store.log.shrink_reserve(&store.file);
     }
     Ok(emptied > 0)
-}
-
-/// What all segments hold.
-fn total<P: Platform>(store: &Store<P>) -> Total {
-    let state = store.log.lock();
-    let map = store.map.lock();
-    map.total(state.held())
 }

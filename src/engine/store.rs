@@ -7,6 +7,7 @@ use crate::engine::log::Log;
 use crate::engine::map::load::Loader;
 use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Table;
+use crate::engine::map::usage::Total;
 use crate::engine::map::Map;
 use crate::engine::records::cache::RecordCache;
 use crate::engine::records::window::WindowPool;
@@ -67,8 +68,8 @@ pub(crate) struct Store<P: Platform> {
 }
 
 impl<P: Platform> Store<P> {
-    /// A store around a sector table that `superblock` leads to, with its `fingerprints`. Its log has not begun, its segment usage is empty,
-    /// and the memory of the table has no limit.
+    /// A store around a sector table that `superblock` leads to, with its `fingerprints`. Its log has not begun, its segment
+    /// usage is empty, and the memory of the table has no limit.
     #[inline(never)]
     pub(crate) fn new(
         file: Arc<P::File>,
@@ -136,6 +137,12 @@ impl<P: Platform> Store<P> {
         let (device, mapped) = (self.size().bytes(), DeviceSize::from_blocks(mapped).bytes());
         let unmapped = device.saturating_sub(mapped);
         self.watermark.note(free, garbage, device, unmapped);
+    }
+
+    /// The sums over all segments.
+    pub(crate) fn total(&self) -> Total {
+        let log = self.log.lock();
+        self.map.lock().total(log.held())
     }
 
     /// Bytes of memory that can be given back: loaded nodes of the sector table, decompressed records and the memory of

@@ -68,8 +68,7 @@ impl<P: Platform> Maintenance<P> {
     fn settle(&mut self, store: &Store<P>) -> Result {
         for _ in 0..FRUITLESS {
             self.free_dead(store)?;
-            let log = store.log.lock();
-            if store.map.lock().total(log.held()).dead == 0 {
+            if store.total().dead == 0 {
                 break;
             }
         }

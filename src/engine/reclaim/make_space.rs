@@ -110,8 +110,7 @@ impl<P: Platform> Maintenance<P> {
         store.log.lock().space.pay(gained);
         freeing::free_superseded(store)?;
         // Others need checkpoints to be free.
-        let dead = View::of(store).total.dead;
-        if dead > UNFREED {
+        if store.total().dead > UNFREED {
             self.free_dead(store)?;
         }
         store.watch_space();
