@@ -115,13 +115,12 @@ fn find_superseded<P: Platform>(store: &Store<P>) -> Result<Option<Superseded<u6
 /// Lets the log use segments again that are free in the segment usage, and deallocates those that the reserve does not
 /// need.
 pub(crate) fn free<P: Platform>(store: &Store<P>, segments: &Unneeded<u64>) {
+    let settled = store.log.lock().settled();
     for &index in segments.iter() {
-        let complete = {
-            let settled = store.log.lock().settled();
-            let map = store.map.lock();
-            let segment = map.segment(index);
-            segment.is_some_and(|segment| segment.is_complete(&store.layout, &settled))
-        };
+        let map = store.map.lock();
+        let segment = map.segment(index);
+        let complete = segment.is_some_and(|segment| segment.is_complete(&store.layout, &settled));
+        drop(map);
         let kept = store.log.keep_in_reserve(&store.file, index, complete);
         if kept != Ok(true) {
             store.log.deallocate(&store.file, index);
