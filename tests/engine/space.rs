@@ -236,7 +236,7 @@ fn a_larger_device_has_a_larger_reserve() {
 }
 
 /// Waits until no background work is left and the image has the size that is allowed when idle.
-fn rest<P: Platform>(volume: &Volume<P>) {
+pub(crate) fn rest<P: Platform>(volume: &Volume<P>) {
     let began = Instant::now();
     loop {
         let stats = volume.stats().unwrap();
