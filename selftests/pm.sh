@@ -174,6 +174,16 @@ layers() {
 }
 check "hibernation with dm, a file system and another device on a device" layers
 
+# delaying SIZE: attach a device of this size on a part of a disk, for requests that come late.
+delaying() {
+	thorough
+	able
+	modprobe dm-delay
+	parts
+	cloop create --force --size "$1" "$below"
+	attach "$below"
+}
+
 # late DEVICE MILLISECONDS: $delayed is the device, with requests that reach it after this time.
 late() {
 	delayed=/dev/mapper/selftest-late-${1##*/}
@@ -203,12 +213,7 @@ calm() {
 
 late_thread() {
 	local below delayed round
-	thorough
-	able
-	modprobe dm-delay
-	parts
-	cloop create --force --size 4G "$below"
-	attach "$below"
+	delaying 4G
 	for ((round = 0; round < $(scaled 1); round++)); do
 		restless "$device"
 		hibernate
@@ -225,12 +230,8 @@ check "a kernel thread whose requests dm hands over late" late_thread
 # the tasks of user space were frozen, and reach it afterwards.
 late_work() {
 	local below delayed lower loop reader
-	thorough
-	able
-	modprobe -a dm-delay loop
-	parts
-	cloop create --force --size 1G "$below"
-	attach "$below"
+	delaying 1G
+	modprobe loop
 	mkfs.ext4 -q "$device"
 	late "$device" 100
 	lower=$delayed
@@ -261,12 +262,7 @@ check "a workqueue that is frozen when its work on the device has ended" late_wo
 # The image of a device comes to lie on a newer device.
 reversed() {
 	local below delayed older
-	thorough
-	able
-	modprobe dm-delay
-	parts
-	cloop create --force --size 4G "$below"
-	attach "$below"
+	delaying 4G
 	older=$device
 	image newer --size 512M
 	attach "$image"
