@@ -320,7 +320,8 @@ fn slot(file: &SimFile, offset: u64) -> Option<Superblock> {
     Superblock::decode::<Sim>(&mut page, offset).ok()
 }
 
-fn newest(file: &SimFile) -> Option<Superblock> {
+/// The newest superblock of a disk that can be read.
+pub(super) fn newest(file: &SimFile) -> Option<Superblock> {
     let slots = SUPERBLOCK_OFFSETS
         .into_iter()
         .filter_map(|at| slot(file, at));

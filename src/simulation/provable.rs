@@ -2,9 +2,10 @@
 //! The blocks that a repair must not give up: those whose fingerprint the damage has left right for certain. The judge
 //! works them out from the disk before the damage, without any code of the repair.
 
+use super::damage::newest;
 use super::{sites, BLOCKS};
 use crate::engine::format::{
-    Entry, Fingerprints, SegmentHeader, Superblock, BLOCK_SIZE, FINGERPRINTS, SUPERBLOCK_OFFSETS,
+    Entry, Fingerprints, SegmentHeader, Superblock, BLOCK_SIZE, FINGERPRINTS,
 };
 use crate::engine::{Access, Volume};
 use crate::platform::sim::{Sim, SimFile};
@@ -12,7 +13,6 @@ use crate::platform::BackingFile;
 use core::ops::Range;
 use std::collections::BTreeSet;
 use std::string::{String, ToString};
-use std::vec::Vec;
 
 /// Blocks that were ever written with other contents than zeros.
 #[derive(Default)]
@@ -37,25 +37,14 @@ struct Whole {
 }
 
 impl Whole {
+    /// `None` if no superblock can be read.
     fn new(file: &SimFile) -> Result<Option<Self>, String> {
-        let mut newest: Option<(Superblock, Vec<u8>)> = None;
-        for offset in SUPERBLOCK_OFFSETS {
-            let mut page = std::vec![0; BLOCK_SIZE];
-            file.read_at(&mut page, offset).map_err(|e| e.to_string())?;
-            let stored = page.clone();
-            if let Ok(found) = Superblock::decode::<Sim>(&mut page, offset) {
-                if newest
-                    .as_ref()
-                    .is_none_or(|n| n.0.generation < found.generation)
-                {
-                    newest = Some((found, stored));
-                }
-            }
-        }
-        let Some((newest, page)) = newest else {
+        let Some(newest) = newest(file) else {
             return Ok(None);
         };
-        let fingerprints = Fingerprints::decode::<Sim>(&page, &newest);
+        let mut page = std::vec![0; BLOCK_SIZE];
+        let read = file.read_at(&mut page, newest.offset());
+        let fingerprints = read.and_then(|()| Fingerprints::decode::<Sim>(&page, &newest));
         Ok(Some(Self {
             file: file.copy(),
             newest,
