@@ -142,7 +142,7 @@ GROUPS = (
           _SEQUENTIAL, disk="slow"),
 )
 
-# A disk that holds what it is given in memory of the guest, and transfers so many MiB each second.
+# A disk in the memory of the guest, with a limit on the MiB that it transfers each second.
 SLOW_MIB_PER_SECOND = 190
 # The guest has 1500 MiB.
 IN_MEMORY_MEGABYTES = 256

@@ -25,7 +25,7 @@ struct Args {
     /// Where the image lies while it is measured
     #[arg(long, default_value = "/dev/shm")]
     directory: PathBuf,
-    /// Records of so many KiB, or `none` for no compression; several with commas
+    /// Size of the records in KiB, or `none` for no compression; several with commas
     #[arg(long, value_delimiter = ',', default_value = "64")]
     records: Vec<String>,
     /// Size of the device in MiB

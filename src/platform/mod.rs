@@ -349,8 +349,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
     #[inline(always)]
     fn write_retried(_file: &Self::File, _error: Option<Error>) {}
 
-    /// Hears that reclaim has begun to set segments of the image in `file` aside, so many by now, because something that
-    /// it needs is damaged or cannot be read; or, with 0, that none is set aside any more: for the log of the system.
+    /// Hears that reclaim has set aside `segments` segments of the image in `file`, because something that it needs is
+    /// damaged or cannot be read; or, with 0, that none is set aside any more: for the log of the system.
     #[inline(always)]
     fn segments_stuck(_file: &Self::File, _segments: u64) {}
 

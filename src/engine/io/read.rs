@@ -61,8 +61,8 @@ impl<'a, P: Platform> Reader<'a, P> {
         result
     }
 
-    /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to the run, with the
-    /// incarnations of the segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and the run
+    /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to the run, with the incarnations of
+    /// the segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and the run
     /// stays empty.
     fn look_up(&self, buffers: &mut ReadBuffers<P>, block: u64, max: u64) -> Result<u64> {
         buffers.run.clear();

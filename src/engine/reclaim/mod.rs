@@ -287,7 +287,7 @@ fn relocation_class<P: Platform>(
     index: u64,
     effort: Effort,
 ) -> Result<SpaceClass> {
-    // Nobody waits for it, so it may not use what is left to discards.
+    // No writer waits for it, so it may not use what is left to discards.
     if effort == Effort::Ahead {
         return Ok(SpaceClass::ReclaimUnbacked);
     }

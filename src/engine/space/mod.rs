@@ -41,8 +41,8 @@ const JOURNAL_REPLAY: u64 = 16;
 /// REQ_META.
 const POST_MOUNT: u64 = 2;
 
-/// Segments that stay allocated while users write, beside those the reserve needs, after they became free: at most so many,
-/// and an eighth of those in use.
+/// The most segments that stay allocated while users write after they became free, beside those the reserve needs. There are
+/// never more than an eighth of those in use.
 const WARM: u64 = 32;
 /// Segments left to users below which reclaim works beside their writes, whatever the garbage.
 const LOW: u64 = 16;

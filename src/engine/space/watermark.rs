@@ -38,8 +38,8 @@ impl Watermark {
         self.low.load(Ordering::Relaxed)
     }
 
-    /// Notes what there is, in bytes: `free` on the backing file system or the block device, `garbage` that reclaim can gain, the size of the
-    /// `device`, and the part of it that is `unmapped`, which may come to need space.
+    /// Notes what there is, in bytes: `free` on the backing file system or the block device, `garbage` that reclaim can
+    /// gain, the size of the `device`, and the part of it that is `unmapped`, which may come to need space.
     pub(crate) fn note(&self, free: u64, garbage: u64, device: u64, unmapped: u64) {
         let room = free.saturating_add(garbage);
         let mark = (device / 100 * self.percent()).min(unmapped);

@@ -136,7 +136,7 @@ impl KernelFile {
         unsafe { c::cloop_file_report_retry(self.file.as_ptr(), error) };
     }
 
-    /// Logs that reclaim has set so many segments aside, or, for 0, that none is set aside any more.
+    /// Logs that reclaim has set aside `segments` segments, or, for 0, that none is set aside any more.
     pub(super) fn report_stuck(&self, segments: u64) {
         // SAFETY: The file is valid.
         unsafe { c::cloop_file_report_stuck(self.file.as_ptr(), segments) };

@@ -3,8 +3,9 @@
 //!
 //! A block below a node of the newest table that cannot be read is certain if a record behind the older superblock's
 //! log start changed it and no later part of the log is lost; or if the older table can be read there, and all of the
-//! log behind it is whole; or if a [fingerprint](super::proof) proves it. All other blocks below such a node are doubtful: what a repair finds of them in the log may
-//! be older than what was lost, and the record that made them zero may be gone.
+//! log behind it is whole; or if a [fingerprint](super::proof) proves it. All other blocks below such a node are
+//! doubtful: what a repair finds of them in the log may be older than what was lost, and the record that made them zero
+//! may be gone.
 
 use super::proof::Grain;
 use super::{Doubtful, Repair, Report};
