@@ -722,10 +722,10 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         let _ = thread.join();
     }
     sim::fail_allocation(None);
-    if harm == Harm::None && !file.crashed() {
-        if let Some(error) = volume.state().error {
-            round(shared).object(format!("the device stopped without a reason: {error}"));
-        }
+    // The state comes first: a background thread may still make the write at which the power fails.
+    let stopped = volume.state().error;
+    if let (Harm::None, false, Some(error)) = (harm, file.crashed(), stopped) {
+        round(shared).object(format!("the device stopped without a reason: {error}"));
     }
     if plan.profile == Profile::Pressure && plan.trouble == Trouble::None && rng.below(2) == 0 {
         file.snapshot_every(plan.snapshots * 16, Rng(rng.next_u64()));
