@@ -34,6 +34,14 @@ pub fn contents(tag: u32) -> [u8; BLOCK_SIZE] {
     block
 }
 
+/// `content`, compressed.
+pub(super) fn lz4(content: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    // There is always room in a vector.
+    let _ = lzzzz::lz4::compress_to_vec(content, &mut packed, lzzzz::lz4::ACC_LEVEL_DEFAULT);
+    packed
+}
+
 /// The tag of a block that [`contents`] filled.
 pub fn tag_of(block: &[u8]) -> Option<u32> {
     let mut tag = [0; 4];
@@ -162,7 +170,7 @@ impl<P: Platform> Maker<P> {
         }
         match algorithm {
             Algorithm::Raw => payload.extend_from_slice(&blocks),
-            Algorithm::Lz4 => payload.extend_from_slice(&lz4_flex::block::compress(&blocks)),
+            Algorithm::Lz4 => payload.extend_from_slice(&lz4(&blocks)),
         }
         let header = RecordHeader {
             algorithm: algorithm.tag(),
@@ -220,7 +228,7 @@ impl<P: Platform> Maker<P> {
     ) -> Entry {
         let mut bytes = [0; NODE_BYTES];
         encode_node(words, &mut bytes);
-        let packed = lz4_flex::block::compress(&bytes);
+        let packed = lz4(&bytes);
         let (algorithm, payload) = if self.pack_nodes && packed.len() < NODE_BYTES - UNIT {
             (Algorithm::Lz4, &packed[..])
         } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Attacks by name: each is an image and its expected outcome.
 
+use super::maker::lz4;
 use super::{contents, Maker};
 use crate::engine::format::{
     DeviceSize, Entry, Fingerprints, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES,
@@ -133,8 +134,8 @@ pub fn named<P: Platform>() -> Vec<Named> {
 type Add<'a> = dyn FnMut(&'static str, Expect, Vec<u8>) + 'a;
 
 fn records<P: Platform>(add: &mut Add<'_>) {
-    let bomb = lz4_flex::block::compress(&std::vec![1; 1 << 20]);
-    let small = lz4_flex::block::compress(&contents(1)[..100]);
+    let bomb = lz4(&std::vec![1; 1 << 20]);
+    let small = lz4(&contents(1)[..100]);
     let lies = Expect::Damaged(20, 1);
     add(
         "decompression bomb",

@@ -8,7 +8,7 @@ pub use self::file::StdFile;
 
 use super::held::Hold;
 use super::{BackingFile, Lz4, Monitor, MonitorGuard, Platform, Rank, Thread};
-use crate::engine::{Error, MAX_RECORD_SIZE};
+use crate::engine::Error;
 use core::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -154,23 +154,20 @@ impl Thread for StdThread {
     }
 }
 
-/// LZ4 by the `lz4_flex` crate, which wants room for the worst case whatever comes out.
+/// LZ4 by its reference implementation, whose scratch memory belongs to the thread.
 #[derive(Debug)]
-pub struct StdLz4(mem::Vec<u8>);
+pub struct StdLz4;
 
 impl Lz4 for StdLz4 {
     fn new() -> Result<Self, Error> {
-        let worst = lz4_flex::block::get_maximum_output_size(MAX_RECORD_SIZE);
-        Ok(Self(mem::Vec::filled(0, worst)?))
+        Ok(Self)
     }
 
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        let len = lz4_flex::block::compress_into(src, &mut self.0).ok()?;
-        dst.get_mut(..len)?.copy_from_slice(&self.0[..len]);
-        Some(len)
+        lzzzz::lz4::compress(src, dst, lzzzz::lz4::ACC_LEVEL_DEFAULT).ok()
     }
 
     fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        lz4_flex::block::decompress_into(src, dst).ok()
+        lzzzz::lz4::decompress(src, dst).ok()
     }
 }
