@@ -157,7 +157,8 @@ class Machine:
         self.reader.join()
         found = COMPLAINTS.search(said)
         if found:
-            raise Failed(1, f"the kernel complained: {found.group()}")
+            begin = said.rfind("\n", 0, found.start()) + 1
+            raise Failed(1, "the kernel complained:\n" + "\n".join(said[begin:].splitlines()[:60]))
 
     def evidence(self):
         self.errors.seek(0)
