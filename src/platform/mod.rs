@@ -387,4 +387,8 @@ pub trait Lz4: Send + Sized {
     /// Decompresses `src` into `dst` and returns the number of bytes written; `None` when `src` is
     /// not valid or does not fit. Never reads or writes out of bounds, whatever `src` holds.
     fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize>;
+
+    /// As [`decompress`](Self::decompress), but ends when `dst` is full: what comes first in the content is decompressed
+    /// alone, and costs as much less. What follows in `src` is not looked at.
+    fn decompress_start(src: &[u8], dst: &mut [u8]) -> Option<usize>;
 }

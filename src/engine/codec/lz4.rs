@@ -36,4 +36,8 @@ impl<P: Platform> Decompressor<P> {
     pub(super) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
         P::Lz4::decompress(src, dst) == Some(dst.len())
     }
+
+    pub(super) fn decompress_start(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
+        P::Lz4::decompress_start(src, dst) == Some(dst.len())
+    }
 }

@@ -157,6 +157,15 @@ macro_rules! table {
                     None => false,
                 }
             }
+
+            /// As [`decompress`](Self::decompress), but only the beginning of the content, as much as `dst` has room
+            /// for. False when there is not as much.
+            pub(crate) fn decompress_start(&mut self, tag: u8, src: &[u8], dst: &mut [u8]) -> bool {
+                match Algorithm::from_tag(tag) {
+                    $(Some(Algorithm::$algorithm) => self.$file.decompress_start(src, dst),)+
+                    None => false,
+                }
+            }
         }
     };
 }
@@ -199,6 +208,13 @@ mod tests {
             assert!(!decompressor.decompress(algorithm.tag(), payload, &mut out[..short]));
             out.push(0);
             assert!(!decompressor.decompress(algorithm.tag(), payload, &mut out));
+            // Its beginning alone, but not more than there is.
+            assert!(!decompressor.decompress_start(algorithm.tag(), payload, &mut out));
+            for len in [0, 1, 63, 64, 65, 4096, content.len() - 1, content.len()] {
+                let mut start = vec![0xff; len];
+                assert!(decompressor.decompress_start(algorithm.tag(), payload, &mut start));
+                assert_eq!(start, content[..len]);
+            }
         }
         assert!(!decompressor.decompress(0xff, &content, &mut content.clone()));
     }

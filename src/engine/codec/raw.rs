@@ -34,10 +34,14 @@ impl<P: Platform> Decompressor<P> {
     }
 
     pub(super) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        if src.len() != dst.len() {
+        src.len() == dst.len() && self.decompress_start(src, dst)
+    }
+
+    pub(super) fn decompress_start(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
+        let Some(start) = src.get(..dst.len()) else {
             return false;
-        }
-        dst.copy_from_slice(src);
+        };
+        dst.copy_from_slice(start);
         true
     }
 }

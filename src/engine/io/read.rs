@@ -201,6 +201,17 @@ impl<'a, P: Platform> Reader<'a, P> {
                 sink.advance(len);
                 return Ok(());
             }
+        } else if index > 0 && claim.first() {
+            // A small read in the middle of a record that nobody wanted lately: it pays for what it needs. The next one pays
+            // for the whole. One at the beginning is taken for the first of a sequence.
+            let Some(blocks) = buffers.blocks.get_mut(..stored) else {
+                return corrupt("record", entry.address());
+            };
+            let start = &mut blocks[..wanted.end];
+            return match decompressor.decompress_start(header.algorithm, packed, start) {
+                true => sink.put(&start[wanted]),
+                false => corrupt("record payload", entry.address()),
+            };
         } else if let Some(mut record) = claim.memory() {
             let Some(blocks) = record.memory(stored) else {
                 return corrupt("record", entry.address());

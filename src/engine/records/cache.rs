@@ -22,11 +22,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const BUDGET: usize = 4 << 20;
 /// Number of shards; a power of two.
 const SHARDS: usize = 8;
+/// Keys of records that a shard remembers after they were read and not kept. Together they are four times as many as the
+/// records of 64 KiB that there is room for.
+const SEEN: usize = 32;
 
 const _: () = assert!(SHARDS.is_power_of_two());
 
 /// Identifies one stored record. No other record ever gets the same key, because a seed is never used again (I5).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RecordKey {
     /// Byte offset of the record in the image.
     pub(crate) address: u64,
@@ -98,6 +101,9 @@ struct Shard {
     /// The slot that is looked at next to evict a record.
     hand: usize,
     claimed: Vec<Claimed>,
+    /// The records that were claimed last, whether they were kept or not: a ring, in which `seen_next` is the oldest.
+    seen: [RecordKey; SEEN],
+    seen_next: usize,
 }
 
 impl Shard {
@@ -119,6 +125,18 @@ impl Shard {
             }
             return self.slots.remove(self.hand).map(|slot| slot.record);
         }
+    }
+
+    /// Remembers a record, and returns whether it was remembered already.
+    fn see(&mut self, key: RecordKey) -> bool {
+        if self.seen.contains(&key) {
+            return true;
+        }
+        if let Some(oldest) = self.seen.get_mut(self.seen_next) {
+            *oldest = key;
+        }
+        self.seen_next = (self.seen_next + 1) % SEEN;
+        false
     }
 }
 
@@ -146,9 +164,16 @@ pub(crate) struct Claim<'a, P: Platform> {
     key: RecordKey,
     /// Whether others can find the claim, and wait. Without, they read the record themselves.
     listed: bool,
+    /// The record was wanted before, not long ago.
+    again: bool,
 }
 
 impl<P: Platform> Claim<'_, P> {
+    /// True if the record is wanted by this request alone, now and as far as is remembered.
+    pub(crate) fn first(&self) -> bool {
+        self.listed && !self.again && !self.wanted()
+    }
+
     /// True if other requests wait for the record now.
     pub(crate) fn wanted(&self) -> bool {
         let Some(shard) = self.cache.shard(self.key).filter(|_| self.listed) else {
@@ -248,6 +273,8 @@ impl<P: Platform> RecordCache<P> {
                 slots: Vec::new(),
                 hand: 0,
                 claimed: Vec::new(),
+                seen: [RecordKey::default(); SEEN],
+                seen_next: 0,
             };
             shards.push(P::Monitor::new(shard, Rank::Cache)?)?;
         }
@@ -277,6 +304,7 @@ impl<P: Platform> RecordCache<P> {
             cache: self,
             key,
             listed: false,
+            again: false,
         };
         let Some(shard) = self.shard(key) else {
             return Cached::Missing(claim);
@@ -295,6 +323,7 @@ impl<P: Platform> RecordCache<P> {
             shard.wait();
         }
         let wanted = false;
+        claim.again = shard.see(key);
         claim.listed = shard.claimed.push(Claimed { key, wanted }).is_ok();
         drop(shard);
         Cached::Missing(claim)
@@ -386,6 +415,21 @@ mod tests {
             read(&cache, n);
         }
         assert!(!read(&cache, 1));
+    }
+
+    #[test]
+    fn a_record_is_first_wanted_once_until_many_others_were() {
+        let cache = cache();
+        let first = |n| match cache.find(key(n)) {
+            Cached::Here(_) => panic!("nothing was put into the cache"),
+            Cached::Missing(claim) => claim.first(),
+        };
+        assert!(first(0));
+        assert!(!first(0));
+        assert!((1..10).all(first));
+        assert!(!first(0));
+        assert!((10..2000).all(first));
+        assert!(first(0));
     }
 
     #[test]

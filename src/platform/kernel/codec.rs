@@ -56,4 +56,19 @@ impl Lz4 for KernelLz4 {
         };
         usize::try_from(n).ok()
     }
+
+    fn decompress_start(src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        let (src_len, dst_len) = (src.len().try_into().ok()?, dst.len().try_into().ok()?);
+        // SAFETY: As in `decompress`. `dst` is writable for the last length, and the one before it says where to stop.
+        let n = unsafe {
+            c::LZ4_decompress_safe_partial(
+                src.as_ptr().cast(),
+                dst.as_mut_ptr().cast(),
+                src_len,
+                dst_len,
+                dst_len,
+            )
+        };
+        usize::try_from(n).ok()
+    }
 }

@@ -170,4 +170,9 @@ impl Lz4 for StdLz4 {
     fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
         lzzzz::lz4::decompress(src, dst).ok()
     }
+
+    fn decompress_start(src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        let whole = dst.len();
+        lzzzz::lz4::decompress_partial(src, dst, whole).ok()
+    }
 }
