@@ -28,7 +28,7 @@ HEAD = "flags size record_size algorithm uuid segment_size error".split()
 STATS = """mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments table_memory
 bytes_written bytes_read log_bytes flushes syncs checkpoints damaged errors replayed backing_dev
 backing_ino""".split()
-TAIL = "table_limit garbage_bytes moved_bytes freed_segments reserved_bytes stuck_segments".split()
+TAIL = "table_limit garbage_bytes moved_bytes freed_segments reserved_bytes stuck_segments memory".split()
 LAYOUT = "<iIQII16sII" + "Q" * len(STATS) + "256s" + "Q" * len(TAIL)
 SIZE = 576
 

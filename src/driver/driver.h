@@ -57,6 +57,7 @@ void cloop_shrinker_free(struct cloop_shrinker *own);
 
 unsigned long cloop_server_pages(const struct cloop_server *server);
 void cloop_server_shed(const struct cloop_server *server, unsigned long pages);
+void cloop_server_trim(const struct cloop_server *server);
 
 /* sysfs.c */
 

@@ -62,6 +62,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.freed_segments = stats.freed_segments;
     info.reserved_bytes = stats.reserved_bytes;
     info.stuck_segments = stats.stuck_segments;
+    info.memory = server.memory();
     for (flag, set) in [
         (c::CLOOP_FLAG_READ_ONLY, volume.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),

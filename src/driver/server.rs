@@ -3,11 +3,10 @@
 
 use crate::block::{Operation, Request};
 use crate::c;
-use crate::engine::{self, ReadBuffers, Volume, Workspace, BLOCK_SIZE};
+use crate::engine::{self, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
-use crate::lane::Lane;
 use crate::platform::kernel::Kernel;
-use crate::pool::{Pool, Writer};
+use crate::pool::{Pools, Writer};
 use crate::ratelimit::RateLimit;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
@@ -16,11 +15,8 @@ use kernel::prelude::*;
 pub(crate) struct Server {
     index: usize,
     volume: Volume<Kernel>,
-    /// What the workers of each [`Lane`] work with. Flushes need nothing.
-    readers: Pool<ReadBuffers<Kernel>>,
-    writers: Pool<Writer>,
-    metadata_writers: Pool<Writer>,
-    discards: Pool<Workspace<Kernel>>,
+    /// The memory that requests are served with.
+    pools: Pools,
     /// Limit of the messages: a damaged image or a full backing file would repeat them endlessly.
     messages: RateLimit,
     /// True if user space was told last that there is no space.
@@ -36,15 +32,9 @@ pub(crate) struct Server {
 impl Server {
     /// Makes the server of device `index`.
     pub(crate) fn new(index: usize, volume: Volume<Kernel>) -> Result<Self> {
-        let writers = |lane: Lane| Pool::new(lane.width(), || Writer::new(&volume));
-        let readers = Pool::new(Lane::Read.width(), || volume.read_buffers());
-        let discards = Pool::new(Lane::Discard.width(), || volume.workspace());
         Ok(Self {
             index,
-            readers: readers.map_err(errno)?,
-            writers: writers(Lane::Write).map_err(errno)?,
-            metadata_writers: writers(Lane::Metadata).map_err(errno)?,
-            discards: discards.map_err(errno)?,
+            pools: Pools::new(&volume).map_err(errno)?,
             volume,
             messages: RateLimit::new(index)?,
             full: AtomicBool::new(false),
@@ -79,6 +69,31 @@ impl Server {
     /// The volume that the device stores its data in.
     pub(crate) fn volume(&self) -> &Volume<Kernel> {
         &self.volume
+    }
+
+    /// Bytes of memory of the device, near enough. Takes no lock.
+    pub(crate) fn memory(&self) -> u64 {
+        self.pools.memory() + self.volume.memory()
+    }
+
+    /// Bytes of memory that [`shed`](Self::shed) may give back. Takes no lock.
+    pub(crate) fn sheddable(&self) -> u64 {
+        self.pools.sheddable() + self.volume.sheddable()
+    }
+
+    /// Gives back about `bytes` bytes of memory for a system that is short of it. That of requests that are not under way
+    /// comes first.
+    pub(crate) fn shed(&self, bytes: u64) {
+        let given = self.pools.shed(bytes);
+        if given < bytes {
+            self.volume.shed(bytes - given);
+        }
+    }
+
+    /// Gives back memory that was not needed since the last call.
+    pub(crate) fn trim(&self) {
+        self.pools.trim();
+        self.volume.trim();
     }
 
     /// Index of the device: the N of `/dev/cloopN`.
@@ -131,7 +146,7 @@ impl Server {
     pub(crate) fn serve(&self, mut request: Request) {
         let operation = request.operation();
         let result = match operation {
-            Operation::Read => self.readers.with(|buffers| {
+            Operation::Read => self.pools.read(&self.volume, |buffers| {
                 let (block, count) = request.range();
                 self.volume.read_to(buffers, block, count, &mut request)
             }),
@@ -140,8 +155,8 @@ impl Server {
                 metadata,
                 atomic,
             } => self
-                .writers(metadata)
-                .with(|writer| match atomic {
+                .pools
+                .write(&self.volume, metadata, |writer| match atomic {
                     true => self.write_atomic(writer, &mut request),
                     false => self.write(writer, &mut request, metadata),
                 })
@@ -150,9 +165,9 @@ impl Server {
                     false => Ok(()),
                 }),
             Operation::Flush => self.volume.flush(),
-            Operation::Zero => self.discards.with(|workspace| {
+            Operation::Zero => self.pools.discard(&self.volume, |buffers| {
                 let (block, count) = request.range();
-                self.volume.zero(workspace, block, count)
+                self.volume.zero(buffers, block, count)
             }),
             Operation::Unknown => return request.end(c::BLK_STS_NOTSUPP),
         };
@@ -187,14 +202,6 @@ impl Server {
             count -= n;
         }
         Ok(())
-    }
-
-    /// What the workers of a lane of writes work with.
-    fn writers(&self, metadata: bool) -> &Pool<Writer> {
-        match metadata {
-            true => &self.metadata_writers,
-            false => &self.writers,
-        }
     }
 
     fn write(&self, writer: &mut Writer, request: &mut Request, metadata: bool) -> engine::Result {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The shrinker of a device: it gives back memory that the device can do without when the kernel is short of it.
+//! The shrinker of a device: it gives back memory that the device can do without when the kernel is short of it, and
+//! every few seconds memory that the device has not needed lately.
 
 use crate::c;
 use crate::server::Server;
@@ -9,7 +10,7 @@ use kernel::sync::Arc;
 
 const PAGE_SIZE: u64 = c::PAGE_SIZE as u64;
 
-/// A registered shrinker. Dropping it waits for the work that the kernel has asked for.
+/// A registered shrinker. Dropping it waits for its work.
 ///
 /// # Invariants
 ///
@@ -51,6 +52,7 @@ impl Drop for Shrinker {
 const _: () = {
     let _ = [c::cloop_server_pages, cloop_server_pages];
     let _ = [c::cloop_server_shed, cloop_server_shed];
+    let _ = [c::cloop_server_trim, cloop_server_trim];
 };
 
 /// # Safety
@@ -71,7 +73,7 @@ unsafe fn server_of<'a>(server: *const c::cloop_server) -> &'a Server {
 #[no_mangle]
 unsafe extern "C" fn cloop_server_pages(server: *const c::cloop_server) -> c_ulong {
     // SAFETY: By the safety requirement of this function.
-    (unsafe { server_of(server) }.volume().sheddable() / PAGE_SIZE) as c_ulong
+    (unsafe { server_of(server) }.sheddable() / PAGE_SIZE) as c_ulong
 }
 
 /// Gives about `pages` pages back.
@@ -82,7 +84,16 @@ unsafe extern "C" fn cloop_server_pages(server: *const c::cloop_server) -> c_ulo
 #[no_mangle]
 unsafe extern "C" fn cloop_server_shed(server: *const c::cloop_server, pages: c_ulong) {
     // SAFETY: By the safety requirement of this function.
-    unsafe { server_of(server) }
-        .volume()
-        .shed((pages as u64).saturating_mul(PAGE_SIZE));
+    unsafe { server_of(server) }.shed((pages as u64).saturating_mul(PAGE_SIZE));
+}
+
+/// Gives back what was not needed since the last call.
+///
+/// # Safety
+///
+/// As [`server_of`].
+#[no_mangle]
+unsafe extern "C" fn cloop_server_trim(server: *const c::cloop_server) {
+    // SAFETY: By the safety requirement of this function.
+    unsafe { server_of(server) }.trim();
 }

@@ -104,6 +104,7 @@ CLOOP_VALUE(checkpoints, RO, info.checkpoints);
 CLOOP_VALUE(errors, RO, info.errors);
 CLOOP_VALUE(damaged, RO, info.damaged);
 CLOOP_VALUE(stuck_segments, RO, info.stuck_segments);
+CLOOP_VALUE(memory_bytes, RO, info.memory);
 CLOOP_VALUE(table_bytes, RO, info.table_memory);
 CLOOP_VALUE(full, RO, !!(info.flags & CLOOP_FLAG_FULL));
 CLOOP_VALUE(low, RO, !!(info.flags & CLOOP_FLAG_LOW));
@@ -198,6 +199,7 @@ static struct attribute *cloop_attrs[] = {
 	&dev_attr_errors.attr,
 	&dev_attr_damaged.attr,
 	&dev_attr_stuck_segments.attr,
+	&dev_attr_memory_bytes.attr,
 	&dev_attr_table_bytes.attr,
 	&dev_attr_table_limit.attr,
 	&dev_attr_full.attr,

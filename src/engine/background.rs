@@ -333,6 +333,7 @@ impl Plan {
                 // Failed work is not tried again before something has changed.
                 if !tidy(store, maintenance, moment).unwrap_or(false) {
                     self.tidy = Some(moment);
+                    maintenance.give_back_memory();
                 }
             }
         }

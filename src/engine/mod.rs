@@ -17,10 +17,12 @@ mod index_set;
 mod io;
 mod log;
 mod map;
+mod pool;
 mod reclaim;
 mod records;
 mod recovery;
 mod space;
+mod spares;
 mod store;
 mod volume;
 mod workspace;
@@ -33,6 +35,7 @@ pub use self::format::{
     MAX_RECORD_SIZE,
 };
 pub use self::io::sink::Sink;
+pub use self::pool::Pool;
 pub use self::records::ReadBuffers;
 pub use self::recovery::create::CreateOptions;
 pub use self::recovery::open::DEFAULT_TABLE_LIMIT;

@@ -15,7 +15,7 @@ use crate::engine::records::Records;
 use crate::engine::space::{Allocator, Watermark};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Box};
+use crate::platform::mem::{arc, Arc, Box, Need};
 use crate::platform::{BackingFile, MonitorGuard, Platform};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -145,16 +145,23 @@ impl<P: Platform> Store<P> {
         self.map.lock().total(log.held())
     }
 
-    /// Bytes of memory that can be given back: loaded nodes of the sector table, decompressed records and the memory of
-    /// large reads. Takes no lock.
+    /// Bytes of memory of the sector table, of decompressed records, and of the buffers of large reads and of the log. Takes
+    /// no lock.
+    pub(crate) fn memory(&self) -> u64 {
+        self.map.memory() + self.cache.memory() + self.windows.memory() + self.log.memory()
+    }
+
+    /// Bytes of memory that can be given back: loaded nodes of the sector table, decompressed records, and the memory of
+    /// large reads and of the log. Takes no lock.
     pub(crate) fn sheddable(&self) -> u64 {
-        self.map.memory() + self.cache.memory() + self.windows.memory()
+        self.map.memory() + self.cache.memory() + self.windows.memory() + self.log.sheddable()
     }
 
     /// Gives back about `bytes` bytes of memory. Nodes of the table come last, because reading them again costs every
     /// request for their blocks.
     pub(crate) fn shed(&self, bytes: u64) {
         let mut left = bytes.saturating_sub(self.windows.shed(bytes));
+        left = left.saturating_sub(self.log.shed(left));
         left = left.saturating_sub(self.cache.shed(left));
         if left > 0 {
             let target = self.map.memory().saturating_sub(left);
@@ -162,9 +169,15 @@ impl<P: Platform> Store<P> {
         }
     }
 
+    /// Gives back memory that was not needed since the last call.
+    pub(crate) fn trim(&self) {
+        self.windows.trim();
+        self.log.trim();
+    }
+
     /// Scratch memory for one request.
     pub(crate) fn workspace(&self) -> Result<Workspace<P>> {
-        Workspace::new(&self.layout)
+        Workspace::new(Need::Required, &self.layout)
     }
 
     /// Device size in blocks.

@@ -18,7 +18,7 @@ use crate::engine::space::SpaceClass;
 use crate::engine::store::{count, Store};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Buf, Vec};
+use crate::platform::mem::{arc, Arc, Buf, Need, Vec};
 use crate::platform::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread};
 use core::sync::atomic::Ordering;
 
@@ -118,6 +118,8 @@ pub struct Volume<P: Platform> {
     access: Access,
     clean_at_open: bool,
     replayed: u64,
+    /// Bytes of the scratch memory of checkpoints.
+    scratch: u64,
 }
 
 impl<P: Platform> Volume<P> {
@@ -175,6 +177,7 @@ impl<P: Platform> Volume<P> {
             spare: _,
             length: _,
         } = opened;
+        let scratch = maintenance.memory();
         let volume = Self {
             store,
             maintenance: arc(P::Monitor::new(maintenance, Rank::Checkpoint)?)?,
@@ -182,6 +185,7 @@ impl<P: Platform> Volume<P> {
             access,
             clean_at_open: clean,
             replayed: replayed.records,
+            scratch,
         };
         if access == Access::Write {
             volume.start_threads()?;
@@ -247,13 +251,23 @@ impl<P: Platform> Volume<P> {
         self.store.workspace()
     }
 
-    /// Allocates scratch memory to read, for one request at a time: a part of a [`workspace`](Self::workspace).
+    /// As [`workspace`](Self::workspace), with memory that is needed this much.
     ///
     /// # Errors
     ///
     /// [`Error::NoMemory`].
-    pub fn read_buffers(&self) -> Result<ReadBuffers<P>> {
-        ReadBuffers::new(&self.store.layout)
+    pub fn workspace_if(&self, need: Need) -> Result<Workspace<P>> {
+        Workspace::new(need, &self.store.layout)
+    }
+
+    /// Allocates scratch memory to read, for one request at a time, with memory that is needed this much: a part of a
+    /// [`workspace`](Self::workspace).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn read_buffers_if(&self, need: Need) -> Result<ReadBuffers<P>> {
+        ReadBuffers::new(need, &self.store.layout)
     }
 
     /// Reads `out.len() / 4096` blocks from `block` on. What is not mapped reads as zeros.
@@ -357,10 +371,10 @@ impl<P: Platform> Volume<P> {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub fn zero(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
+    pub fn zero(&self, ws: &mut impl AsMut<ReadBuffers<P>>, block: u64, count: u64) -> Result {
         self.writable()?;
         self.store.check_range(block, count)?;
-        Writer::new(&self.store).zero(ws, block, count)
+        Writer::new(&self.store).zero(ws.as_mut(), block, count)
     }
 
     fn writable(&self) -> Result {
@@ -509,10 +523,22 @@ impl<P: Platform> Volume<P> {
         self.store.sheddable()
     }
 
-    /// Gives back about `bytes` bytes of memory for a system that is short of it: first that of large reads, then
-    /// decompressed records, then clean nodes of the sector table.
+    /// Gives back about `bytes` bytes of memory for a system that is short of it: first that of large reads and idle
+    /// buffers of the log, then decompressed records, then clean nodes of the sector table.
     pub fn shed(&self, bytes: u64) {
         self.store.shed(bytes);
+    }
+
+    /// Bytes of memory of the volume, near enough. That of requests is not among them: it belongs to the front end. Takes no
+    /// lock.
+    pub fn memory(&self) -> u64 {
+        self.store.memory() + self.scratch
+    }
+
+    /// Gives back memory that was not needed since the last call: buffers of the log, and that of large reads. Front ends
+    /// of devices that stay open for long call it every few seconds.
+    pub fn trim(&self) {
+        self.store.trim();
     }
 
     /// Bytes of memory of the loaded part of the sector table, near enough. Takes no lock.

@@ -5,7 +5,7 @@ use crate::engine::codec::Encoder;
 use crate::engine::format::{Layout, NODE_BYTES, NODE_ENTRIES};
 use crate::engine::records::ReadBuffers;
 use crate::engine::Result;
-use crate::platform::mem::{Buf, Vec};
+use crate::platform::mem::{Buf, Need, Vec};
 use crate::platform::Platform;
 
 /// Scratch memory for one request at a time.
@@ -26,13 +26,25 @@ impl<P: Platform> Workspace<P> {
     /// For requests to an image of this geometry.
     // A stack frame of its own: opening an image has many.
     #[inline(never)]
-    pub(crate) fn new(layout: &Layout) -> Result<Self> {
+    pub(crate) fn new(need: Need, layout: &Layout) -> Result<Self> {
         let blocks = (layout.record_size as usize).max(NODE_BYTES);
         Ok(Self {
-            read: ReadBuffers::new(layout)?,
-            encoder: Encoder::new(blocks)?,
-            gather: Buf::zeroed(blocks)?,
-            words: Vec::filled(0, NODE_ENTRIES)?,
+            read: ReadBuffers::new(need, layout)?,
+            encoder: Encoder::new(need, blocks)?,
+            gather: Buf::zeroed_if(need, blocks)?,
+            words: Vec::filled_if(need, 0, NODE_ENTRIES)?,
         })
+    }
+
+    /// Bytes of memory, near enough.
+    pub fn memory(&self) -> u64 {
+        let words = size_of_val(&self.words[..]);
+        self.read.memory() + (self.encoder.memory() + self.gather.len() + words) as u64
+    }
+}
+
+impl<P: Platform> AsMut<ReadBuffers<P>> for Workspace<P> {
+    fn as_mut(&mut self) -> &mut ReadBuffers<P> {
+        &mut self.read
     }
 }

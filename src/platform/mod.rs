@@ -378,8 +378,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
 /// LZ4 block format, both directions.
 pub trait Lz4: Send + Sized {
-    /// Allocates the scratch memory.
-    fn new() -> Result<Self, Error>;
+    /// Allocates the scratch memory, which is needed this much.
+    fn new(need: mem::Need) -> Result<Self, Error>;
 
     /// Compresses `src` into `dst`; `None` when the result does not fit into `dst`.
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize>;

@@ -141,7 +141,10 @@ impl<'a> Submitter<'a> {
                 }
             }),
             18 => {
-                self.volume.shed(u64::MAX);
+                match size % 2 {
+                    0 => self.volume.trim(),
+                    _ => self.volume.shed(u64::MAX),
+                }
                 Ok(())
             }
             5 => self.write(block, up_to(64)).map(|_| ()),

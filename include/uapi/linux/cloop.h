@@ -157,6 +157,8 @@ struct cloop_detach {
  * @reserved_bytes: bytes of space that is reserved for the log
  * @stuck_segments: segments that reclaim has set aside, because something in
  *	them is damaged or cannot be read
+ * @memory: bytes of memory of the device: @table_memory, buffers of the log and
+ *	of requests, and records that were decompressed lately
  * @reserved: zero
  *
  * Argument of CLOOP_CTL_INFO. All fields but @index are zero when the structure
@@ -198,7 +200,8 @@ struct cloop_info {
 	__u64 freed_segments;
 	__u64 reserved_bytes;
 	__u64 stuck_segments;
-	__u64 reserved[10];
+	__u64 memory;
+	__u64 reserved[9];
 };
 
 /**

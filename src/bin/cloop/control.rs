@@ -99,7 +99,8 @@ pub(crate) struct Info {
     pub(crate) freed_segments: u64,
     pub(crate) reserved_bytes: u64,
     pub(crate) stuck_segments: u64,
-    reserved: [u64; 10],
+    pub(crate) memory: u64,
+    reserved: [u64; 9],
 }
 
 /// `struct cloop_compact`.
@@ -373,7 +374,8 @@ impl Info {
             freed_segments: 0,
             reserved_bytes: 0,
             stuck_segments: 0,
-            reserved: [0; 10],
+            memory: 0,
+            reserved: [0; 9],
         }
     }
 }
@@ -429,7 +431,7 @@ mod tests {
             mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments
             table_memory bytes_written bytes_read log_bytes flushes syncs checkpoints damaged
             errors replayed backing_dev backing_ino backing_file table_limit garbage_bytes
-            moved_bytes freed_segments reserved_bytes stuck_segments reserved);
+            moved_bytes freed_segments reserved_bytes stuck_segments memory reserved);
         same!(cloop_compact, RawCompact: index flags);
         same!(cloop_resize, RawResize: index flags size);
         program += "return 0; }\n";

@@ -108,6 +108,7 @@ struct Activity {
     segments: u64,
     free_segments: u64,
     reserved_bytes: u64,
+    memory_bytes: u64,
     table_bytes: u64,
     table_limit: u64,
     flushes: u64,
@@ -127,6 +128,7 @@ impl Activity {
             segments: info.segments,
             free_segments: info.free_segments,
             reserved_bytes: info.reserved_bytes,
+            memory_bytes: info.memory,
             table_bytes: info.table_memory,
             table_limit: info.table_limit,
             flushes: info.flushes,
@@ -337,6 +339,7 @@ impl Report {
                     size::human(activity.moved_bytes)
                 ),
             ));
+            rows.push(("Memory", size::human(activity.memory_bytes)));
             rows.push((
                 "Sector table",
                 format!(

@@ -115,6 +115,11 @@ impl<P: Platform> CheckpointState<P> {
         &mut self.ws
     }
 
+    /// Bytes of scratch memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.ws.memory() + self.page.len() as u64
+    }
+
     /// Writes a checkpoint. `detached` tells that the table may hold detached subtrees that its own flag does not tell of.
     /// Returns the proof that the log is durable as far as the checkpoint needs it.
     ///

@@ -4,6 +4,7 @@
 use super::{Codec, Levels};
 use crate::engine::format::Algorithm;
 use crate::engine::Result;
+use crate::platform::mem::Need;
 use crate::platform::{Lz4, Platform};
 use core::marker::PhantomData;
 
@@ -16,8 +17,8 @@ pub(super) const CODEC: Codec = Codec {
 pub(super) struct Compressor<P: Platform>(P::Lz4);
 
 impl<P: Platform> Compressor<P> {
-    pub(super) fn new() -> Result<Self> {
-        P::Lz4::new().map(Self)
+    pub(super) fn new(need: Need) -> Result<Self> {
+        P::Lz4::new(need).map(Self)
     }
 
     pub(super) fn compress(&mut self, _level: i32, src: &[u8], dst: &mut [u8]) -> Option<usize> {

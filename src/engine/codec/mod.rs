@@ -10,7 +10,7 @@ mod raw;
 
 use crate::engine::format::{Algorithm, UNIT};
 use crate::engine::Result;
-use crate::platform::mem::Buf;
+use crate::platform::mem::{Buf, Need};
 use crate::platform::Platform;
 
 /// What is fixed about an algorithm: a row of the table.
@@ -75,12 +75,17 @@ pub(crate) struct Encoder<P: Platform> {
 }
 
 impl<P: Platform> Encoder<P> {
-    /// Allocates the memory to compress at most `most` bytes at once.
-    pub(crate) fn new(most: usize) -> Result<Self> {
+    /// Allocates the memory to compress at most `most` bytes at once, which is needed this much.
+    pub(crate) fn new(need: Need, most: usize) -> Result<Self> {
         Ok(Self {
-            compressor: Compressor::new()?,
-            packed: Buf::zeroed(most)?,
+            compressor: Compressor::new(need)?,
+            packed: Buf::zeroed_if(need, most)?,
         })
+    }
+
+    /// Bytes of memory of the results; the scratch memory of the algorithms is less than that.
+    pub(crate) fn memory(&self) -> usize {
+        self.packed.len()
     }
 
     /// The payload to store for `content`, and the algorithm it is stored with: compressed if that saves space in
@@ -122,9 +127,9 @@ macro_rules! table {
         }
 
         impl<P: Platform> Compressor<P> {
-            fn new() -> Result<Self> {
+            fn new(need: Need) -> Result<Self> {
                 Ok(Self {
-                    $($file: $file::Compressor::new()?,)+
+                    $($file: $file::Compressor::new(need)?,)+
                 })
             }
 
@@ -195,7 +200,7 @@ mod tests {
     #[test]
     fn every_algorithm_gives_back_what_it_took() {
         let content: Vec<u8> = (0..8192u32).map(|i| (i / 64) as u8).collect();
-        let mut encoder = Encoder::<Std>::new(content.len()).unwrap();
+        let mut encoder = Encoder::<Std>::new(Need::Required, content.len()).unwrap();
         let mut decompressor = Decompressor::<Std>::new().unwrap();
         for codec in Codec::ALL {
             let (algorithm, payload) = encoder.encode(Params::of(codec.algorithm), &content);
@@ -228,7 +233,7 @@ mod tests {
                 Some((*x >> 24) as u8)
             })
             .collect();
-        let mut encoder = Encoder::<Std>::new(noise.len()).unwrap();
+        let mut encoder = Encoder::<Std>::new(Need::Required, noise.len()).unwrap();
         let (algorithm, payload) = encoder.encode(Params::of(Algorithm::Lz4), &noise);
         assert_eq!((algorithm, payload), (Algorithm::Raw, &noise[..]));
     }

@@ -4,6 +4,7 @@
 use super::{Codec, Levels};
 use crate::engine::format::Algorithm;
 use crate::engine::Result;
+use crate::platform::mem::Need;
 use crate::platform::Platform;
 use core::marker::PhantomData;
 
@@ -16,7 +17,7 @@ pub(super) const CODEC: Codec = Codec {
 pub(super) struct Compressor<P: Platform>(PhantomData<P>);
 
 impl<P: Platform> Compressor<P> {
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(_need: Need) -> Result<Self> {
         Ok(Self(PhantomData))
     }
 

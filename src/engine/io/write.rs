@@ -131,7 +131,7 @@ impl<'a, P: Platform> Writer<'a, P> {
         let mask = stored_blocks(data);
         if mask == 0 {
             let span = data.len() / BLOCK_SIZE;
-            self.zero(ws, block, span as u64)?;
+            self.zero(&mut ws.read, block, span as u64)?;
             return Ok(span);
         }
         self.loader.leaf(&mut ws.read, block, Missing::Create)?;

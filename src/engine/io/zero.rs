@@ -6,8 +6,8 @@ use crate::engine::format::{Kind, RecordHeader, NODE_SHIFT};
 use crate::engine::log::EncodedRecord;
 use crate::engine::map::load::Missing;
 use crate::engine::map::range::Survey;
+use crate::engine::records::ReadBuffers;
 use crate::engine::space::SpaceClass;
-use crate::engine::workspace::Workspace;
 use crate::engine::Result;
 use crate::platform::{MonitorGuard, Platform, Sabotage};
 use core::ops::Range;
@@ -32,7 +32,7 @@ impl<P: Platform> Writer<'_, P> {
     /// # Errors
     ///
     /// Those of [`Log::slot`](crate::engine::log::Log::slot) and of [`Loader::node`](crate::engine::map::load::Loader::node).
-    pub(crate) fn zero(&self, ws: &mut Workspace<P>, block: u64, count: u64) -> Result {
+    pub(crate) fn zero(&self, buffers: &mut ReadBuffers<P>, block: u64, count: u64) -> Result {
         let (mut at, end) = (block, block + count);
         while at < end {
             let survey = self.map.lock().survey(at..end, ZERO_SPAN);
@@ -48,7 +48,7 @@ impl<P: Platform> Writer<'_, P> {
                     at = id.end_block().min(end);
                 }
                 Survey::Unloaded(id) => {
-                    self.loader.node(&mut ws.read, id, Missing::Leave)?;
+                    self.loader.node(buffers, id, Missing::Leave)?;
                 }
             }
         }

@@ -10,14 +10,15 @@
 //! positions grow with the log and never repeat.
 //!
 //! The files, each above those before it: [`record`], [`segment`] and [`chunk`] (types), [`state`] (what the lock
-//! protects), [`seal`], [`retry`] and [`write`] (a chunk from the first record to the backing file), [`reserve`] (segments
-//! ahead), [`slot`] (appending) and [`commit`] (the fsync).
+//! protects), [`buffers`] (their memory), [`seal`], [`retry`] and [`write`] (a chunk from the first record to the backing
+//! file), [`reserve`] (segments ahead), [`slot`] (appending) and [`commit`] (the fsync).
 //!
 //! # Lock order
 //!
 //! [`Rank::Log`] is held while a record is placed and the sector table (under [`Rank::Map`]) changed
 //! with it, which makes the order of the log the order of the table: see [`Slot`](slot::Slot). It is never held during I/O.
 
+mod buffers;
 mod chunk;
 mod commit;
 mod record;
@@ -42,13 +43,16 @@ use crate::engine::format::{
     self, IncarnationId, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER,
 };
 use crate::engine::space::{Allocator, CheckpointCost, Space, SpaceClass};
+use crate::engine::spares::Spares;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Buf, Unique, Vec};
+use crate::platform::mem::{arc, Arc, Buf, Need, Unique, Vec};
 use crate::platform::{Monitor, Platform, Rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Buffers of one segment each: the bound on what is dirty in memory.
+/// Buffers of one segment each at most: the bound on what is dirty in memory.
 const BUFFERS: usize = 8;
+/// Buffers that a log keeps when it is idle, and goes on with when there is no memory for more.
+const RESERVE: usize = 1;
 /// Space of a link record in bytes, kept free at the end of every segment.
 const LINK_BYTES: u32 = 32;
 
@@ -63,6 +67,8 @@ pub(crate) struct Log<P: Platform> {
     /// Log position below which the buffers of the log hold nothing that is not in the backing file. It is read without
     /// the lock, and only grows.
     written: AtomicU64,
+    /// Buffers that exist. It is written under the lock, and read without.
+    buffers: AtomicU64,
 }
 
 /// The lock of the log, held. It gives access to the [`LogState`].
@@ -84,13 +90,14 @@ impl<P: Platform> Log<P> {
             Access::Write => (BUFFERS, None, 0),
             Access::Read => (0, Some(Error::ReadOnly), u64::MAX),
         };
-        let mut pool = Vec::with_capacity(buffers)?;
-        for _ in 0..buffers {
-            pool.push(Unique::new(Buf::zeroed(layout.segment_size as usize)?)?)?;
+        let mut spares = Spares::new(buffers, RESERVE)?;
+        for _ in 0..buffers.min(RESERVE) {
+            spares.add(Self::buffer(&layout, Need::Required)?);
         }
+        let made = spares.made() as u64;
         let chunks = Vec::with_capacity(buffers)?;
         let space = Space::new(allocator, layout, superblock.size)?;
-        let state = LogState::new(space, pool, chunks, error);
+        let state = LogState::new(space, spares, chunks, error);
         Ok(Self {
             state: P::Monitor::new(state, Rank::Log)?,
             checkpoint_cost: arc(CheckpointCost::default())?,
@@ -98,7 +105,13 @@ impl<P: Platform> Log<P> {
             epoch: superblock.epoch,
             salt: superblock.salt,
             written: AtomicU64::new(written),
+            buffers: AtomicU64::new(made),
         })
+    }
+
+    /// Allocates a buffer, for a chunk of a whole segment.
+    fn buffer(layout: &Layout, need: Need) -> Result<Unique<Buf>> {
+        Unique::new_if(need, Buf::zeroed_if(need, layout.segment_size as usize)?)
     }
 
     /// Takes the lock of the log.

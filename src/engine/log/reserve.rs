@@ -10,7 +10,7 @@ use super::{Log, LogState, LINK_BYTES};
 use crate::engine::format::SEGMENT_HEADER;
 use crate::engine::space::{Space, SpaceClass, Supply, Verdict};
 use crate::engine::{Error, Result};
-use crate::platform::mem::Buf;
+use crate::platform::mem::{Buf, Need};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage, WaitEvent};
 
 /// What may keep a segment from being reserved.
@@ -133,7 +133,7 @@ impl<P: Platform> Log<P> {
         if file.fixed_size() || !self.lock().flushes.are_frequent(&self.layout) {
             return;
         }
-        let Ok(zeros) = Buf::zeroed(self.layout.segment_size as usize) else {
+        let Ok(zeros) = Buf::zeroed_if(Need::Optional, self.layout.segment_size as usize) else {
             return;
         };
         let filled = file.write_at(&zeros, self.layout.segment_offset(index));

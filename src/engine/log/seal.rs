@@ -109,7 +109,7 @@ impl<P: Platform> Log<P> {
             self.written.fetch_max(lsn, Ordering::Release);
         }
         state.current = Some(current);
-        // The capacity was allocated with the pool: there are never more chunks than buffers.
+        // The capacity was allocated with the log: there are never more chunks than buffers.
         state.chunks.push(chunk)
     }
 }

@@ -251,9 +251,8 @@ impl<P: Platform> Log<P> {
             // The end of a segment that was flushed to its last sector is already linked.
             let linked = current.offset == self.layout.segment_size;
             if state.open.is_none() && !linked {
-                let Some(buf) = state.pool.pop() else {
-                    drop(state);
-                    self.write_or_wait(file)?;
+                let Some(buf) = state.buffers.take() else {
+                    self.get_buffer(file, state)?;
                     continue;
                 };
                 self.open_chunk(&mut state, buf);

@@ -5,6 +5,7 @@ use super::chunk::{Chunk, ChunkState, OpenChunk};
 use super::segment::Current;
 use crate::engine::format::Layout;
 use crate::engine::space::{Space, SpaceClass};
+use crate::engine::spares::Spares;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Unique, Vec};
 use core::ops::Range;
@@ -18,8 +19,8 @@ pub(crate) struct LogState {
     pub(super) open: Option<OpenChunk>,
     /// Sealed chunks, in the order of the log.
     pub(super) chunks: Vec<Chunk>,
-    /// Buffers without a chunk.
-    pub(super) pool: Vec<Unique<Buf>>,
+    /// The buffers of chunks. Those that wait have no chunk.
+    pub(super) buffers: Spares<Unique<Buf>>,
     pub(crate) space: Space,
     /// Log position behind the last record placed.
     pub(super) appended: u64,
@@ -115,7 +116,7 @@ impl LogState {
     /// A log without a segment. With `error` it is stopped from the beginning.
     pub(super) fn new(
         space: Space,
-        pool: Vec<Unique<Buf>>,
+        buffers: Spares<Unique<Buf>>,
         chunks: Vec<Chunk>,
         error: Option<Error>,
     ) -> Self {
@@ -123,7 +124,7 @@ impl LogState {
             current: None,
             open: None,
             chunks,
-            pool,
+            buffers,
             space,
             appended: 0,
             durable: 0,
@@ -262,6 +263,15 @@ impl LogState {
         self.chunks
             .iter()
             .any(|c| c.lsn < end && c.state == ChunkState::Queued)
+    }
+
+    /// Removes the chunk at place `at` of the list. Its buffer waits for the next one.
+    pub(super) fn forget_chunk(&mut self, at: usize) {
+        let chunk = self.chunks.remove(at);
+        // Nobody else has a reference: readers copy from chunks under the lock.
+        if let Some(buf) = chunk.and_then(|chunk| Unique::reclaim(chunk.buf)) {
+            self.buffers.put(buf);
+        }
     }
 
     /// Whether segment `index` is the current one.

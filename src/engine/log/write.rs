@@ -5,16 +5,17 @@ use super::chunk::ChunkState;
 use super::{Due, Log, LogGuard};
 use crate::engine::format::IncarnationId;
 use crate::engine::Result;
-use crate::platform::mem::Unique;
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 
 impl<P: Platform> Log<P> {
-    /// Writes the oldest queued chunk, or waits for one that is being written.
+    /// Writes the oldest queued chunk, or waits for one that is being written, as long as no chunk is open and there is no
+    /// buffer for one.
     pub(super) fn write_or_wait(&self, file: &P::File) -> Result {
         if !self.write_one(file) {
             let mut state = self.lock();
             state.check()?;
-            if state.pool.is_empty() {
+            // All buffers belong to chunks then, one at least.
+            if state.open.is_none() && state.buffers.is_empty() {
                 Self::wait_for_write(&mut state, u64::MAX);
             }
         }
@@ -59,16 +60,12 @@ impl<P: Platform> Log<P> {
         match (result, at) {
             (Ok(()), Some(at)) => {
                 state.write_succeeded();
-                let buf = state.chunks.remove(at).and_then(|c| Unique::reclaim(c.buf));
-                if let Some(buf) = buf {
-                    // Within the capacity the pool was made with.
-                    let _ = state.pool.push(buf);
-                }
+                state.forget_chunk(at);
                 self.publish_written(&state);
             }
             (Err(error), Some(at)) if state.try_again::<P>(error) => {
                 if P::sabotaged(Sabotage::ForgottenRetry) {
-                    state.chunks.remove(at);
+                    state.forget_chunk(at);
                 } else {
                     state.chunks[at].state = ChunkState::Queued;
                 }

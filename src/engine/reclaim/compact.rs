@@ -55,9 +55,10 @@ impl<P: Platform> Maintenance<P> {
         while self.reap(store)? == Progress::More && going() {}
         // Records are relocated to where the reserve is.
         store.log.move_reserve(&store.file);
-        let emptied = self.empty_segments(store, Effort::Pack, usize::MAX, &mut going)?;
+        let emptied = self.empty_segments(store, Effort::Pack, usize::MAX, &mut going);
+        self.give_back_memory();
         // The log itself may lie behind all other segments, and its records can be relocated once it has gone on.
-        let moved = emptied > 0 || far(store) && leave_segment(store)?;
+        let moved = emptied? > 0 || far(store) && leave_segment(store)?;
         self.free_dead(store)?;
         store.log.shrink_reserve(&store.file);
         Ok(moved)

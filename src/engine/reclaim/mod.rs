@@ -45,7 +45,8 @@ const REAP_BATCH: usize = 64;
 pub(crate) struct Maintenance<P: Platform> {
     checkpoint: Box<CheckpointState<P>>,
     reaper: Reaper,
-    /// Memory for the segment being emptied, allocated with the first one.
+    /// Memory for the segment being emptied, allocated with the first one. It stays until the device is idle, because
+    /// writers may wait for the next one.
     segment: Option<Buf>,
     /// Segments chosen to be emptied beside users' writes or for writers that wait, the best one last.
     victims: Vec<u64>,
@@ -77,6 +78,16 @@ impl<P: Platform> Maintenance<P> {
             punch_unit: BLOCK_SIZE,
             gained: 0,
         })
+    }
+
+    /// Bytes of scratch memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.checkpoint.memory()
+    }
+
+    /// Gives back the memory for a segment. The next segment to be emptied allocates it again.
+    pub(crate) fn give_back_memory(&mut self) {
+        self.segment = None;
     }
 
     /// The state of checkpoints.

@@ -14,7 +14,7 @@
 
 use crate::engine::format::{Layout, BLOCK_SIZE};
 use crate::engine::Result;
-use crate::platform::mem::{boxed, Arc, Box, Buf, Unique, Vec};
+use crate::platform::mem::{boxed, Arc, Box, Buf, Need, Unique, Vec};
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank, Sabotage};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -201,13 +201,13 @@ impl<P: Platform> Claim<'_, P> {
         // Another request may copy from it at this moment.
         let memory = evicted.and_then(Unique::reclaim);
         memory.or_else(|| {
-            let blocks = Buf::zeroed(self.cache.record_size).ok()?;
-            Unique::new(CachedRecord {
+            let blocks = Buf::zeroed_if(Need::Optional, self.cache.record_size).ok()?;
+            let record = CachedRecord {
                 number: 0,
                 mask: 0,
                 blocks,
-            })
-            .ok()
+            };
+            Unique::new_if(Need::Optional, record).ok()
         })
     }
 

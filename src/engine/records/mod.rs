@@ -12,7 +12,7 @@ use crate::engine::format::{
 };
 use crate::engine::log::Log;
 use crate::engine::Result;
-use crate::platform::mem::{boxed, Box, Buf, Vec};
+use crate::platform::mem::{Buf, Need, Vec};
 use crate::platform::{BackingFile, Platform};
 
 /// Scratch memory to read blocks, for one request at a time. Front ends keep a few and reuse them, so that no read depends
@@ -24,7 +24,7 @@ pub struct ReadBuffers<P: Platform> {
     pub(crate) blocks: Buf,
     pub(crate) decompressor: Decompressor<P>,
     /// Several records of a large request.
-    pub(crate) window: Box<Window>,
+    pub(crate) window: Window,
     /// Entries of the blocks being read, and the incarnations of the segments that they point into.
     pub(crate) run: Vec<(Entry, IncarnationId)>,
 }
@@ -33,17 +33,29 @@ impl<P: Platform> ReadBuffers<P> {
     /// For the records of images of this geometry.
     // A stack frame of its own: opening an image has many.
     #[inline(never)]
-    pub(crate) fn new(layout: &Layout) -> Result<Self> {
+    pub(crate) fn new(need: Need, layout: &Layout) -> Result<Self> {
         let blocks = (layout.record_size as usize).max(NODE_BYTES);
         // A record's header and mask come first, and it may start at the end of a sector.
         let stored = blocks + RECORD_HEADER + 4 + 2 * BLOCK_SIZE;
         Ok(Self {
-            record: Buf::zeroed(stored)?,
-            blocks: Buf::zeroed(blocks)?,
+            record: Buf::zeroed_if(need, stored)?,
+            blocks: Buf::zeroed_if(need, blocks)?,
             decompressor: Decompressor::new()?,
-            window: boxed(Window::default())?,
-            run: Vec::with_capacity(NODE_ENTRIES)?,
+            window: Window::default(),
+            run: Vec::with_capacity_if(need, NODE_ENTRIES)?,
         })
+    }
+
+    /// Bytes of memory, near enough.
+    pub fn memory(&self) -> u64 {
+        let run = NODE_ENTRIES * size_of::<(Entry, IncarnationId)>();
+        (self.record.len() + self.blocks.len() + run) as u64
+    }
+}
+
+impl<P: Platform> AsMut<Self> for ReadBuffers<P> {
+    fn as_mut(&mut self) -> &mut Self {
+        self
     }
 }
 

@@ -2,8 +2,9 @@
 //! [`Window`]: a part of the backing file with several records, read at once for a large request.
 
 use crate::engine::format::{Entry, BLOCK_SIZE};
+use crate::engine::spares::Spares;
 use crate::engine::Result;
-use crate::platform::mem::{boxed, Box, Buf, Vec};
+use crate::platform::mem::{boxed, Box, Buf, Need};
 use crate::platform::{Monitor, Platform, Rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,8 +13,8 @@ pub(super) const WINDOW: usize = 576 << 10;
 /// Bytes between two records that are read along with them, rather than apart: less than the disk delivers in the time of
 /// one more read.
 pub(super) const GAP: u64 = 16 << 10;
-/// Windows that are kept for later requests.
-const KEPT: usize = 4;
+/// Windows that exist at most. When all of them are in use, further large requests read their records one by one.
+const MOST: usize = 16;
 
 /// Bytes of the backing file that were read for the records in them. A window that is out of date does no harm: its records
 /// fail their checks, and are read again.
@@ -64,9 +65,9 @@ impl Window {
 /// Memory for the windows of a volume. It is allocated when a request needs it. If there is none, records are read one by
 /// one.
 pub(crate) struct WindowPool<P: Platform> {
-    idle: P::Monitor<Vec<Buf>>,
-    /// Windows that are kept. It is counted under the lock, and read without.
-    kept: AtomicU64,
+    spares: P::Monitor<Spares<Buf>>,
+    /// Windows that exist. It is counted under the lock, and read without.
+    made: AtomicU64,
 }
 
 impl<P: Platform> WindowPool<P> {
@@ -79,49 +80,63 @@ impl<P: Platform> WindowPool<P> {
     #[inline(never)]
     pub(crate) fn new() -> Result<Box<Self>> {
         boxed(Self {
-            idle: P::Monitor::new(Vec::with_capacity(KEPT)?, Rank::Pool)?,
-            kept: AtomicU64::new(0),
+            spares: P::Monitor::new(Spares::new(MOST, 0)?, Rank::Pool)?,
+            made: AtomicU64::new(0),
         })
+    }
+
+    fn note(&self, spares: &Spares<Buf>) {
+        self.made.store(spares.made() as u64, Ordering::Relaxed);
     }
 
     /// Memory for one window.
     pub(super) fn take(&self) -> Option<Buf> {
-        let mut idle = self.idle.lock();
-        let kept = idle.pop();
-        self.kept.store(idle.len() as u64, Ordering::Relaxed);
-        drop(idle);
-        kept.or_else(|| Buf::zeroed(WINDOW).ok())
+        let mut spares = self.spares.lock();
+        let kept = spares.take();
+        if kept.is_some() || !spares.may_grow() {
+            return kept;
+        }
+        drop(spares);
+        let made = Buf::zeroed_if(Need::Optional, WINDOW).ok();
+        let mut spares = self.spares.lock();
+        spares.grown(made.is_some());
+        self.note(&spares);
+        made
     }
 
     /// Takes the memory of a window back.
     pub(crate) fn give_back(&self, memory: Buf) {
-        let mut idle = self.idle.lock();
-        if idle.len() < KEPT {
-            // Within the capacity.
-            let _ = idle.push(memory);
-        }
-        self.kept.store(idle.len() as u64, Ordering::Relaxed);
+        self.spares.lock().put(memory);
     }
 
-    /// Bytes of memory that are kept. Takes no lock.
+    /// Bytes of memory. Takes no lock.
     pub(crate) fn memory(&self) -> u64 {
-        self.kept.load(Ordering::Relaxed) * WINDOW as u64
+        self.made.load(Ordering::Relaxed) * WINDOW as u64
+    }
+
+    /// Gives up the windows that were not needed since the last call.
+    pub(crate) fn trim(&self) {
+        while self.give_up(Spares::trim) > 0 {}
     }
 
     /// Gives up windows until `bytes` bytes are given back or none is left, and returns how many bytes were.
     pub(crate) fn shed(&self, bytes: u64) -> u64 {
         let mut given = 0;
         while given < bytes {
-            let mut idle = self.idle.lock();
-            let memory = idle.pop();
-            self.kept.store(idle.len() as u64, Ordering::Relaxed);
-            drop(idle);
-            if memory.is_none() {
-                break;
+            match self.give_up(Spares::shed) {
+                0 => break,
+                more => given += more,
             }
-            given += WINDOW as u64;
         }
         given
+    }
+
+    fn give_up(&self, choose: impl FnOnce(&mut Spares<Buf>) -> Option<Buf>) -> u64 {
+        let mut spares = self.spares.lock();
+        let memory = choose(&mut spares);
+        self.note(&spares);
+        drop(spares);
+        memory.map_or(0, |_| WINDOW as u64)
     }
 }
 
@@ -158,16 +173,23 @@ mod tests {
     }
 
     #[test]
-    fn few_windows_are_kept_and_all_can_be_shed() {
+    fn few_windows_exist_and_all_can_be_given_up() {
         let pool = WindowPool::<Std>::new().unwrap();
-        let taken: std::vec::Vec<Buf> = (0..KEPT + 2).map(|_| pool.take().unwrap()).collect();
-        assert_eq!(pool.memory(), 0);
+        let taken: std::vec::Vec<Buf> = (0..MOST).map(|_| pool.take().unwrap()).collect();
+        assert!(pool.take().is_none());
+        assert_eq!((pool.memory(), pool.shed(1)), ((MOST * WINDOW) as u64, 0));
         for memory in taken {
             pool.give_back(memory);
         }
-        assert_eq!(pool.memory(), (KEPT * WINDOW) as u64);
         assert_eq!(pool.shed(1), WINDOW as u64);
-        assert_eq!(pool.shed(u64::MAX), ((KEPT - 1) * WINDOW) as u64);
+        // The others were all in use since the last time.
+        pool.trim();
+        assert_eq!(pool.memory(), ((MOST - 1) * WINDOW) as u64);
+        let one = pool.take().unwrap();
+        pool.give_back(one);
+        pool.trim();
+        assert_eq!(pool.memory(), WINDOW as u64);
+        assert_eq!(pool.shed(u64::MAX), WINDOW as u64);
         assert_eq!((pool.memory(), pool.shed(1)), (0, 0));
     }
 }

@@ -3,9 +3,8 @@
 
 use crate::c;
 use crate::engine::Error;
+use crate::platform::mem::{Need, Vec};
 use crate::platform::Lz4;
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::alloc::KVVec;
 
 /// The work memory of one compression.
 ///
@@ -13,15 +12,14 @@ use kernel::alloc::KVVec;
 ///
 /// `work` has at least `LZ4_MEM_COMPRESS` bytes.
 pub(crate) struct KernelLz4 {
-    work: KVVec<u64>,
+    work: Vec<u64>,
 }
 
 impl Lz4 for KernelLz4 {
-    fn new() -> Result<Self, Error> {
+    fn new(need: Need) -> Result<Self, Error> {
         // INVARIANT: The length is `LZ4_MEM_COMPRESS`, rounded up.
         Ok(Self {
-            work: KVVec::zeroed(c::LZ4_MEM_COMPRESS.div_ceil(size_of::<u64>()), GFP_KERNEL)
-                .map_err(|_| Error::NoMemory)?,
+            work: Vec::filled_if(need, 0, c::LZ4_MEM_COMPRESS.div_ceil(size_of::<u64>()))?,
         })
     }
 

@@ -4,11 +4,30 @@
 use crate::engine::Error;
 use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::alloc::{KVBox, KVVec};
+use kernel::alloc::flags::{GFP_KERNEL, GFP_NOWAIT, __GFP_NOWARN};
+use kernel::alloc::{Flags, KVBox, KVVec};
 use kernel::sync::UniqueArc;
 
 pub(crate) use kernel::sync::Arc;
+
+/// How much depends on an allocation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The caller cannot go on without the memory. The allocation may wait until the kernel has freed some.
+    Required,
+    /// The caller goes on without the memory. The allocation fails rather than wait: what frees memory may be the very
+    /// writes that the caller serves.
+    Optional,
+}
+
+impl Need {
+    fn flags(self) -> Flags {
+        match self {
+            Self::Required => GFP_KERNEL,
+            Self::Optional => GFP_NOWAIT | __GFP_NOWARN,
+        }
+    }
+}
 
 /// Moves `value` behind a shared pointer.
 ///
@@ -42,7 +61,12 @@ impl<T> Vec<T> {
 
     /// An empty array with room for `n` items.
     pub(crate) fn with_capacity(n: usize) -> Result<Self, Error> {
-        KVVec::with_capacity(n, GFP_KERNEL)
+        Self::with_capacity_if(Need::Required, n)
+    }
+
+    /// As [`with_capacity`](Self::with_capacity), for memory that is needed this much.
+    pub(crate) fn with_capacity_if(need: Need, n: usize) -> Result<Self, Error> {
+        KVVec::with_capacity(n, need.flags())
             .map(Self)
             .map_err(|_| Error::NoMemory)
     }
@@ -52,7 +76,15 @@ impl<T> Vec<T> {
     where
         T: Clone,
     {
-        KVVec::from_elem(value, n, GFP_KERNEL)
+        Self::filled_if(Need::Required, value, n)
+    }
+
+    /// As [`filled`](Self::filled), for memory that is needed this much.
+    pub(crate) fn filled_if(need: Need, value: T, n: usize) -> Result<Self, Error>
+    where
+        T: Clone,
+    {
+        KVVec::from_elem(value, n, need.flags())
             .map(Self)
             .map_err(|_| Error::NoMemory)
     }
@@ -121,7 +153,12 @@ pub(crate) struct Buf(KVVec<Page>);
 impl Buf {
     /// A zeroed buffer of `len` bytes, rounded up to a multiple of 4096.
     pub(crate) fn zeroed(len: usize) -> Result<Self, Error> {
-        KVVec::zeroed(len.div_ceil(PAGE), GFP_KERNEL)
+        Self::zeroed_if(Need::Required, len)
+    }
+
+    /// As [`zeroed`](Self::zeroed), for memory that is needed this much.
+    pub(crate) fn zeroed_if(need: Need, len: usize) -> Result<Self, Error> {
+        KVVec::zeroed(len.div_ceil(PAGE), need.flags())
             .map(Self)
             .map_err(|_| Error::NoMemory)
     }
@@ -150,7 +187,12 @@ pub(crate) struct Unique<T>(UniqueArc<T>);
 impl<T> Unique<T> {
     /// Moves `value` to the heap.
     pub(crate) fn new(value: T) -> Result<Self, Error> {
-        UniqueArc::new(value, GFP_KERNEL)
+        Self::new_if(Need::Required, value)
+    }
+
+    /// As [`new`](Self::new), for memory that is needed this much.
+    pub(crate) fn new_if(need: Need, value: T) -> Result<Self, Error> {
+        UniqueArc::new(value, need.flags())
             .map(Self)
             .map_err(|_| Error::NoMemory)
     }

@@ -15,7 +15,7 @@ pub use self::history::{
 pub(crate) use self::history::{overtaking, since};
 
 use super::held::{self, Hold};
-use super::std::mem::set_failing_allocation;
+use super::std::mem::{set_failing_allocation, set_scarcity};
 use super::std::StdLz4;
 use super::{Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread, WaitEvent};
 use crate::engine::Error;
@@ -64,6 +64,9 @@ pub fn begin(seed: u64, sabotage: Option<Sabotage>) {
     RANDOM.set(random);
     CLOCK.set(0);
     set_failing_allocation(None);
+    // Apart from the other choices.
+    let mut memory = Rng(seed ^ 0x6d65_6d6f_7279);
+    set_scarcity([0, 0, 3, 1, 1, 1, 1, 1][memory.below(8) as usize]);
     held::forget();
     take_history();
 }
@@ -73,6 +76,13 @@ pub fn end() {
     SIMULATING.set(false);
     SABOTAGE.set(None);
     set_failing_allocation(None);
+    set_scarcity(1);
+}
+
+/// Of the allocations of the engine without which it can go on, lets only each `n`th succeed, on this thread and from now
+/// on; with 0 none of them.
+pub fn scarce_memory(n: u64) {
+    set_scarcity(n);
 }
 
 /// Lets the `n`th allocation of the engine from now on fail (0: the next), or none.

@@ -17,6 +17,42 @@ pub(crate) fn set_failing_allocation(n: Option<u64>) {
     FAILING.set(n);
 }
 
+/// How much depends on an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The caller cannot go on without the memory.
+    Required,
+    /// The caller goes on without the memory.
+    Optional,
+}
+
+#[cfg(feature = "sim")]
+std::thread_local! {
+    static SCARCITY: core::cell::Cell<u64> = const { core::cell::Cell::new(1) };
+    static OPTIONAL: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+}
+
+/// Of the optional allocations of this thread from now on, only each `n`th succeeds; with 0 none does.
+#[cfg(feature = "sim")]
+pub(crate) fn set_scarcity(n: u64) {
+    SCARCITY.set(n);
+    OPTIONAL.set(0);
+}
+
+/// Every allocation that is needed this much asks here first.
+fn allocate_if(need: Need) -> Result<(), Error> {
+    #[cfg(feature = "sim")]
+    if need == Need::Optional {
+        OPTIONAL.set(OPTIONAL.get() + 1);
+        if OPTIONAL.get().checked_rem(SCARCITY.get()) != Some(0) {
+            return Err(Error::NoMemory);
+        }
+    }
+    #[cfg(not(feature = "sim"))]
+    let _ = need;
+    allocate()
+}
+
 /// Every allocation asks here first.
 fn allocate() -> Result<(), Error> {
     #[cfg(feature = "sim")]
@@ -56,7 +92,12 @@ impl<T> Vec<T> {
 
     /// An empty array with room for `n` items.
     pub fn with_capacity(n: usize) -> Result<Self, Error> {
-        allocate()?;
+        Self::with_capacity_if(Need::Required, n)
+    }
+
+    /// As [`with_capacity`](Self::with_capacity), for memory that is needed this much.
+    pub fn with_capacity_if(need: Need, n: usize) -> Result<Self, Error> {
+        allocate_if(need)?;
         let mut v = std::vec::Vec::new();
         v.try_reserve_exact(n).map_err(|_| Error::NoMemory)?;
         Ok(Self(v))
@@ -67,7 +108,15 @@ impl<T> Vec<T> {
     where
         T: Clone,
     {
-        let mut v = Self::with_capacity(n)?;
+        Self::filled_if(Need::Required, value, n)
+    }
+
+    /// As [`filled`](Self::filled), for memory that is needed this much.
+    pub fn filled_if(need: Need, value: T, n: usize) -> Result<Self, Error>
+    where
+        T: Clone,
+    {
+        let mut v = Self::with_capacity_if(need, n)?;
         v.0.resize(n, value);
         Ok(v)
     }
@@ -142,7 +191,12 @@ const PAGE: usize = 4096;
 impl Buf {
     /// A zeroed buffer of `len` bytes, rounded up to a multiple of 4096.
     pub fn zeroed(len: usize) -> Result<Self, Error> {
-        allocate()?;
+        Self::zeroed_if(Need::Required, len)
+    }
+
+    /// As [`zeroed`](Self::zeroed), for memory that is needed this much.
+    pub fn zeroed_if(need: Need, len: usize) -> Result<Self, Error> {
+        allocate_if(need)?;
         let len = len.next_multiple_of(PAGE);
         let mut bytes = std::vec::Vec::new();
         bytes
@@ -174,7 +228,13 @@ pub struct Unique<T>(Arc<T>);
 impl<T> Unique<T> {
     /// Moves `value` to the heap.
     pub fn new(value: T) -> Result<Self, Error> {
-        arc(value).map(Self)
+        Self::new_if(Need::Required, value)
+    }
+
+    /// As [`new`](Self::new), for memory that is needed this much.
+    pub fn new_if(need: Need, value: T) -> Result<Self, Error> {
+        allocate_if(need)?;
+        Ok(Self(Arc::new(value)))
     }
 
     /// Gives up mutability; does not allocate.

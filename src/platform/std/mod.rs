@@ -159,7 +159,7 @@ impl Thread for StdThread {
 pub struct StdLz4;
 
 impl Lz4 for StdLz4 {
-    fn new() -> Result<Self, Error> {
+    fn new(_need: mem::Need) -> Result<Self, Error> {
         Ok(Self)
     }
 

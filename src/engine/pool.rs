@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+//! [`Pool`]: the memory that requests are served with, a piece for each request.
+
+use crate::engine::spares::Spares;
+use crate::engine::Result;
+use crate::platform::mem::Need;
+use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The memory that requests of one kind are served with: a `T` for each that is served at the same time.
+///
+/// One `T` always exists. Further ones are made when they are needed, if there is memory for them, and given up when they
+/// are not needed any more. A request that gets none waits until another one has ended, so requests that share a pool must
+/// not wait for each other: then each of them is served at some time, however little memory there is.
+pub struct Pool<P: Platform, T: Send + 'static> {
+    spares: P::Monitor<Spares<T>>,
+    /// Bytes of memory of a `T`.
+    bytes: u64,
+    /// Bytes of memory of those that exist. It is written under the lock, and read without.
+    memory: AtomicU64,
+}
+
+impl<P: Platform, T: Send + 'static> Pool<P, T> {
+    /// A pool that begins with `reserve`, which takes `bytes` bytes as the others will. There are never more than `most`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
+    pub fn new(most: usize, reserve: T, bytes: u64) -> Result<Self> {
+        let mut spares = Spares::new(most, 1)?;
+        spares.add(reserve);
+        Ok(Self {
+            spares: P::Monitor::new(spares, Rank::Pool)?,
+            bytes,
+            memory: AtomicU64::new(bytes),
+        })
+    }
+
+    /// Calls `f` with a `T` that nobody else uses. If all are in use, one more is made by `make`; if there is no memory for
+    /// it, waits for one.
+    pub fn with<R>(&self, make: impl Fn(Need) -> Result<T>, f: impl FnOnce(&mut T) -> R) -> R {
+        let mut object = self.take(make);
+        let result = f(&mut object);
+        let mut spares = self.spares.lock();
+        spares.put(object);
+        spares.notify_all();
+        result
+    }
+
+    fn take(&self, make: impl Fn(Need) -> Result<T>) -> T {
+        let mut spares = self.spares.lock();
+        loop {
+            if let Some(object) = spares.take() {
+                return object;
+            }
+            if spares.may_grow() {
+                drop(spares);
+                let made = make(Need::Optional);
+                spares = self.spares.lock();
+                spares.grown(made.is_ok());
+                self.note(&spares);
+                match made {
+                    Ok(object) => return object,
+                    // One was put back meanwhile.
+                    Err(_) if !spares.is_empty() => continue,
+                    Err(_) => {}
+                }
+            }
+            // Those that exist are in use. A request that has ended with one notifies.
+            spares.wait();
+        }
+    }
+
+    fn note(&self, spares: &Spares<T>) {
+        let memory = spares.made() as u64 * self.bytes;
+        self.memory.store(memory, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory. Takes no lock.
+    pub fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that [`shed`](Self::shed) may give back. Takes no lock.
+    pub fn sheddable(&self) -> u64 {
+        self.memory().saturating_sub(self.bytes)
+    }
+
+    /// Gives back what was not needed since the last call.
+    pub fn trim(&self) {
+        while self.give_back(Spares::trim) > 0 {}
+    }
+
+    /// Gives back what is not in use until `bytes` bytes are given back, and returns how many were.
+    pub fn shed(&self, bytes: u64) -> u64 {
+        let mut given = 0;
+        while given < bytes {
+            match self.give_back(Spares::shed) {
+                0 => break,
+                more => given += more,
+            }
+        }
+        given
+    }
+
+    /// Gives back what `choose` gives up, and returns how many bytes that are.
+    fn give_back(&self, choose: impl FnOnce(&mut Spares<T>) -> Option<T>) -> u64 {
+        let mut spares = self.spares.lock();
+        let object = choose(&mut spares);
+        self.note(&spares);
+        drop(spares);
+        // Its memory is freed here, without the lock.
+        object.map_or(0, |_| self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Error;
+    use crate::platform::std::Std;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::Barrier;
+    use std::thread;
+
+    fn pool(most: usize) -> Pool<Std, u64> {
+        Pool::new(most, 0, 100).unwrap()
+    }
+
+    fn more(need: Need) -> Result<u64> {
+        assert_eq!(need, Need::Optional);
+        Ok(0)
+    }
+
+    /// So many requests at the same time.
+    fn crowd(pool: &Pool<Std, u64>, count: usize) {
+        let all = Barrier::new(count);
+        thread::scope(|scope| {
+            for _ in 0..count {
+                scope.spawn(|| pool.with(more, |_| all.wait()));
+            }
+        });
+    }
+
+    #[test]
+    fn a_pool_grows_with_the_requests_and_is_trimmed_to_those_of_late() {
+        let pool = pool(8);
+        assert_eq!((pool.memory(), pool.sheddable()), (100, 0));
+        crowd(&pool, 8);
+        assert_eq!((pool.memory(), pool.sheddable()), (800, 700));
+        // All were needed since the last time.
+        pool.trim();
+        assert_eq!(pool.memory(), 800);
+        crowd(&pool, 3);
+        pool.trim();
+        assert_eq!(pool.memory(), 300);
+        pool.trim();
+        assert_eq!(pool.memory(), 100);
+        pool.trim();
+        assert_eq!((pool.memory(), pool.shed(1)), (100, 0));
+    }
+
+    #[test]
+    fn all_but_one_can_be_shed() {
+        let pool = pool(8);
+        crowd(&pool, 8);
+        assert_eq!(pool.shed(150), 200);
+        assert_eq!(pool.shed(u64::MAX), 500);
+        assert_eq!(pool.memory(), 100);
+    }
+
+    /// Without memory for more, requests take turns with the one that there is, also while others give memory back.
+    #[test]
+    fn requests_go_on_without_memory() {
+        let pool = pool(64);
+        let (running, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let none = |_| {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        Err(Error::NoMemory)
+                    };
+                    for _ in 0..200 {
+                        pool.with(none, |_| {
+                            assert_eq!(running.fetch_add(1, Ordering::Relaxed), 0);
+                            thread::yield_now();
+                            running.fetch_sub(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+            scope.spawn(|| (0..200).for_each(|_| pool.trim()));
+        });
+        assert!(failed.into_inner() > 0);
+        assert_eq!(pool.memory(), 100);
+    }
+
+    #[test]
+    fn there_are_never_more_than_the_most() {
+        let pool = pool(2);
+        let (running, worst) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.with(more, |_| {
+                            let now = running.fetch_add(1, Ordering::Relaxed) + 1;
+                            worst.fetch_max(now, Ordering::Relaxed);
+                            thread::yield_now();
+                            running.fetch_sub(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert!(worst.into_inner() <= 2 && pool.memory() <= 200);
+    }
+}
