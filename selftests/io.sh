@@ -157,3 +157,26 @@ hammer() {
 	"$here/hammer.py" --verify "$device"
 }
 check "writes, discards and reads of the same blocks at once" hammer
+
+# A disk that needs long for each read is read at many places at a time: each request that waits for it holds up no other.
+deep_reads() {
+	local milliseconds=50 depth=32 iops
+	modprobe -q dm-delay || skip "this kernel has no dm-delay"
+	noise "$tmp/noise" 32
+	dmsetup create selftest-slow --table "0 524288 delay $disk2 2048 $milliseconds $disk2 2048 0"
+	cloop create --force --size 64M --record-size 16K /dev/mapper/selftest-slow
+	attach /dev/mapper/selftest-slow
+	copy if="$tmp/noise" of="$device" bs=1M oflag=direct
+	# So nothing is in the memory of the log any more.
+	detach "$device"
+	attach /dev/mapper/selftest-slow
+	fio --output="$tmp/fio" --output-format=json --name=reads --filename="$device" --size=32M --direct=1 --ioengine=libaio \
+		--rw=randread --bs=4k --iodepth="$depth" --time_based --runtime=5 || { cat "$tmp/fio"; return 1; }
+	iops=$(jq '.jobs[0].read.iops | floor' "$tmp/fio")
+	figure "$iops reads in a second at depth $depth, each of which takes the disk $milliseconds ms"
+	detach "$device"
+	dmsetup remove selftest-slow
+	# A half of the depth, because an emulated CPU has its share in it.
+	is "$iops" -ge $((depth * 1000 / milliseconds / 2)) "reads in a second"
+}
+check "reads of a slow disk at the same time" deep_reads

@@ -115,7 +115,8 @@ fn run(
         }
         let operations = match (delay, load) {
             (0, _) | (_, Load::SequentialWrite | Load::SequentialRead) => all,
-            _ => all.min(2048),
+            // Long enough that the start of the threads does not count.
+            _ => all.min(2048 * threads),
         };
         bench.prepare(load)?;
         let (wall, cpu, before) = (Instant::now(), cpu_time(), file.counts());

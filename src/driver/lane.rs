@@ -54,12 +54,13 @@ impl Lane {
         }
     }
 
-    /// Requests that are served at the same time. There are more than CPUs, because some of the requests wait for the
-    /// backing file.
+    /// Requests that are served at the same time. There are more than CPUs, because requests wait for the backing file.
+    /// A read nearly always does, and a disk is at its best with many reads at a time.
     pub(crate) fn width(self) -> usize {
         let cpus = online_cpus();
         match self {
-            Self::Read | Self::Write => (2 * cpus).clamp(4, 32),
+            Self::Read => 64,
+            Self::Write => (2 * cpus).clamp(4, 32),
             Self::Metadata => cpus.clamp(2, 8),
             Self::Discard => 2,
             Self::Flush => cpus.clamp(2, 16),
