@@ -262,6 +262,8 @@ impl<T> MonitorGuard for LoneGuard<'_, T> {
     }
 
     fn notify_all(&self) {}
+
+    fn notify_requests(&self) {}
 }
 
 impl<T> Deref for LoneGuard<'_, T> {

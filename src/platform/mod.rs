@@ -54,7 +54,8 @@ impl Rank {
     ];
 }
 
-/// A sleeping mutex with one condition variable: the only synchronisation primitive of the engine.
+/// A sleeping mutex with two condition variables, one for requests and one for background threads: the only
+/// synchronisation primitive of the engine.
 pub trait Monitor<T: Send>: Sized + Send + Sync {
     /// Proof of holding the lock; gives access to the value.
     type Guard<'a>: MonitorGuard + DerefMut<Target = T>
@@ -75,16 +76,19 @@ pub trait Monitor<T: Send>: Sized + Send + Sync {
 
 /// Waiting on a held [`Monitor`].
 pub trait MonitorGuard {
-    /// Releases the lock, sleeps until a notification (or spuriously wakes), and takes it again.
+    /// Releases the lock, sleeps until any notification (or spuriously wakes), and takes it again.
     fn wait(&mut self);
 
     /// As [`wait`](Self::wait), for a background thread that may sleep for days: it must not count
-    /// as hung or as load. `timeout_ms` bounds the sleep (0: no bound); true when that time passed
-    /// without a notification.
+    /// as hung or as load, and what concerns requests only does not wake it. `timeout_ms` bounds the sleep
+    /// (0: no bound); true when that time passed without a notification by [`notify_all`](Self::notify_all).
     fn wait_idle(&mut self, timeout_ms: u32) -> bool;
 
     /// Wakes every waiter of this monitor.
     fn notify_all(&self);
+
+    /// Wakes those who sleep in [`wait`](Self::wait), and no background thread: for a change that gives it nothing to do.
+    fn notify_requests(&self);
 }
 
 /// The file (or block device) that holds an image. All offsets and lengths are in bytes.

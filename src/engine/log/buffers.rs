@@ -26,7 +26,7 @@ impl<P: Platform> Log<P> {
             if let Ok(buf) = made {
                 state.buffers.put(buf);
                 // Others may wait for any buffer.
-                state.notify_all();
+                state.notify_requests();
             }
             self.note_buffers(&state);
             if grown {

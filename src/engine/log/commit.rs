@@ -80,6 +80,11 @@ impl<P: Platform> Log<P> {
                 Ok(()) => {
                     state.durable = state.durable.max(upto);
                     state.flushes.count();
+                    state.syncing = false;
+                    // What is durable gives background threads nothing to do, and there may be a flush for each write.
+                    state.notify_requests();
+                    state.check()?;
+                    return Ok(state.durable);
                 }
                 Err(error) if Self::forgives(error) => {
                     state.syncing = false;

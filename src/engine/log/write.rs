@@ -76,8 +76,12 @@ impl<P: Platform> Log<P> {
             }
             (_, None) => {}
         }
-        state.notify_all();
         let after = state.retrying();
+        match result.is_ok() && before.is_none() {
+            // Requests wait for the buffer, or for the chunk. Other chunks wait to be written as before.
+            true => state.notify_requests(),
+            false => state.notify_all(),
+        }
         drop(state);
         Self::tell_retry(file, before, after);
         true

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The engine's lock: a kernel mutex and a condition variable.
+//! The engine's lock: a kernel mutex and two condition variables.
 
 use crate::c;
 use crate::engine::Error;
@@ -24,11 +24,15 @@ impl<T> Unpin for Movable<T> {}
 struct Inner<T> {
     #[pin]
     lock: Mutex<Movable<T>>,
+    /// Those who wait for something to change.
     #[pin]
     changed: CondVar,
+    /// Background threads that wait for something to do.
+    #[pin]
+    idle: CondVar,
 }
 
-/// A mutex and its condition variable, pinned together on the heap.
+/// A mutex and its condition variables, pinned together on the heap.
 pub(crate) struct KernelMonitor<T>(Pin<KBox<Inner<T>>>);
 
 /// The name of the locks of a rank, and their lockdep classes: one for the mutexes and one for the wait
@@ -67,6 +71,7 @@ impl<T: Send> Monitor<T> for KernelMonitor<T> {
             pin_init!(Inner {
                 lock <- Mutex::new(Movable(value), name, lock_key),
                 changed <- CondVar::new(name, wait_key),
+                idle <- CondVar::new(name, wait_key),
             }),
             GFP_KERNEL,
         )
@@ -130,17 +135,17 @@ impl<T> MonitorGuard for KernelGuard<'_, T> {
     }
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
-        let changed = &self.inner.changed;
+        let idle = &self.inner.idle;
         // SAFETY: The function has no preconditions.
         unsafe { c::cloop_rest_begin() };
         // A kernel thread ignores all signals, so an interruptible sleep lasts as long as an
         // uninterruptible one. It counts neither as load nor as a hung task.
         let mut passed = if timeout_ms == 0 {
-            let _ = changed.wait_interruptible(&mut self.value);
+            let _ = idle.wait_interruptible(&mut self.value);
             false
         } else {
             let jiffies = msecs_to_jiffies(timeout_ms);
-            let result = changed.wait_interruptible_timeout(&mut self.value, jiffies);
+            let result = idle.wait_interruptible_timeout(&mut self.value, jiffies);
             matches!(result, CondVarTimeoutResult::Timeout)
         };
         // While the machine sleeps, no thread of the engine begins anything.
@@ -154,6 +159,11 @@ impl<T> MonitorGuard for KernelGuard<'_, T> {
     }
 
     fn notify_all(&self) {
+        self.inner.changed.notify_all();
+        self.inner.idle.notify_all();
+    }
+
+    fn notify_requests(&self) {
         self.inner.changed.notify_all();
     }
 }

@@ -140,11 +140,14 @@ impl Platform for Sim {
     }
 }
 
-/// A mutex with a condition variable, under the simulation's scheduler.
+/// A mutex with its condition variables, under the simulation's scheduler.
 #[derive(Debug)]
 pub struct SimMonitor<T> {
     value: Mutex<T>,
+    /// Those who wait for something to change.
     changed: Condvar,
+    /// Background threads that wait for something to do.
+    idle: Condvar,
     rank: Rank,
 }
 
@@ -158,6 +161,7 @@ impl<T: Send> Monitor<T> for SimMonitor<T> {
         Ok(Self {
             value: Mutex::new(value),
             changed: Condvar::new(),
+            idle: Condvar::new(),
             rank,
         })
     }
@@ -184,16 +188,31 @@ pub struct SimGuard<'a, T> {
 
 impl<T> MonitorGuard for SimGuard<'_, T> {
     fn wait(&mut self) {
-        self.wait_idle(0);
+        self.wait_on(&self.monitor.changed, 0);
     }
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
+        self.wait_on(&self.monitor.idle, timeout_ms)
+    }
+
+    fn notify_all(&self) {
+        self.monitor.changed.notify_all();
+        self.monitor.idle.notify_all();
+    }
+
+    fn notify_requests(&self) {
+        self.monitor.changed.notify_all();
+    }
+}
+
+impl<T> SimGuard<'_, T> {
+    fn wait_on(&mut self, condition: &Condvar, timeout_ms: u32) -> bool {
         self.hold.wait();
         let Some(guard) = self.guard.take() else {
             return false;
         };
         let (again, passed) = if timeout_ms == 0 {
-            (self.monitor.changed.wait(guard), false)
+            (condition.wait(guard), false)
         } else {
             // Simulated time passes only here: chance decides when the timeout is over.
             drop(guard);
@@ -206,10 +225,6 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
         };
         self.guard = Some(again.expect("a simulation ends at a panic"));
         passed
-    }
-
-    fn notify_all(&self) {
-        self.monitor.changed.notify_all();
     }
 }
 

@@ -54,11 +54,14 @@ impl<F: BackingFile> Platform for Std<F> {
     }
 }
 
-/// A mutex with a condition variable.
+/// A mutex with its condition variables.
 #[derive(Debug)]
 pub struct StdMonitor<T> {
     value: Mutex<T>,
+    /// Those who wait for something to change.
     changed: Condvar,
+    /// Background threads that wait for something to do.
+    idle: Condvar,
     rank: Rank,
 }
 
@@ -72,6 +75,7 @@ impl<T: Send> Monitor<T> for StdMonitor<T> {
         Ok(Self {
             value: Mutex::new(value),
             changed: Condvar::new(),
+            idle: Condvar::new(),
             rank,
         })
     }
@@ -83,6 +87,7 @@ impl<T: Send> Monitor<T> for StdMonitor<T> {
         StdGuard {
             guard: Some(guard),
             changed: &self.changed,
+            idle: &self.idle,
             hold,
         }
     }
@@ -94,16 +99,32 @@ pub struct StdGuard<'a, T> {
     /// Absent only inside of the waiting functions.
     guard: Option<MutexGuard<'a, T>>,
     changed: &'a Condvar,
+    idle: &'a Condvar,
     /// With debug assertions: the check of the lock order.
     hold: Option<Hold>,
 }
 
 impl<T> MonitorGuard for StdGuard<'_, T> {
     fn wait(&mut self) {
-        self.wait_idle(0);
+        self.wait_on(self.changed, 0);
     }
 
     fn wait_idle(&mut self, timeout_ms: u32) -> bool {
+        self.wait_on(self.idle, timeout_ms)
+    }
+
+    fn notify_all(&self) {
+        self.changed.notify_all();
+        self.idle.notify_all();
+    }
+
+    fn notify_requests(&self) {
+        self.changed.notify_all();
+    }
+}
+
+impl<T> StdGuard<'_, T> {
+    fn wait_on(&mut self, condition: &Condvar, timeout_ms: u32) -> bool {
         if let Some(hold) = &self.hold {
             hold.wait();
         }
@@ -111,20 +132,16 @@ impl<T> MonitorGuard for StdGuard<'_, T> {
             return false;
         };
         let (guard, passed) = if timeout_ms == 0 {
-            let waited = self.changed.wait(guard);
+            let waited = condition.wait(guard);
             (waited.unwrap_or_else(PoisonError::into_inner), false)
         } else {
             let timeout = Duration::from_millis(timeout_ms.into());
-            let waited = self.changed.wait_timeout(guard, timeout);
+            let waited = condition.wait_timeout(guard, timeout);
             let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
             (guard, result.timed_out())
         };
         self.guard = Some(guard);
         passed
-    }
-
-    fn notify_all(&self) {
-        self.changed.notify_all();
     }
 }
 
