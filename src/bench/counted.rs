@@ -132,6 +132,11 @@ impl<F> Counted<F> {
         }
     }
 
+    /// The file whose operations are counted.
+    pub fn inner(&self) -> &F {
+        &self.file
+    }
+
     /// The counts so far.
     pub fn counts(&self) -> Counts {
         let counters = &*self.counters;

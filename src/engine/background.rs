@@ -6,13 +6,19 @@ use crate::engine::checkpoint::{due, CheckpointKind};
 use crate::engine::log::{Due, LogState};
 use crate::engine::map::reaper::Progress;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
-use crate::engine::space::{SpaceClass, Verdict};
+use crate::engine::space::{Demand, SpaceClass, Surplus, Verdict};
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
 
 /// Time without a write after which the device counts as idle, in milliseconds.
 const IDLE_MS: u64 = 5000;
+/// Time without a read of the backing file after which what holds up reads may begin, in milliseconds.
+const READS_MS: u64 = 50;
+/// Time for which unneeded space stays where it is because there are reads, in milliseconds.
+const SURPLUS_MS: u64 = 30_000;
+/// Time between two calls that give back such space beside reads, in milliseconds.
+const BESIDE_READS_MS: u64 = 1000;
 /// Time after which failed work is tried again, in milliseconds.
 const RETRY_MS: u64 = 1000;
 /// Bytes that users write before reclaim looks again at segments that it has set aside.
@@ -102,6 +108,8 @@ enum Task {
     Checkpoint,
     /// Gain what is owed to users, before they have to wait.
     GainAhead,
+    /// Give back space that free segments hold: others need it, or nothing is read.
+    Deallocate(Demand),
     /// Empty a segment beside users' writes: there is much garbage.
     Step,
     /// Take detached subtrees off the counts.
@@ -156,6 +164,15 @@ struct LastWrite {
     noticed: Time,
 }
 
+/// The last read of the backing file, as far as it matters to what holds up reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct LastRead {
+    /// The reads so far; none while one is under way.
+    reads: Option<u64>,
+    /// When that was noticed.
+    noticed: Time,
+}
+
 /// What the maintenance thread remembers.
 struct Plan {
     checkpoints: Checkpoints,
@@ -168,6 +185,9 @@ struct Plan {
     /// There was nothing to gain before users have to wait, and the next checkpoint has not come.
     spent: bool,
     last_write: LastWrite,
+    last_read: LastRead,
+    /// When free segments began to hold space that nobody needs.
+    surplus: Option<Time>,
     /// Everything is in order since this moment.
     tidy: Option<Moment>,
     /// Reclaim looked again at the segments that it had set aside.
@@ -191,6 +211,11 @@ impl Plan {
                 moment: 0,
                 noticed: now,
             },
+            last_read: LastRead {
+                reads: None,
+                noticed: now,
+            },
+            surplus: None,
             tidy: None,
             retried: 0,
             exhausted: None,
@@ -202,7 +227,7 @@ impl Plan {
         let mut state = store.log.lock();
         loop {
             let now = P::now_ms();
-            self.look(now, &state);
+            self.look(store, now, &state);
             if let Some(task) = self.choose(store, &state, now) {
                 return task;
             }
@@ -244,6 +269,14 @@ impl Plan {
         if !self.spent && state.space.owed() >= segment / OWED {
             return Some(Task::GainAhead);
         }
+        let demand = self.demand(state);
+        match state.space.surplus(demand) {
+            Surplus::Needed => return Some(Task::Deallocate(demand)),
+            Surplus::Unneeded if now >= self.deallocate_at() => {
+                return Some(Task::Deallocate(demand));
+            }
+            Surplus::Unneeded | Surplus::Nothing => {}
+        }
         if self.stepping == Stepping::On && moment - self.stepped >= segment {
             self.stepped = moment;
             return Some(Task::Step);
@@ -253,6 +286,23 @@ impl Plan {
         }
         let idle = now >= self.idle_at();
         (idle && self.tidy != Some(moment)).then_some(Task::Tidy(moment))
+    }
+
+    /// Whether users are going to use what free segments hold.
+    fn demand(&self, state: &LogState) -> Demand {
+        match self.tidy == Some(state.user_bytes()) {
+            true => Demand::Idle,
+            false => Demand::Writes,
+        }
+    }
+
+    /// The time from which on unneeded space is given back: when there was no read for a moment, or when it has been there
+    /// for long.
+    fn deallocate_at(&self) -> Time {
+        let old = self.surplus.map(|since| since + SURPLUS_MS);
+        let at_rest = self.last_read.reads.is_some();
+        let quiet = at_rest.then_some(self.last_read.noticed + READS_MS);
+        old.into_iter().chain(quiet).min().unwrap_or(Time::MAX)
     }
 
     /// The time from which on users count as idle, unless they write before.
@@ -275,14 +325,26 @@ impl Plan {
             Reaping::Failed(retry) => Some(retry),
         };
         let untidy = self.tidy != Some(state.user_bytes());
-        let others = [reaping, untidy.then(|| self.idle_at())];
+        // While there are reads it looks again.
+        let surplus = state.space.surplus(self.demand(state)) != Surplus::Nothing;
+        let surplus = surplus.then(|| self.deallocate_at().min(now + READS_MS));
+        let others = [reaping, surplus, untidy.then(|| self.idle_at())];
         let others = others.into_iter().flatten().filter(|_| !quiet);
         let next = checkpoint.into_iter().chain(others).min();
         next.map_or(0, |time| time.saturating_sub(now).max(1) as u32)
     }
 
     /// Takes the time into account, and what users have written.
-    fn look(&mut self, now: Time, state: &LogState) {
+    fn look<P: Platform>(&mut self, store: &Store<P>, now: Time, state: &LogState) {
+        let reads = store.reads.at_rest();
+        if reads.is_none() || reads != self.last_read.reads {
+            let noticed = now;
+            self.last_read = LastRead { reads, noticed };
+        }
+        self.surplus = match state.space.surplus(self.demand(state)) {
+            Surplus::Nothing => None,
+            _ => self.surplus.or(Some(now)),
+        };
         let moment = state.user_bytes();
         if moment != self.last_write.moment {
             self.last_write = LastWrite {
@@ -311,6 +373,14 @@ impl Plan {
             Task::Checkpoint => self.checkpoint(store, maintenance),
             // Once there is nothing to gain, the next checkpoint looks again.
             Task::GainAhead => self.spent = maintenance.gain_ahead(store) != Ok(true),
+            Task::Deallocate(demand) => {
+                // Beside reads the next call waits for some time.
+                let now = P::now_ms();
+                self.surplus = self
+                    .surplus
+                    .map(|since| since.max((now + BESIDE_READS_MS).saturating_sub(SURPLUS_MS)));
+                maintenance.deallocate(store, demand);
+            }
             Task::Step => {
                 let mut go_on = || !store.log.lock().stopping();
                 let emptied = maintenance.empty_segments(store, Effort::Busy, STEP, &mut go_on);
@@ -411,7 +481,7 @@ fn tidy<P: Platform>(
     }
     let left = store.total();
     if left.garbage <= idle_garbage(&left) {
-        store.log.shrink_reserve(&store.file);
+        store.log.shrink_reserve();
         return Ok(false);
     }
     let mut still_idle = || {
@@ -426,7 +496,26 @@ fn tidy<P: Platform>(
         maintenance.free_dead(store)?;
     }
     if emptied == 0 {
-        store.log.shrink_reserve(&store.file);
+        store.log.shrink_reserve();
     }
     Ok(emptied > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unneeded_space_waits_for_a_break_in_the_reads_but_not_for_ever() {
+        let mut plan = Plan::new(0);
+        assert_eq!(plan.deallocate_at(), Time::MAX);
+        plan.surplus = Some(100);
+        // Something is being read.
+        assert_eq!(plan.deallocate_at(), 100 + SURPLUS_MS);
+        plan.last_read = LastRead {
+            reads: Some(7),
+            noticed: 1000,
+        };
+        assert_eq!(plan.deallocate_at(), 1000 + READS_MS);
+    }
 }

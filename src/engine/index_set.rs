@@ -78,6 +78,16 @@ impl IndexSet {
         Some(self.first as u64 * 64 + u64::from(bit))
     }
 
+    /// The highest member.
+    pub(crate) fn highest(&self) -> Option<u64> {
+        if self.len == 0 {
+            return None;
+        }
+        let at = self.words.iter().rposition(|&word| word != 0)?;
+        let bit = 63 - self.words[at].leading_zeros();
+        Some(at as u64 * 64 + u64::from(bit))
+    }
+
     /// The lowest member in `range`, 64 indices of which take one step to look at.
     pub(crate) fn next_in(&self, range: Range<u64>) -> Option<u64> {
         if self.len == 0 {
@@ -113,6 +123,7 @@ mod tests {
             .for_each(|index| set.insert(index));
         set.insert(500);
         assert_eq!((set.len(), set.lowest()), (5, Some(3)));
+        assert_eq!(set.highest(), Some(999));
         let mut from = 0;
         for index in members {
             assert!(set.contains(index));

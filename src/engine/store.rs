@@ -11,7 +11,7 @@ use crate::engine::map::usage::Total;
 use crate::engine::map::Map;
 use crate::engine::records::cache::RecordCache;
 use crate::engine::records::window::WindowPool;
-use crate::engine::records::Records;
+use crate::engine::records::{Reads, Records};
 use crate::engine::space::{Allocator, Watermark};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -54,6 +54,8 @@ pub(crate) struct Store<P: Platform> {
     pub(crate) map: SharedMap<P>,
     /// Records that were decompressed lately.
     pub(crate) cache: Box<RecordCache<P>>,
+    /// Reads of the backing file.
+    pub(crate) reads: Reads,
     /// Memory for large reads.
     pub(crate) windows: Box<WindowPool<P>>,
     /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
@@ -89,6 +91,7 @@ impl<P: Platform> Store<P> {
             map: SharedMap::new(map, log.checkpoint_cost.clone())?,
             log,
             cache: RecordCache::new(&layout)?,
+            reads: Reads::default(),
             windows: WindowPool::new()?,
             blocks: AtomicU64::new(superblock.size.blocks()),
             closed: AtomicBool::new(false),
@@ -117,8 +120,13 @@ impl<P: Platform> Store<P> {
         };
         let (free, garbage, mapped) = {
             let mut log = self.log.lock();
-            let used = self.layout.segment_offset(log.space.in_use());
+            let used = log.space.most_taken();
             let free = capacity.map_or(free, |capacity| capacity.saturating_sub(used));
+            if capacity.is_none() {
+                log.space.set_backing_left(free);
+            }
+            let held = log.space.held_bytes();
+            let free = free.saturating_add(held);
             let map = self.map.lock();
             let total = map.total(log.held());
             let dead = total.dead * u64::from(self.layout.segment_size);
@@ -126,7 +134,7 @@ impl<P: Platform> Store<P> {
             // Ends of segments that were punched do not count, but asking the file costs a call.
             let bound = log.space.bound();
             let below = match allocated {
-                Some(allocated) => bound.saturating_sub(allocated),
+                Some(allocated) => bound.saturating_sub(allocated) + held,
                 None => log.space.below_bound(),
             };
             let spare = self.log.spare(&log) * u64::from(self.layout.segment_size);
@@ -246,6 +254,7 @@ impl<P: Platform> Store<P> {
             layout: &self.layout,
             log: &self.log,
             windows: &self.windows,
+            reads: &self.reads,
         }
     }
 

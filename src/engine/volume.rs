@@ -67,7 +67,7 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// Segments that became free.
     pub freed_segments: u64,
-    /// Bytes reserved for the log.
+    /// Bytes allocated for the log: those of its reserve, and those that free segments hold.
     pub reserved_bytes: u64,
     /// 1 when the last write that needed space found none.
     pub full: u64,
@@ -675,7 +675,7 @@ impl<P: Platform> Volume<P> {
             garbage_bytes: total.garbage + total.dead * segment_size,
             moved_bytes: counters.moved.load(Ordering::Relaxed),
             freed_segments: counters.freed.load(Ordering::Relaxed),
-            reserved_bytes: log.space.reserved() * segment_size,
+            reserved_bytes: log.space.reserved() * segment_size + log.space.held_bytes(),
             full: u64::from(log.space.refused()),
             stuck_segments: total.stuck_segments,
             low: u64::from(store.watermark.low()),

@@ -194,6 +194,8 @@ pub enum Sabotage {
     EarlyFree,
     /// A segment is used again when only a checkpoint to come says that nothing in it is needed.
     UnloggedFree,
+    /// With the space of free segments that of the segments beside them is given back, which are in use.
+    GreedyPunch,
     /// A checkpoint stores the entries of detached subtrees as if they were attached.
     LostDetach,
     /// Nodes of the sector table are taken out of memory although they were changed.
@@ -256,7 +258,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -277,6 +279,7 @@ impl Sabotage {
         Self::Unreserved,
         Self::EarlyFree,
         Self::UnloggedFree,
+        Self::GreedyPunch,
         Self::LostDetach,
         Self::EvictDirty,
         Self::ForgottenLeaf,

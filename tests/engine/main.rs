@@ -3,6 +3,7 @@
 
 mod crash;
 mod damage;
+mod extents;
 mod fixtures;
 mod hostile;
 mod identity;

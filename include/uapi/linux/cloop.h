@@ -154,7 +154,7 @@ struct cloop_detach {
  *	reclaim can gain
  * @moved_bytes: live bytes that reclaim relocated since the image was attached
  * @freed_segments: segments that became free since the image was attached
- * @reserved_bytes: bytes of space that is reserved for the log
+ * @reserved_bytes: bytes of space that is allocated for the log
  * @stuck_segments: segments that reclaim has set aside, because something in
  *	them is damaged or cannot be read
  * @memory: bytes of memory of the device: @table_memory, buffers of the log and

@@ -66,6 +66,8 @@ pub(crate) enum CheckpointKind {
 pub(crate) struct CheckpointState<P: Platform> {
     /// The superblock last written (or read).
     superblock: Superblock,
+    /// The length in bytes that the superblock before that one says the image has; all that there is if it is not known.
+    older_length: u64,
     /// The superblocks that are in the two slots, as far as they are known.
     slots: [Option<SlotIdentity>; 2],
     /// The fingerprints of the table that the superblock last written leads to.
@@ -92,6 +94,7 @@ impl<P: Platform> CheckpointState<P> {
     ) -> Result<Box<Self>> {
         boxed(Self {
             superblock: *superblock,
+            older_length: u64::MAX,
             slots,
             fingerprints: Fingerprints::empty(superblock.size.blocks())?,
             usage_nodes,
@@ -108,6 +111,12 @@ impl<P: Platform> CheckpointState<P> {
     /// The superblock last written (or read).
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    /// The length in bytes that the image has to have. Each superblock alone must be enough, and the older one may say that
+    /// the image is longer.
+    pub(crate) fn least_length(&self) -> u64 {
+        self.older_length.max(self.superblock.length)
     }
 
     /// Scratch memory, which no checkpoint uses between two calls.
@@ -134,7 +143,6 @@ impl<P: Platform> CheckpointState<P> {
         detached: bool,
     ) -> Result<DurableLog> {
         let start = begin(store)?;
-        let before = self.superblock.length;
         let written = self.write_tables(store, start, kind, detached);
         let dead = written
             .is_ok()
@@ -145,8 +153,7 @@ impl<P: Platform> CheckpointState<P> {
             freeing::free(store, &dead);
         }
         count(&store.counters.checkpoints, 1);
-        // Each superblock alone must be enough, and the older one may say that the image is longer.
-        freeing::truncate_free_end(store, before.max(self.superblock.length));
+        freeing::truncate_free_end(store, self.least_length());
         Ok(durable)
     }
 

@@ -55,6 +55,7 @@ impl<P: Platform> CheckpointState<P> {
             return Err(error);
         }
         self.slots[next.slot()] = Some(SlotIdentity::of(&next));
+        self.older_length = self.superblock.length;
         self.superblock = next;
         Ok(())
     }

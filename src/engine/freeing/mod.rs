@@ -11,7 +11,9 @@ mod dead;
 mod extent;
 mod unneeded;
 
-pub(crate) use self::dead::{find_dead, free, free_at_once, free_superseded, punch, punch_dead};
+pub(crate) use self::dead::{
+    deallocate_needed, find_dead, free, free_at_once, free_superseded, punch, punch_dead,
+};
 pub(crate) use self::extent::{
     deallocate_unused, extent, image_length, shrink_to_fit, truncate_free_end, Length,
 };

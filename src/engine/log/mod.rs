@@ -148,9 +148,9 @@ impl<P: Platform> Log<P> {
 
     /// Reserves the first two segments and begins the log there with sequence number `seq`.
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result {
-        let index = self.reserve(file, Limit::Backing)?;
+        let (index, _) = self.reserve(file, Limit::Backing)?;
         let next = match self.reserve(file, Limit::Backing) {
-            Ok(next) => next,
+            Ok((next, _)) => next,
             Err(error) => {
                 self.lock().space.release(index);
                 return Err(error);

@@ -8,10 +8,11 @@
 use super::segment::Current;
 use super::{Log, LogState, LINK_BYTES};
 use crate::engine::format::SEGMENT_HEADER;
-use crate::engine::space::{Space, SpaceClass, Supply, Verdict};
+use crate::engine::space::{Backing, Demand, Space, SpaceClass, Supply, Verdict};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{Buf, Need};
 use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage, WaitEvent};
+use core::ops::Range;
 
 /// What may keep a segment from being reserved.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,47 +68,107 @@ impl<P: Platform> Log<P> {
         Some(FileEndHold { log: self })
     }
 
-    /// Chooses a free segment, or a new one, and allocates its space.
+    /// Chooses a free segment, or a new one, and has its space allocated. What more one call allocates stays free, for the
+    /// next ones. Also returns what the segment held then.
     ///
     /// # Errors
     ///
     /// [`Error::NoSpace`] when the backing file has no room, or the image has reached the `limit`.
-    pub(super) fn reserve(&self, file: &P::File, limit: Limit) -> Result<u64> {
+    pub(super) fn reserve(&self, file: &P::File, limit: Limit) -> Result<(u64, Backing)> {
+        loop {
+            if let Some(held) = self.lock().space.take_held() {
+                return Ok(held);
+            }
+            match self.reserve_run(file, limit) {
+                // What free segments hold in part may do.
+                Err(Error::NoSpace) if self.deallocate_surplus(file, Demand::Writes) => {}
+                reserved => return Ok((reserved?, Backing::Ahead)),
+            }
+        }
+    }
+
+    /// As [`reserve`](Self::reserve), for a segment that does not hold its space.
+    fn reserve_run(&self, file: &P::File, limit: Limit) -> Result<u64> {
         if limit == Limit::Bound && self.at_bound(file)? {
             return Err(Error::NoSpace);
         }
-        let index = self.lock().space.take()?;
+        let most = self.run(file, limit);
+        let (run, held) = {
+            let mut state = self.lock();
+            let before = state.space.held();
+            let run = state.space.take_run(most)?;
+            (run, state.space.held() < before)
+        };
         if P::sabotaged(Sabotage::Unreserved) {
-            return Ok(index);
+            return Ok(run.start);
         }
-        let allocated = self.allocate(file, index);
+        self.allocate_run(file, run, held)
+    }
+
+    /// Segments to allocate in one call.
+    fn run(&self, file: &P::File, limit: Limit) -> u64 {
+        // On a block device there is nothing to allocate, and a checkpoint takes no more than it needs.
+        if file.fixed_size() || limit == Limit::Backing || P::sabotaged(Sabotage::Unreserved) {
+            return 1;
+        }
+        let left = match file.free_space() {
+            Ok(left) => left.unwrap_or(u64::MAX),
+            Err(_) => return 1,
+        };
+        let state = self.lock();
+        let wanted = self.floor(&state, SpaceClass::User) + 1;
+        let lacking = wanted.saturating_sub(state.space.reserved());
+        state.space.run(lacking, left)
+    }
+
+    /// Allocates the space of segments that were taken, or at least of the first one, which it returns. The others are free
+    /// then. If it fails none of them holds any space, also if some `held` a part of it.
+    fn allocate_run(&self, file: &P::File, run: Range<u64>, held: bool) -> Result<u64> {
+        let mut allocated = self.allocate(file, run.clone());
+        let mut others = Backing::Ahead;
+        let several = run.end - run.start > 1;
+        if allocated == Err(Error::NoSpace) && (several || held) {
+            // The file system may have allocated a part of it.
+            let punched = self.punch(file, run.clone());
+            self.lock().note(&punched);
+            others = Backing::Hole;
+            allocated = self.allocate(file, run.start..run.start + 1);
+        }
         let mut state = self.lock();
         state
             .space
             .set_backing_full(allocated == Err(Error::NoSpace));
-        if let Err(error) = allocated {
-            state.space.release(index);
-            return Err(error);
+        if allocated.is_err() {
+            others = Backing::Hole;
+            state.space.release(run.start);
         }
-        Ok(index)
+        for index in run.start + 1..run.end {
+            state.space.release_with(index, others);
+        }
+        allocated.map(|()| run.start)
     }
 
-    /// Has the file system allocate the space of a segment, as far as it has none.
-    fn allocate(&self, file: &P::File, index: u64) -> Result {
-        let size = u64::from(self.layout.segment_size);
-        file.allocate(self.layout.segment_offset(index), size)
+    /// Has the file system allocate the space of segments, as far as they have none.
+    fn allocate(&self, file: &P::File, segments: Range<u64>) -> Result {
+        let start = self.layout.segment_offset(segments.start);
+        file.allocate(start, self.layout.segment_offset(segments.end) - start)
+    }
+
+    /// Has the file system take back the space of segments.
+    fn punch(&self, file: &P::File, segments: Range<u64>) -> Result {
+        let start = self.layout.segment_offset(segments.start);
+        file.punch(start, self.layout.segment_offset(segments.end) - start)
     }
 
     /// True if one more segment would make the image larger than it may get.
     fn at_bound(&self, file: &P::File) -> Result<bool> {
         let size = u64::from(self.layout.segment_size);
-        let (bound, in_use) = {
+        let (bound, taken) = {
             let state = self.lock();
-            (state.space.bound(), state.space.in_use())
+            (state.space.bound(), state.space.most_taken())
         };
         // The file takes less than this where ends of segments were punched; asking for its size costs a call.
-        let most = self.layout.segment_offset(in_use + 1);
-        Ok(most > bound && (file.fixed_size() || file.allocated()? + size > bound))
+        Ok(taken + size > bound && (file.fixed_size() || file.allocated()? + size > bound))
     }
 
     /// Reserves one more segment for `class`. Nothing happens if another thread does.
@@ -119,14 +180,17 @@ impl<P: Platform> Log<P> {
         let Some(_hold) = self.try_hold_file_end() else {
             return Ok(());
         };
-        let index = self.reserve(file, Limit::of(class))?;
-        self.warm_up(file, index);
+        let (index, backing) = self.reserve(file, Limit::of(class))?;
+        if backing == Backing::Ahead {
+            self.warm_up(file, index);
+        }
         // Dropped before the hold, which takes the lock.
         let mut state = self.lock();
         state.space.add_to_reserve(index)
     }
 
-    /// Fills a segment that was allocated just now with zeros, if users flush often. Otherwise each flush in it would make
+    /// Fills a segment that was allocated and not written with zeros, if users flush often. Otherwise each flush in it would
+    /// make
     /// file systems such as ext4 and XFS note durably that some more of it is written: a commit of their journal. What
     /// becomes free later is written already, and needs no filling. An error does no harm.
     fn warm_up(&self, file: &P::File, index: u64) {
@@ -143,7 +207,7 @@ impl<P: Platform> Log<P> {
     /// Reserves one more segment, once no other thread does.
     fn reserve_now(&self, file: &P::File, limit: Limit) -> Result {
         let _hold = self.hold_file_end();
-        let index = self.reserve(file, limit)?;
+        let (index, _) = self.reserve(file, limit)?;
         // Dropped before the hold, which takes the lock.
         let mut state = self.lock();
         state.space.add_to_reserve(index)
@@ -168,8 +232,7 @@ impl<P: Platform> Log<P> {
     }
 
     /// Takes a segment that has become free into the reserve, if that lacks any or writers wait for it: on a full file
-    /// system other files might take its space. Some more are kept because users will soon fill them, see [`Space::warm`].
-    /// False when it is not needed, or its space not to be had, or the image has reached its bound. `complete` says that no
+    /// system other files might take its space. False when it is not needed, or its space not to be had, or the image has reached its bound. `complete` says that no
     /// part of it was punched since it was allocated.
     ///
     /// # Errors
@@ -184,17 +247,17 @@ impl<P: Platform> Log<P> {
         let state = self.lock();
         let wanted = state.space.wanted(self.usable());
         let needed = self.floor(&state, SpaceClass::User) + wanted;
-        if state.space.reserved() > needed + state.space.warm() {
+        if state.space.reserved() > needed {
             return Ok(false);
         }
         // Segments whose ends were punched may be more than the bound has space for, once their ends are allocated again.
         let bound = state.space.bound();
-        let most = self.layout.segment_offset(state.space.in_use());
+        let most = state.space.most_taken();
         drop(state);
         if most > bound && !file.fixed_size() && file.allocated()? > bound {
             return Ok(false);
         }
-        if !complete && self.allocate(file, index).is_err() {
+        if !complete && self.allocate(file, index..index + 1).is_err() {
             return Ok(false);
         }
         let mut state = self.lock();
@@ -208,12 +271,15 @@ impl<P: Platform> Log<P> {
         Ok(true)
     }
 
-    /// True if the backing file system is full. Asks it, if the reserve is short.
+    /// True if the backing file system is full. Asks it what it has left, and for space if the reserve is short.
     ///
     /// # Errors
     ///
     /// Those of the backing file.
     pub(crate) fn backing_full(&self, file: &P::File) -> Result<bool> {
+        if let Ok(Some(left)) = file.free_space() {
+            self.lock().space.set_backing_left(left);
+        }
         match self.reserve_if_wanted(file) {
             Ok(()) | Err(Error::NoSpace) => Ok(self.lock().space.backing_full()),
             Err(error) => Err(error),
@@ -226,37 +292,74 @@ impl<P: Platform> Log<P> {
     ///
     /// Those of the backing file.
     pub(crate) fn allocate_punched(&self, file: &P::File, index: u64) -> Result<bool> {
-        match self.allocate(file, index) {
+        match self.allocate(file, index..index + 1) {
             Ok(()) => Ok(true),
             Err(Error::NoSpace) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Punches a whole segment, and makes it free. It is good to be used again even if the punch fails.
-    pub(crate) fn deallocate(&self, file: &P::File, index: u64) {
-        let size = u64::from(self.layout.segment_size);
-        let punched = file.punch(self.layout.segment_offset(index), size);
+    /// Punches whole segments, and makes them free. They are good to be used again even if the punch fails.
+    pub(crate) fn deallocate(&self, file: &P::File, segments: Range<u64>) {
+        let punched = self.punch(file, segments.clone());
         let mut state = self.lock();
         state.note(&punched);
-        state.space.release(index);
+        segments.for_each(|index| state.space.release(index));
         state.notify_all();
     }
 
-    /// Deallocates reserved segments that no class needs: a checkpoint that had much to store needed more.
-    pub(crate) fn shrink_reserve(&self, file: &P::File) {
-        loop {
+    /// Punches free segments that must not hold space any more, see [`Space::take_surplus`], in one call. False if there
+    /// are none.
+    pub(crate) fn deallocate_surplus(&self, file: &P::File, demand: Demand) -> bool {
+        let surplus = {
             let mut state = self.lock();
-            let enough = self.floor(&state, SpaceClass::User) + 1;
-            if state.space.file_end_held() || state.space.reserved() <= enough {
-                return;
-            }
-            let Some(far) = state.space.take_farthest() else {
+            // What the reserve lacks stays.
+            self.fill_reserve(&mut state);
+            state.space.take_surplus(demand)
+        };
+        let Some(surplus) = surplus else {
+            return false;
+        };
+        if P::sabotaged(Sabotage::GreedyPunch) {
+            let _ = self.punch(file, surplus.start.saturating_sub(1)..surplus.end + 1);
+        }
+        self.deallocate(file, surplus);
+        true
+    }
+
+    /// Takes what the reserve lacks out of the free segments that hold all of their space.
+    fn fill_reserve(&self, state: &mut LogState) {
+        let wanted = self.floor(state, SpaceClass::User) + state.space.wanted(self.usable());
+        while state.space.reserved() <= wanted {
+            let Some((index, _)) = state.space.take_held() else {
                 return;
             };
-            drop(state);
-            self.deallocate(file, far);
+            // Without memory for it the segment stays free.
+            if state.space.add_to_reserve(index).is_err() {
+                return;
+            }
         }
+    }
+
+    /// Makes segment `index` free. It holds its space until that can be given back without holding up anybody.
+    pub(crate) fn release(&self, index: u64, backing: Backing) {
+        let mut state = self.lock();
+        state.space.release_with(index, backing);
+        state.notify_all();
+    }
+
+    /// Takes out of the reserve what no class needs: a checkpoint that had much to store needed more. It is free then, and
+    /// holds its space.
+    pub(crate) fn shrink_reserve(&self) {
+        let mut state = self.lock();
+        let enough = self.floor(&state, SpaceClass::User) + 1;
+        while !state.space.file_end_held() && state.space.reserved() > enough {
+            let Some(far) = state.space.take_farthest() else {
+                break;
+            };
+            state.space.release_with(far, Backing::Ahead);
+        }
+        state.space.settle();
     }
 
     /// Exchanges reserved segments for free ones that lie nearer to the beginning of the image.
@@ -270,7 +373,7 @@ impl<P: Platform> Log<P> {
                 return;
             };
             drop(state);
-            let allocated = self.allocate(file, near);
+            let allocated = self.allocate(file, near..near + 1);
             let mut state = self.lock();
             if allocated.is_err() {
                 state.space.release(near);
@@ -282,7 +385,7 @@ impl<P: Platform> Log<P> {
             let far = state.space.take_farthest();
             drop(state);
             if let Some(far) = far {
-                self.deallocate(file, far);
+                self.deallocate(file, far..far + 1);
             }
         }
     }

@@ -60,7 +60,7 @@ impl<P: Platform> Maintenance<P> {
         // The log itself may lie behind all other segments, and its records can be relocated once it has gone on.
         let moved = emptied? > 0 || far(store) && leave_segment(store)?;
         self.free_dead(store)?;
-        store.log.shrink_reserve(&store.file);
+        self.deallocate_all(store);
         Ok(moved)
     }
 
@@ -73,8 +73,10 @@ impl<P: Platform> Maintenance<P> {
                 break;
             }
         }
-        store.log.shrink_reserve(&store.file);
-        self.free_dead(store)
+        self.deallocate_all(store);
+        self.free_dead(store)?;
+        self.deallocate_all(store);
+        Ok(())
     }
 }
 

@@ -54,6 +54,7 @@ impl<P: Platform> Maintenance<P> {
     /// Those of the log and of memory.
     pub(crate) fn make_space(&mut self, store: &Store<P>) -> Result<bool> {
         while self.reap(store)? == Progress::More && !store.log.lock().stopping() {}
+        freeing::deallocate_needed(store);
         let before = View::of(store);
         let size = i64::from(store.layout.segment_size);
         freeing::free_superseded(store)?;

@@ -29,9 +29,10 @@ pub(crate) use self::policy::{busy_garbage, idle_garbage, Effort};
 use self::policy::{score, victims};
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{SegmentHeader, BLOCK_SIZE};
+use crate::engine::freeing;
 use crate::engine::log::DurableLog;
 use crate::engine::map::reaper::{Progress, Reaper};
-use crate::engine::space::SpaceClass;
+use crate::engine::space::{Demand, SpaceClass, Surplus};
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{boxed, Box, Buf, Vec};
@@ -128,6 +129,22 @@ impl<P: Platform> Maintenance<P> {
         self.checkpoint(store, CheckpointKind::Running)?;
         self.checkpoint(store, CheckpointKind::Running)?;
         Ok(())
+    }
+
+    /// Gives back in one call what free segments hold beside what the log is going to use, and cuts off the end of the image
+    /// once nothing more is to be given back. False if there was nothing.
+    pub(crate) fn deallocate(&mut self, store: &Store<P>, demand: Demand) -> bool {
+        let some = store.log.deallocate_surplus(&store.file, demand);
+        if some && store.log.lock().space.surplus(demand) == Surplus::Nothing {
+            freeing::truncate_free_end(store, self.checkpoint.least_length());
+        }
+        some
+    }
+
+    /// Gives back all that free segments hold.
+    pub(super) fn deallocate_all(&mut self, store: &Store<P>) {
+        store.log.shrink_reserve();
+        while self.deallocate(store, Demand::Idle) {}
     }
 
     /// Takes some nodes of detached subtrees off the counts.

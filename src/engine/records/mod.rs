@@ -14,6 +14,7 @@ use crate::engine::log::Log;
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Need, Vec};
 use crate::platform::{BackingFile, Platform};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Scratch memory to read blocks, for one request at a time. Front ends keep a few and reuse them, so that no read depends
 /// on an allocation.
@@ -59,6 +60,30 @@ impl<P: Platform> AsMut<Self> for ReadBuffers<P> {
     }
 }
 
+/// Reads of the backing file: what holds them up waits until there are none.
+#[derive(Default)]
+pub(crate) struct Reads {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Reads {
+    /// Runs one read.
+    fn count<R>(&self, read: impl FnOnce() -> R) -> R {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let result = read();
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+
+    /// The number of reads so far. None if one is under way.
+    pub(crate) fn at_rest(&self) -> Option<u64> {
+        let ended = self.ended.load(Ordering::Relaxed);
+        let begun = self.begun.load(Ordering::Relaxed);
+        (begun == ended).then_some(begun)
+    }
+}
+
 /// The stored records of an image.
 pub(crate) struct Records<'a, P: Platform> {
     pub(crate) file: &'a P::File,
@@ -66,6 +91,7 @@ pub(crate) struct Records<'a, P: Platform> {
     /// Holds the records that are not written yet.
     pub(crate) log: &'a Log<P>,
     pub(crate) windows: &'a WindowPool<P>,
+    pub(crate) reads: &'a Reads,
 }
 
 impl<P: Platform> Records<'_, P> {
@@ -88,7 +114,8 @@ impl<P: Platform> Records<'_, P> {
         {
             return Ok(&out[..n]);
         }
-        self.file.read_at(&mut out[..len], address - skip as u64)?;
+        self.reads
+            .count(|| self.file.read_at(&mut out[..len], address - skip as u64))?;
         Ok(&out[skip..len])
     }
 
@@ -167,7 +194,7 @@ impl<P: Platform> Records<'_, P> {
         }
         // If it fails, each record is read alone, and only those that cannot be read are lost.
         window.read(from, (end - from) as usize, |memory, from| {
-            self.file.read_at(memory, from)
+            self.reads.count(|| self.file.read_at(memory, from))
         });
     }
 

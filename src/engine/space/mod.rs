@@ -8,7 +8,7 @@
 
 //! - class.rs: the classes, and the table of what each leaves;
 //! - cost.rs: what the next checkpoints need;
-//! - allocator.rs: which segments of the image are free;
+//! - allocator.rs: which segments of the image are free, and which of them hold space;
 //! - queue.rs: those who wait for space, in order;
 //! - watermark.rs: whether space runs low;
 //! - pace.rs: how much reclaim has to gain before writers wait for it;
@@ -21,7 +21,7 @@ mod pace;
 mod queue;
 mod watermark;
 
-pub(crate) use self::allocator::{Allocator, MAX_UNCOVERED};
+pub(crate) use self::allocator::{Allocator, Backing, MAX_UNCOVERED};
 pub(crate) use self::class::SpaceClass;
 pub(crate) use self::cost::CheckpointCost;
 pub(crate) use self::queue::{Answer, Supply, Verdict};
@@ -33,6 +33,7 @@ use self::queue::Queue;
 use crate::engine::format::{DeviceSize, Layout};
 use crate::engine::{Error, Result};
 use crate::platform::mem::Vec;
+use core::ops::Range;
 
 /// Segments that users may fill after an open under a metadata class, until they first flush: a file system replays its
 /// journal through the page cache of the device, which does not set REQ_META.
@@ -41,11 +42,17 @@ const JOURNAL_REPLAY: u64 = 16;
 /// REQ_META.
 const POST_MOUNT: u64 = 2;
 
-/// The most segments that stay allocated while users write after they became free, beside those the reserve needs. There are
-/// never more than an eighth of those in use.
+/// The most segments that stay warm while users write. There are never more than an eighth of those in use.
 const WARM: u64 = 32;
 /// Segments left to users below which reclaim works beside their writes, whatever the garbage.
 const LOW: u64 = 16;
+
+/// The most bytes that one call allocates ahead of the log, or gives back.
+const EXTENT: u64 = 32 << 20;
+/// The part of what the backing file system has left that one call allocates ahead at most.
+const OF_BACKING: u64 = 64;
+/// The part of what the backing file system has left that free segments hold at most.
+const HELD_OF_BACKING: u64 = 16;
 
 /// Segments below the bound on the image's size that are left to checkpoints.
 const BELOW_BOUND: u64 = 3;
@@ -59,16 +66,46 @@ enum FileEnd {
     Held,
 }
 
+/// Who is going to use what free segments hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// Users write.
+    Writes,
+    /// Nobody: the device is idle, or the image is to become small.
+    Idle,
+}
+
+/// What free segments hold and must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surplus {
+    /// Nothing.
+    Nothing,
+    /// Space that nobody waits for: it is given back when that holds up no read.
+    Unneeded,
+    /// Space that others need, or may need soon.
+    Needed,
+}
+
 /// The space of an image, under [`Rank::Log`](crate::platform::Rank::Log).
 ///
 /// A segment is *free*; it is taken and its space allocated: it is *reserved*; the log has it as its *next* and then its
 /// *current* segment; then it is *in use*, until it is dead, released and free again. This structure knows the free and
 /// the reserved ones.
+///
+/// A free segment may *hold* space, because one call allocates many segments: a call for each takes the backing file
+/// exclusively, and so holds up reads of the image. For the same reason a segment that becomes free holds its space until
+/// no read is under way. When the device is idle free segments hold none.
 pub(crate) struct Space {
     allocator: Allocator,
     /// Segments with their space, for the log to use.
     reserve: Vec<u64>,
     file_end: FileEnd,
+    /// Segments that the log took from the reserve since the device was idle.
+    filled: u64,
+    /// The most free segments that may hold space, by what the backing file system has left.
+    most_held: u64,
+    /// The backing file system said that it has no space for a segment.
+    none_left: bool,
     queue: Queue,
     pace: Pace,
     /// The backing file system had no space when it was last asked for a segment.
@@ -91,6 +128,9 @@ impl Space {
             allocator,
             reserve: Vec::new(),
             file_end: FileEnd::Free,
+            filled: 0,
+            most_held: u64::MAX,
+            none_left: false,
             queue: Queue::new()?,
             pace: Pace::default(),
             backing_full: false,
@@ -115,14 +155,24 @@ impl Space {
         self.allocator.free()
     }
 
-    /// Takes the lowest free segment, or a new one.
+    /// Number of free segments that hold space.
+    pub(crate) fn held(&self) -> u64 {
+        self.free() - self.allocator.free_with(Backing::Hole)
+    }
+
+    /// Takes a free segment that holds all of its space.
+    pub(crate) fn take_held(&mut self) -> Option<(u64, Backing)> {
+        self.allocator.take_held()
+    }
+
+    /// Takes the lowest free segment that holds no space, or a new one, and those behind it that are like it, `most` in all.
     ///
     /// # Errors
     ///
     /// [`Error::NoSpace`] when the image has as many segments as it can have, and those of
     /// memory.
-    pub(crate) fn take(&mut self) -> Result<u64> {
-        let taken = self.allocator.take(self.layout.max_segments())?;
+    pub(crate) fn take_run(&mut self, most: u64) -> Result<Range<u64>> {
+        let taken = self.allocator.take_run(self.layout.max_segments(), most)?;
         taken.ok_or(Error::NoSpace)
     }
 
@@ -135,9 +185,14 @@ impl Space {
         self.allocator.make_room()
     }
 
-    /// Makes segment `index` free.
+    /// Makes segment `index` free. It holds no space.
     pub(crate) fn release(&mut self, index: u64) {
-        self.allocator.release(index);
+        self.release_with(index, Backing::Hole);
+    }
+
+    /// Makes segment `index` free, of which the backing file holds this.
+    pub(crate) fn release_with(&mut self, index: u64, backing: Backing) {
+        self.allocator.release(index, backing);
     }
 
     /// Enlarges the image to segment `index`, which is in use.
@@ -145,7 +200,7 @@ impl Space {
         self.allocator.extend(index + 1);
     }
 
-    /// Forgets the free segments at the end of the image, and returns how many segments are left.
+    /// Forgets the free segments at the end of the image that hold no space, and returns how many segments are left.
     pub(crate) fn shrink(&mut self) -> u64 {
         self.allocator.shrink();
         self.allocator.count()
@@ -167,15 +222,29 @@ impl Space {
         self.size.image_bound().saturating_sub(checkpoints)
     }
 
+    /// Bytes that the segments take which are not free.
+    fn taken(&self) -> u64 {
+        self.layout.segment_offset(self.in_use())
+    }
+
+    /// Bytes that the image takes at most.
+    pub(crate) fn most_taken(&self) -> u64 {
+        self.taken() + self.held_bytes()
+    }
+
+    /// Bytes that free segments hold at most.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held() * u64::from(self.layout.segment_size)
+    }
+
     /// Bytes the image can take until it is at its bound, if it takes all of its segments. It may take less.
     pub(crate) fn below_bound(&self) -> u64 {
-        let taken = self.layout.segment_offset(self.in_use());
-        self.bound().saturating_sub(taken)
+        self.bound().saturating_sub(self.taken())
     }
 
     /// True if the image is so near to its bound that what it really takes matters.
     pub(crate) fn near_bound(&self) -> bool {
-        self.below_bound() < LOW * u64::from(self.layout.segment_size)
+        self.bound().saturating_sub(self.most_taken()) < LOW * u64::from(self.layout.segment_size)
     }
 }
 
@@ -199,25 +268,16 @@ impl Space {
     pub(crate) fn add_to_reserve(&mut self, index: u64) -> Result {
         let added = self.reserve.push(index);
         if added.is_err() {
-            self.release(index);
+            self.release_with(index, Backing::Partial);
         }
         added
     }
 
-    /// Segments that the reserve keeps beside those it needs, because they will be used again soon. Their space need not be
-    /// given back and asked for again, and writing to it changes nothing in the file system. On a full file system others
-    /// may need it more.
-    pub(crate) fn warm(&self) -> u64 {
-        match self.backing_full {
-            true => 0,
-            false => WARM.min(self.in_use() / 8),
-        }
-    }
-
-    /// Takes the reserved segment nearest to the beginning of the image.
+    /// Takes the reserved segment nearest to the beginning of the image, for the log to fill.
     pub(crate) fn take_nearest(&mut self) -> Option<u64> {
         let indices = self.reserve.iter().enumerate();
         let (at, _) = indices.min_by_key(|(_, &index)| index)?;
+        self.filled += 1;
         self.reserve.remove(at)
     }
 
@@ -246,6 +306,90 @@ impl Space {
     }
 }
 
+/// Free segments that hold space.
+impl Space {
+    /// Segments that one call takes of the backing file at most, or gives back.
+    fn extent(&self) -> u64 {
+        (EXTENT >> self.layout.segment_shift()).max(1)
+    }
+
+    /// Segments to allocate in one call, when the reserve lacks `lacking` and the backing file system has `left` bytes left.
+    /// The more the log has filled since the device was idle, the more it gets ahead, so that a small image stays small: at
+    /// most a half of that. There are fewer where little is left, also below the bound on the size of the image.
+    pub(crate) fn run(&self, lacking: u64, left: u64) -> u64 {
+        let shift = self.layout.segment_shift();
+        let below = self.bound().saturating_sub(self.most_taken()) >> shift;
+        let most = (below.saturating_sub(LOW) / 4).min((left / OF_BACKING) >> shift);
+        let wanted = lacking.max(1 + self.filled / 2);
+        wanted.min(self.extent()).min(most).max(1)
+    }
+
+    /// Notes how many bytes the backing file system says that it has left. The less, the fewer free segments may hold space.
+    /// As long as they hold some, it is not asked for more, so this tells that it is full.
+    pub(crate) fn set_backing_left(&mut self, left: u64) {
+        self.most_held = (left / HELD_OF_BACKING) >> self.layout.segment_shift();
+        self.none_left = left < u64::from(self.layout.segment_size);
+    }
+
+    /// Warm segments that are kept because users will soon fill them again. Then their space need not be given back and asked
+    /// for again, and writing to it changes nothing in the file system.
+    fn most_warm(&self) -> u64 {
+        WARM.min(self.in_use() / 8)
+    }
+
+    /// True if all that free segments hold is to be given back: nothing is going to use it soon, or others may need it.
+    fn keeps_nothing(&self, demand: Demand) -> bool {
+        demand == Demand::Idle || self.backing_full()
+    }
+
+    /// Free segments that may hold all of their space, but are too many.
+    fn too_many(&self) -> u64 {
+        let warm = self.allocator.free_with(Backing::Warm);
+        let beyond_warm = warm.saturating_sub(self.most_warm());
+        let whole = self.held() - self.allocator.free_with(Backing::Partial);
+        beyond_warm.max(whole.saturating_sub(self.most_held))
+    }
+
+    /// Takes free segments that must hold no space any more, as many as one call gives back. Who takes them punches and then
+    /// releases them.
+    pub(crate) fn take_surplus(&mut self, demand: Demand) -> Option<Range<u64>> {
+        use Backing::{Ahead, Partial, Warm};
+        let extent = self.extent();
+        if self.keeps_nothing(demand) {
+            return self.allocator.take_farthest(&Backing::HELD, extent);
+        }
+        let partial = self.allocator.take_farthest(&[Partial], extent);
+        let most = self.too_many().min(extent);
+        if partial.is_some() || most == 0 {
+            return partial;
+        }
+        let warm = self.allocator.take_farthest(&[Warm], most);
+        warm.or_else(|| self.allocator.take_farthest(&[Ahead], most))
+    }
+
+    /// Whether free segments hold space that is to be given back.
+    pub(crate) fn surplus(&self, demand: Demand) -> Surplus {
+        let partial = self.allocator.free_with(Backing::Partial);
+        let any = match self.keeps_nothing(demand) {
+            true => self.held() > 0,
+            false => partial > 0 || self.too_many() > 0,
+        };
+        let needed = self.backing_full()
+            || self.held() > self.most_held
+            || partial > 0 && (self.near_bound() || self.waits(u64::MAX));
+        match (any, needed) {
+            (false, _) => Surplus::Nothing,
+            (true, false) => Surplus::Unneeded,
+            (true, true) => Surplus::Needed,
+        }
+    }
+
+    /// The device is idle: the next writes count as the first ones.
+    pub(crate) fn settle(&mut self) {
+        self.filled = 0;
+    }
+}
+
 /// What happened to the space, for those who decide by it.
 impl Space {
     /// True if a thread reserves a segment or cuts the file: no other thread may.
@@ -263,9 +407,9 @@ impl Space {
         self.file_end = FileEnd::Free;
     }
 
-    /// True if the backing file system had no space when it was last asked for a segment.
+    /// True if the backing file system had no space when it was last asked for a segment, or said so itself.
     pub(crate) fn backing_full(&self) -> bool {
-        self.backing_full
+        self.backing_full || self.none_left
     }
 
     /// Notes whether the backing file system had space for a segment.
