@@ -382,14 +382,18 @@ opener() {
 }
 check "the backing file is used with the rights of the process that opened it" opener
 
-# gone: the device is detached, at once or soon.
+# gone IMAGE: the device is detached, at once or soon, and nobody has its image open any more. The image is closed after
+# the device has gone.
 gone() {
 	local _
 	for _ in {1..100}; do
-		[[ -e $device || -e /sys/block/$name ]] || return 0
+		if [[ ! -e $device && ! -e /sys/block/$name ]] && flock --nonblock "$1" true; then
+			return 0
+		fi
 		sleep 0.1
 	done
-	fail "$device is still there"
+	[[ ! -e $device ]] || fail "$device is still there"
+	fail "$1 is still in use"
 }
 
 # The device goes when its last user has gone, and its image is closed cleanly.
@@ -411,7 +415,7 @@ lazy() {
 	sleep 1
 	[[ -b $device ]] || fail "the device has gone with a user left"
 	exec {fd}<&-
-	gone
+	gone "$image"
 	intact "$image"
 	attach "$image"
 	mount -o ro "$device" "$mnt"
@@ -435,7 +439,7 @@ autoclear() {
 	other=$(cloop attach --autoclear "$image")
 	first=$device device=$other name=${other#/dev/}
 	: <"$device"
-	gone
+	gone "$image"
 	# That one has had no user yet.
 	device=$first name=${first#/dev/}
 	[[ -b $device ]] || fail "$device has gone as well"
@@ -443,14 +447,14 @@ autoclear() {
 	exec {fd}<"$device"
 	mkfs.ext4 -q "$device"
 	exec {fd}<&-
-	gone
+	gone "$backing/disk"
 	intact "$backing/disk"
 	for ((i = 0; i < $(scaled 10); i++)); do
 		attach --autoclear "$backing/disk"
 		exec {fd}<"$device"
 		e2fsck -fn "$device"
 		exec {fd}<&-
-		gone
+		gone "$backing/disk"
 	done
 	rmmod cloop
 	modprobe cloop
@@ -471,7 +475,7 @@ lazy_while_held() {
 	sleep 0.2
 	cloop detach --lazy "$device"
 	wait "$compacting" || :
-	gone
+	gone "$image"
 	intact "$image"
 }
 check "a lazy detach waits for a compaction" lazy_while_held
