@@ -4,7 +4,7 @@
 use crate::engine::access::Access;
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::CheckpointKind;
-use crate::engine::format::{Algorithm, DeviceSize, Layout, BLOCK_SIZE};
+use crate::engine::format::{Algorithm, DeviceSize, Layout, Superblock, BLOCK_SIZE};
 use crate::engine::freeing;
 use crate::engine::io::read::Reader;
 use crate::engine::io::sink::{Filling, Sink};
@@ -486,10 +486,7 @@ impl<P: Platform> Volume<P> {
         }
         // With all that needs space and memory stored, what remains cannot fail half way but by an error of the
         // backing file, after which nothing more is written.
-        let durable = maintenance.checkpoint(store, CheckpointKind::Running)?;
-        if new < old {
-            store.set_size(size);
-        }
+        maintenance.checkpoint(store, CheckpointKind::Running)?;
         let checkpoint = maintenance.checkpoint_state_mut();
         let mut next = *checkpoint.superblock();
         next.size = size;
@@ -497,6 +494,19 @@ impl<P: Platform> Volume<P> {
             true => 1,
             false => 2,
         };
+        // A repair that finds neither superblock learns the size from the log.
+        let last = next.generation + slots;
+        checkpoint.append_superblock(
+            store,
+            &Superblock {
+                generation: last,
+                ..next
+            },
+        )?;
+        let durable = store.log.sync(&store.file)?;
+        if new < old {
+            store.set_size(size);
+        }
         for _ in 0..slots {
             next.generation += 1;
             checkpoint.commit(store, &next, &durable)?;

@@ -221,6 +221,23 @@ fn the_first_megabyte_may_be_gone() {
 }
 
 #[test]
+fn the_size_survives_both_superblocks() {
+    let (file, volume) = fresh(4096);
+    let mut tested = Tested::new(volume, vec![0; BLOCKS as usize], 0);
+    assert!(tested.write(3, 9, true, &mut Rng(1)));
+    for blocks in [BLOCKS + 5000, BLOCKS + 70] {
+        let size = blocks * BLOCK_SIZE as u64;
+        tested.volume.resize(&mut tested.ws, size, false).unwrap();
+        let hurt = file.copy();
+        overwrite(&hurt, 0, &[0; 128 * 1024]);
+        let (outcome, reports) = run(&hurt);
+        assert!(outcome.unwrap().written, "{reports:?}");
+        let volume = Vol::open(hurt, Access::Read).unwrap();
+        assert_eq!(volume.size().blocks(), blocks);
+    }
+}
+
+#[test]
 fn a_superblock_of_another_image_is_told_from_ours() {
     let (file, state) = image(4, true);
     let other = SimFile::new();

@@ -14,7 +14,7 @@ use crate::platform::{BackingFile, MonitorGuard, Platform, Sabotage};
 impl<P: Platform> CheckpointState<P> {
     /// Appends a copy of the superblock to come, from which a repair goes on when both slots are lost: it leads to the
     /// table and to the log behind it. The segment usage follows it, and says that its segment is in use.
-    pub(super) fn append_superblock(&mut self, store: &Store<P>, next: &Superblock) -> Result {
+    pub(crate) fn append_superblock(&mut self, store: &Store<P>, next: &Superblock) -> Result {
         let copy = Superblock {
             clean: false,
             log_end: 0,
