@@ -44,6 +44,11 @@ impl Proof {
         })
     }
 
+    /// Nothing is proven any more by the fingerprints of the blocks below a node.
+    pub(super) fn forget(&mut self, id: NodeId) {
+        self.expected.forget(id.first_block()..id.end_block());
+    }
+
     fn is_right(&self, part: usize) -> bool {
         self.right.get(part).is_some_and(|&right| right)
     }
@@ -68,7 +73,7 @@ impl<P: Platform> Repair<'_, P> {
         let words = match self.read_node(id, entry) {
             Ok(words) => words,
             Err(error) if error.is_damage() => {
-                self.proof.expected.forget(id.first_block()..id.end_block());
+                self.proof.forget(id);
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -100,6 +100,11 @@ impl<P: Platform> Repair<'_, P> {
                 match source {
                     Source::Newest => {
                         (self.report)(&Report::Rebuilt(first, end - first));
+                        if id.level > 0 && self.base.detached {
+                            // This node told which subtrees are detached: they read as zeros, and the fingerprints
+                            // include them.
+                            self.proof.forget(id);
+                        }
                         lost.push((first, end))
                     }
                     Source::Older => each_within(&self.older, first, end, &mut |from, to| {
