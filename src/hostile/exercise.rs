@@ -125,7 +125,10 @@ pub fn mend<P: Platform<File = MemFile>>(file: &MemFile, survey: &Survey) {
         &mut |report| match report {
             Report::Damage(_) => before += 1,
             Report::Left(finding) => left.push(*finding),
-            Report::Rebuilt(..) | Report::Doubtful(..) | Report::Unnamed(..) => {}
+            Report::Rebuilt(..)
+            | Report::Doubtful(..)
+            | Report::Unnamed(..)
+            | Report::Unproven(..) => {}
         },
         &mut |_, _| {},
     );

@@ -241,6 +241,9 @@ pub enum Sabotage {
     IgnoreLostLog,
     /// A repair does not compare fingerprints.
     IgnoreFingerprints,
+    /// After the loss of superblocks an opening or a repair takes the newest one that is left for the newest that there
+    /// was.
+    TrustLeft,
 }
 
 /// A step of a record that needs space, see [`Platform::waited`].
@@ -258,7 +261,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -302,6 +305,7 @@ impl Sabotage {
         Self::TrustFound,
         Self::IgnoreLostLog,
         Self::IgnoreFingerprints,
+        Self::TrustLeft,
     ];
 
     /// Whether it is one of a repair, which shows only in disks that were damaged.
@@ -309,7 +313,7 @@ impl Sabotage {
     pub fn is_of_repair(self) -> bool {
         matches!(
             self,
-            Self::TrustFound | Self::IgnoreLostLog | Self::IgnoreFingerprints
+            Self::TrustFound | Self::IgnoreLostLog | Self::IgnoreFingerprints | Self::TrustLeft
         )
     }
 

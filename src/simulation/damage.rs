@@ -65,7 +65,7 @@ enum Damage {
 
 impl Damage {
     /// Chooses one for a disk of `len` bytes; with `root`, more often at this byte, where a checkpoint has the root of its
-    /// table and most of what has changed of the rest.
+    /// table and most of what has changed of the rest; without, more often from a superblock into the log.
     fn choose(len: u64, root: Option<u64>, rng: &mut Rng) -> Self {
         const UNIT: u64 = 512;
         // Small damage and large, at the end of the file and elsewhere.
@@ -80,13 +80,17 @@ impl Damage {
         if what < 2 {
             return Self::Cut(len - size);
         }
-        let (from, size) = match (root, rng.below(3)) {
-            (Some(root), 1) => {
+        let (from, size) = match (root, rng.below(6)) {
+            (Some(root), 2 | 3) => {
                 let size = size.min(64 << 10);
                 let from = root.saturating_sub(rng.below(size));
                 (from.min(len - size) / UNIT * UNIT, size)
             }
-            (_, 0) => (len - size, size),
+            (None, 2) => {
+                let from = SUPERBLOCK_OFFSETS[rng.below(2) as usize].min(len - 1);
+                (from, 1 + rng.below(len - from))
+            }
+            (_, 0 | 1) => (len - size, size),
             _ => (rng.below(len - size + 1) / UNIT * UNIT, size),
         };
         let to = from + size;
@@ -207,6 +211,10 @@ pub(super) fn judge_repair(
     let root = root.map(|s| s.map_root.address());
     let damage = Damage::choose(len, root, rng);
     damage.apply(&file, donors);
+    judge_opening(history, &file, target).map_err(|e| {
+        let clean = clean(found);
+        format!("{damage:?} of {len} bytes, clean {clean}, without a repair: {e}")
+    })?;
     report.repairs += 1;
     let object = |text: String, told: &Told| {
         let told: Vec<_> = told.all.iter().take(12).collect();
@@ -236,7 +244,7 @@ pub(super) fn judge_repair(
     }
     let volume = match Volume::<Sim>::open(file.copy(), Access::Read) {
         Ok(volume) => volume,
-        Err(Error::Corrupt { .. } | Error::Io(_)) if !repaired.written => {
+        Err(Error::Corrupt { .. } | Error::Io(_) | Error::NotAnImage) if !repaired.written => {
             report.hopeless += 1;
             return Ok(());
         }
@@ -262,6 +270,25 @@ pub(super) fn judge_repair(
     report.lost += now.iter().filter(|is| is.is_none()).count() as u64;
     agrees_with_check(&file, &repaired).map_err(|e| object(e, &told))?;
     compare(history, found, state, mark, volume.size().blocks(), &now).map_err(|e| object(e, &told))
+}
+
+/// An opening refuses a damaged disk, or it serves no block with other contents than before.
+fn judge_opening(history: &History<'_>, file: &SimFile, target: &Target<'_>) -> Result<(), String> {
+    let volume = match Volume::<Sim>::open(file.copy(), Access::Read) {
+        Ok(volume) => volume,
+        Err(Error::Corrupt { .. } | Error::NotAnImage | Error::Io(_)) => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let now = read_sites(&volume)?;
+    let blocks = volume.size().blocks();
+    compare(
+        history,
+        target.found,
+        target.state,
+        target.mark,
+        blocks,
+        &now,
+    )
 }
 
 /// The tags of the sites; `None` for one that gives an error.

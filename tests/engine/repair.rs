@@ -137,7 +137,7 @@ fn judge(file: &SimFile, state: &[u32], repaired: &Repaired, reports: &[Report],
                 finding.data && finding.blocks.is_some_and(|(s, n)| within(s, n))
             }
             Report::Doubtful(start, count) => within(*start, *count),
-            Report::Rebuilt(..) | Report::Unnamed(..) => false,
+            Report::Rebuilt(..) | Report::Unnamed(..) | Report::Unproven(..) => false,
         })
     };
     let volume = Vol::open(file.copy(), Access::Write).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -218,6 +218,73 @@ fn the_first_megabyte_may_be_gone() {
     let (file, state) = image(2, false);
     overwrite(&file, 0, &vec![0x55; DATA]);
     mends(&file, &state, "the first MiB");
+}
+
+/// Damage from the beginning into the log may take all that tells of the newest checkpoint. Then an older one is not
+/// taken for it, unless the user asks for that.
+#[test]
+fn an_older_state_is_not_taken_for_the_newest() {
+    let mut unproven = 0;
+    for seed in 0..3 {
+        for clean in [true, false] {
+            let (file, _) = image(seed, clean);
+            let len = file.bytes().len();
+            for end in (DATA + BLOCK_SIZE..len).step_by(SEGMENT / 2) {
+                let hurt = file.copy();
+                overwrite(&hurt, 0, &vec![0; end]);
+                let what = format!("seed {seed} clean {clean} zeros up to {end}");
+                let (outcome, reports) = run(&hurt);
+                let Ok(repaired) = outcome else {
+                    // Not even an older checkpoint is left.
+                    continue;
+                };
+                let told = |r: &Report| matches!(r, Report::Unproven(_));
+                assert!(reports.iter().any(told), "{what}: {reports:?}");
+                assert!(repaired.unnamed > 0 && !repaired.written, "{what}");
+                assert!(Vol::open(hurt.copy(), Access::Read).is_err(), "{what}");
+                unproven += 1;
+                let kept = repair::<Home>(
+                    &mut || Ok(hurt.clone()),
+                    Doubtful::Keep,
+                    &mut |_| (),
+                    &mut |_, _| {},
+                );
+                assert!(kept.unwrap().written, "{what}");
+                Vol::open(hurt, Access::Read).unwrap();
+            }
+        }
+    }
+    assert!(unproven > 6, "{unproven}");
+}
+
+/// The header of segment 0 tells that damage has ended before the log, so it stays when the segment is free.
+#[test]
+fn a_free_segment_0_keeps_its_header() {
+    let (file, volume) = fresh(4096);
+    let mut tested = Tested::new(volume, vec![0; BLOCKS as usize], 0);
+    let mut rng = Rng(5);
+    let mut free = 0;
+    for _ in 0..6 {
+        // All that is live moves to the segment in which the opening began its log.
+        assert!(tested.write(0, 32, false, &mut rng));
+        for _ in 0..3 {
+            assert!(tested.checkpoint());
+        }
+        let (state, tag) = (tested.state(), tested.next_tag());
+        tested.volume.close().unwrap();
+        let bytes = file.bytes();
+        let behind = &bytes[DATA + BLOCK_SIZE..bytes.len().min(DATA + SEGMENT)];
+        if behind.iter().all(|&byte| byte == 0) {
+            free += 1;
+            assert!(SegmentHeader::decode::<Home>(&bytes[DATA..]).is_some());
+            let hurt = file.copy();
+            overwrite(&hurt, 0, &vec![0; DATA]);
+            mends(&hurt, &state, "the first MiB before a free segment");
+        }
+        let volume = Vol::open(file.clone(), Access::Write).unwrap();
+        tested = Tested::new(volume, state, tag);
+    }
+    assert!(free > 0, "segment 0 was never free");
 }
 
 #[test]

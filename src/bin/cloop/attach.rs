@@ -3,7 +3,7 @@
 
 use crate::control::{Control, Lifetime};
 use crate::device;
-use crate::fail::fail;
+use crate::fail::{self, fail};
 use crate::image::{self, Lock};
 use crate::output;
 use anyhow::Result;
@@ -120,8 +120,14 @@ fn refused(args: &Args, errno: Errno) -> anyhow::Error {
     let path = &args.image;
     let check = format!("cloop check {}", output::shown(path));
     match errno {
-        Errno::MEDIUMTYPE => fail(path, "not a cloop image; make one with `cloop create`"),
-        Errno::UCLEAN => fail(path, format_args!("damaged; see `{check}`")),
+        Errno::MEDIUMTYPE => fail::engine(path, cloop::engine::Error::NotAnImage),
+        Errno::UCLEAN => fail(
+            path,
+            format_args!(
+                "damaged; `{check}` shows the extent of the damage, `cloop check --repair {}` saves the rest",
+                output::shown(path)
+            ),
+        ),
         Errno::OPNOTSUPP => fail(
             path,
             "made by a newer cloop; install a newer cloop module to attach it",

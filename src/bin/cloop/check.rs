@@ -157,7 +157,7 @@ fn repair(args: &Args) -> Result<ExitCode> {
             (true, false) => "repaired",
             (true, true) => "repaired as far as possible; the data listed above is lost",
             (false, true) if repaired.summary.is_none() => {
-                "not changed: any block may have older contents now, because a part of the log is lost; \
+                "not changed: any block may have older contents now, because a part of the log is or may be lost; \
                  --repair --salvage makes the image usable with them"
             }
             (false, true) => {
@@ -190,6 +190,9 @@ fn tell(path: &Path, report: &Report, choice: Doubtful) -> String {
         }
         Report::Unnamed(offset, _) => format!(
             "part of the log lost at byte {offset} of the image; it is unknown which blocks it changed"
+        ),
+        Report::Unproven(generation) => format!(
+            "checkpoint {generation} is the newest one left, but a newer one may be lost with the superblocks"
         ),
         Report::Left(finding) => {
             let place = finding.blocks.map(|(start, count)| blocks(start, count));

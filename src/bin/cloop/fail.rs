@@ -77,7 +77,11 @@ pub(crate) fn engine(path: &Path, error: engine::Error) -> Error {
         E::Io(_) | E::NoMemory => fail(path, os(error.errno())),
         E::NotAnImage => fail(
             path,
-            "not a cloop image; make one with `cloop create` or `cloop import`",
+            format_args!(
+                "not a cloop image; make one with `cloop create` or `cloop import`, or, if it was one and its beginning was \
+                 overwritten, save the rest with `cloop check --repair {}`",
+                shown(path)
+            ),
         ),
         E::Version(_) | E::Feature(_) => fail(
             path,

@@ -26,6 +26,20 @@ impl Layout {
         DATA_START + (index << self.segment_shift())
     }
 
+    /// Byte offset and length of the part of segment `index` that may be given back, if its first `used` bytes are needed.
+    /// The first sector of segment 0 stays allocated when the segment is free: a whole header there tells that damage
+    /// which begins at the superblocks ends before the log.
+    pub fn dispensable(&self, index: u64, used: u64) -> (u64, u64) {
+        let kept = match index {
+            0 => used.max(BLOCK_SIZE as u64),
+            _ => used,
+        };
+        (
+            self.segment_offset(index) + kept,
+            u64::from(self.segment_size) - kept,
+        )
+    }
+
     /// The segment that holds byte `offset` of the image; `None` before the first segment.
     pub fn segment_of(&self, offset: u64) -> Option<u64> {
         Some(offset.checked_sub(DATA_START)? >> self.segment_shift())

@@ -85,8 +85,7 @@ pub(crate) fn deallocate_unused<P: Platform>(store: &Store<P>, length: u64) -> R
         let mut free = Vec::new();
         for (index, segment) in (0..log.space.segments()).zip(map.segments()) {
             if segment.is_free() {
-                let size = u64::from(store.layout.segment_size);
-                free.push((store.layout.segment_offset(index), size))?;
+                free.push(store.layout.dispensable(index, 0))?;
             }
         }
         (log.space.segments(), free)
@@ -117,7 +116,7 @@ pub(crate) fn shrink_to_fit<P: Platform>(store: &Store<P>, length: u64) -> Resul
                 None => size,
             };
             if used < size {
-                free.push((store.layout.segment_offset(index) + used, size - used))?;
+                free.push(store.layout.dispensable(index, used))?;
             }
         }
         free

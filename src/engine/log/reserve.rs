@@ -154,9 +154,10 @@ impl<P: Platform> Log<P> {
         file.allocate(start, self.layout.segment_offset(segments.end) - start)
     }
 
-    /// Has the file system take back the space of segments.
+    /// Has the file system take back the space of segments, but for what [stays](crate::engine::format::Layout::dispensable)
+    /// of segment 0.
     fn punch(&self, file: &P::File, segments: Range<u64>) -> Result {
-        let start = self.layout.segment_offset(segments.start);
+        let (start, _) = self.layout.dispensable(segments.start, 0);
         file.punch(start, self.layout.segment_offset(segments.end) - start)
     }
 
@@ -200,7 +201,8 @@ impl<P: Platform> Log<P> {
         let Ok(zeros) = Buf::zeroed_if(Need::Optional, self.layout.segment_size as usize) else {
             return;
         };
-        let filled = file.write_at(&zeros, self.layout.segment_offset(index));
+        let (offset, len) = self.layout.dispensable(index, 0);
+        let filled = file.write_at(&zeros[..len as usize], offset);
         self.lock().note(&filled);
     }
 

@@ -12,7 +12,7 @@ use crate::engine::records::cache::place_of;
 use crate::engine::recovery::open::{open, Expected, Opened};
 use crate::engine::recovery::read_around;
 use crate::engine::recovery::replay::replay;
-use crate::engine::recovery::superblocks::read_slot;
+use crate::engine::recovery::superblocks::{read_slot, Standing};
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -190,7 +190,14 @@ impl<P: Platform> Check<'_, P> {
             return Ok(());
         }
         let log_end = superblock.log_end;
-        match replay(self.store, &mut self.ws, superblock, log_end, None) {
+        match replay(
+            self.store,
+            &mut self.ws,
+            superblock,
+            Standing::Sure,
+            log_end,
+            None,
+        ) {
             Err(error) if error.is_damage() => self.find(error, None, false),
             Err(error) => return Err(error),
             // Nothing follows the last checkpoint.

@@ -120,7 +120,7 @@ fn attempt<P: Platform>(
     )?;
     store.map.set_limit(DEFAULT_TABLE_LIMIT);
     let mut ws = store.workspace()?;
-    let (usage_nodes, replayed) = recover(&store, &mut ws, &mut page, found, newest)?;
+    let (usage_nodes, replayed) = recover(&store, &mut ws, &mut page, found, superblocks)?;
     let slots = superblocks.slots();
     let checkpoint = CheckpointState::new(&superblock, slots, usage_nodes, ws, page)?;
     Ok(Opened {
@@ -144,8 +144,9 @@ fn recover<P: Platform>(
     ws: &mut Workspace<P>,
     page: &mut Buf,
     found: &Superblock,
-    newest: &Superblock,
+    superblocks: &Superblocks,
 ) -> Result<(Vec<Vec<u64>>, Replayed)> {
+    let newest = &superblocks.newest;
     // What is replayed may have happened on a larger device.
     store.set_size(newest.size.max(found.size));
     let limit = segment_limit(store, found)?;
@@ -166,7 +167,8 @@ fn recover<P: Platform>(
     } else {
         let same = (found.epoch, found.salt) == (newest.epoch, newest.salt);
         let closed = (newest.clean && same).then_some(newest.log_start);
-        replay(store, ws, found, newest.log_end, closed)?
+        let standing = superblocks.standing;
+        replay(store, ws, found, standing, newest.log_end, closed)?
     };
     list_free(store)?;
     store.set_size(newest.size);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Replaying the log over a checkpoint.
 
+use super::superblocks::Standing;
 use super::usage::segment_limit;
 use super::{ends_unread, read_around};
 use crate::engine::format::{
@@ -42,6 +43,7 @@ struct Replay<'a, P: Platform> {
     store: &'a Store<P>,
     ws: &'a mut Workspace<P>,
     superblock: &'a Superblock,
+    standing: Standing,
     /// Segments the file can have.
     limit: u64,
     /// The bytes of one segment.
@@ -57,6 +59,8 @@ struct SegmentEnd {
     offset: u32,
     /// The segment that a link leads to.
     next: Option<u64>,
+    /// There is a header of this image in the segment, of whichever incarnation.
+    has_header: bool,
 }
 
 /// Applies the log from the checkpoint of `superblock` on, up to the first record that does not follow. If the newest
@@ -66,12 +70,14 @@ struct SegmentEnd {
 /// # Errors
 ///
 /// [`Error::Corrupt`] when the log ends before `log_end`, the position up to which it was durable when the newest
-/// superblock was written: that is damage, not a crash. [`Error::NoMemory`] when the sector table grows beyond
-/// [`REPLAY_MEMORY`].
+/// superblock was written: that is damage, not a crash. The same if a newer superblock may be lost, as `standing` tells,
+/// and a link leads to where no header is: the lost log may have gone on there. [`Error::NoMemory`] when the sector
+/// table grows beyond [`REPLAY_MEMORY`].
 pub(crate) fn replay<P: Platform>(
     store: &Store<P>,
     ws: &mut Workspace<P>,
     superblock: &Superblock,
+    standing: Standing,
     log_end: u64,
     closed: Option<LogPosition>,
 ) -> Result<Replayed> {
@@ -87,6 +93,7 @@ pub(crate) fn replay<P: Platform>(
         store,
         ws,
         superblock,
+        standing,
     };
     replay.run(log_end, closed)
 }
@@ -133,6 +140,14 @@ impl<P: Platform> Replay<'_, P> {
                     if closed.is_some_and(|closed| log.lsn_of(after) >= log.lsn_of(closed)) {
                         return Ok(self.replayed);
                     }
+                    // A link leads behind the file, or has led here.
+                    let unfollowed = end.next.is_some() || before.is_some() && !end.has_header;
+                    if self.standing == Standing::Doubtful && unfollowed {
+                        return corrupt(
+                            "log: it may go on in a damaged part of the image, and be lost with a superblock",
+                            base + u64::from(end.offset),
+                        );
+                    }
                     if ends_unread::<P>(&self.bytes, end.offset, &self.bad) {
                         return corrupt("log: it cannot be read on", base + u64::from(end.offset));
                     }
@@ -153,8 +168,10 @@ impl<P: Platform> Replay<'_, P> {
         let mut end = SegmentEnd {
             offset: at.offset,
             next: None,
+            has_header: false,
         };
         let header = SegmentHeader::of_segment::<P>(&self.bytes, &layout, at.segment);
+        end.has_header = header.is_some();
         let Some(header) = header.filter(|header| {
             let (epoch, salt) = (self.superblock.epoch, self.superblock.salt);
             (header.seq, header.epoch, header.salt) == (at.seq, epoch, salt)

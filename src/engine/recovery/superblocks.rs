@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Reading the two superblocks of an image.
 
+use super::read_around;
 use crate::engine::checkpoint::SlotIdentity;
-use crate::engine::format::{corrupt, Fingerprints, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS};
+use crate::engine::format::{
+    corrupt, Fingerprints, Layout, SegmentHeader, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS,
+};
 use crate::engine::{Error, Result};
 use crate::platform::mem::{boxed, Box, Buf};
-use crate::platform::{BackingFile, Platform};
+use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// The valid superblocks of an image, which belong together.
 pub(crate) struct Superblocks {
@@ -13,6 +16,44 @@ pub(crate) struct Superblocks {
     pub(crate) newest: Superblock,
     /// The other one, if it is valid as well.
     pub(crate) older: Option<Superblock>,
+    /// What is known about superblocks newer than these.
+    pub(crate) standing: Standing,
+}
+
+/// What is known about superblocks newer than the newest valid one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// There was none, or the log that follows this one leads to the same state: no damage to the superblocks goes on
+    /// into the log.
+    Sure,
+    /// A newer one may be lost, and log that it led to as well.
+    Doubtful,
+}
+
+impl Standing {
+    /// How the newest of these valid superblocks stands, newest first. While one slot was written, the other one held
+    /// the generation before (I10). So two such superblocks are all that there was. Otherwise a slot was damaged, and the
+    /// damage may go on as far as the log. It does not if the header of segment 0 is whole, which is never given back.
+    ///
+    /// # Errors
+    ///
+    /// Those of the backing file other than [`Error::Io`].
+    pub(crate) fn of<P: Platform>(
+        file: &P::File,
+        layout: &Layout,
+        valid: [Option<&Superblock>; 2],
+        page: &mut Buf,
+    ) -> Result<Self> {
+        let pair = matches!(valid, [Some(a), Some(b)] if a.generation == b.generation + 1);
+        if pair || P::sabotaged(Sabotage::TrustLeft) {
+            return Ok(Self::Sure);
+        }
+        read_around::<P>(file, &mut page[..BLOCK_SIZE], layout.segment_offset(0))?;
+        Ok(match SegmentHeader::of_segment::<P>(page, layout, 0) {
+            Some(_) => Self::Sure,
+            None => Self::Doubtful,
+        })
+    }
 }
 
 impl Superblocks {
@@ -95,5 +136,11 @@ pub(crate) fn read_superblocks<P: Platform>(
         (Ok(only), Err(_)) | (Err(_), Ok(only)) => (only, None),
         (Err(Error::NotAnImage), Err(error)) | (Err(error), Err(_)) => return Err(error),
     };
-    boxed(Superblocks { newest, older })
+    let valid = [Some(&newest), older.as_ref()];
+    let standing = Standing::of::<P>(file, &newest.layout, valid, page)?;
+    boxed(Superblocks {
+        newest,
+        older,
+        standing,
+    })
 }

@@ -29,13 +29,13 @@ use crate::engine::reclaim::Maintenance;
 use crate::engine::records::cache::place_of;
 use crate::engine::recovery::check::{self, Finding, Summary};
 use crate::engine::recovery::read_around;
-use crate::engine::recovery::superblocks::read_fingerprints;
+use crate::engine::recovery::superblocks::{read_fingerprints, Standing};
 use crate::engine::space::{Allocator, SpaceClass};
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Vec};
-use crate::platform::{BackingFile, Platform};
+use crate::platform::{BackingFile, Platform, Sabotage};
 
 /// Largest number of segments that a repair takes for cut off the end of a file.
 const MOST_CUT: u64 = 1 << 20;
@@ -62,7 +62,8 @@ pub struct Repaired {
     pub written: bool,
     /// Findings of the check before the repair.
     pub before: u64,
-    /// Places of the log that are lost together with the numbers of the blocks they changed.
+    /// Places of the log that are lost together with the numbers of the blocks they changed, and one more if there may
+    /// have been a newer checkpoint.
     pub unnamed: u64,
     /// Blocks whose newest contents may be lost.
     pub doubtful: u64,
@@ -89,6 +90,9 @@ pub enum Report {
     Doubtful(u64, u64),
     /// Byte offset and length of a lost part of the log. The blocks that it changed are unknown.
     Unnamed(u64, u64),
+    /// Generation of the newest checkpoint that is left. Superblocks are lost, and a newer checkpoint may be lost with them:
+    /// any block may have changed since.
+    Unproven(u64),
     /// Damage that is left after the repair.
     Left(Finding),
 }
@@ -175,7 +179,7 @@ enum Commit {
 
 /// The result of putting an image together.
 struct Rebuilt {
-    /// Places of the log that are lost together with the numbers of the blocks they changed.
+    /// See [`Repaired::unnamed`].
     unnamed: u64,
     /// Blocks whose newest contents may be lost.
     doubtful: u64,
@@ -204,6 +208,7 @@ struct Repair<'a, P: Platform> {
     base: Superblock,
     /// The checkpoint before it, if its superblock is valid.
     spare: Option<Superblock>,
+    evidence: Evidence,
     /// The superblock of the new epoch.
     next: Superblock,
     choice: Doubtful,
@@ -261,6 +266,7 @@ fn rebuild<P: Platform>(
     repair.find_segments(&start.identity, &headers)?;
     repair.load_tables()?;
     repair.replay()?;
+    repair.judge_newest();
     repair.find_doubtful()?;
     let rebuilt = Rebuilt {
         doubtful: repair.drop_doubtful()?,
@@ -278,6 +284,45 @@ fn rebuild<P: Platform>(
     Ok(rebuilt)
 }
 
+/// What tells whether there was a checkpoint newer than the one to start from.
+struct Evidence {
+    /// Where that one was found.
+    base: BaseFrom,
+    /// The rest of the superblocks tells this.
+    standing: Standing,
+    /// There is a segment of a later epoch.
+    later: bool,
+    /// The segment that the log behind the checkpoint leads to, by the link of the last segment that was replayed.
+    link: Option<u64>,
+    /// The log ends with that link, and the segment there has no header.
+    unfollowed: bool,
+}
+
+/// Where the checkpoint to start from was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BaseFrom {
+    /// In a slot.
+    Slot,
+    /// In the log: both slots are lost.
+    Copy,
+}
+
+impl Evidence {
+    /// Whether nothing newer can be lost than the checkpoint `base` and the log behind it. The checkpoint of a clean
+    /// superblock is followed by those of an opening, which change nothing until both slots have them.
+    fn is_newest<P: Platform>(&self, base: &Superblock) -> bool {
+        if P::sabotaged(Sabotage::TrustLeft) {
+            return true;
+        }
+        match (self.base, self.standing) {
+            (BaseFrom::Slot, Standing::Sure) => true,
+            (BaseFrom::Slot, Standing::Doubtful) => base.clean || !self.unfollowed,
+            (BaseFrom::Copy, Standing::Sure) => !self.later && !self.unfollowed,
+            (BaseFrom::Copy, Standing::Doubtful) => false,
+        }
+    }
+}
+
 /// The checkpoints to start from.
 struct Start {
     identity: Identity,
@@ -285,6 +330,8 @@ struct Start {
     base: Superblock,
     /// The one before it, if its superblock is valid.
     spare: Option<Superblock>,
+    from: BaseFrom,
+    standing: Standing,
     /// Segments that fit into the file.
     present: u64,
     /// These, and segments that were cut off.
@@ -301,10 +348,13 @@ impl Start {
     fn choose<P: Platform>(file: &P::File) -> Result<Self> {
         let mut page = Buf::zeroed(BLOCK_SIZE)?;
         let identity = identify::<P>(file, &mut page)?;
-        let base = match identity.slots.first() {
-            Some(superblock) => *superblock,
+        let (base, from) = match identity.slots.first() {
+            Some(superblock) => (*superblock, BaseFrom::Slot),
             // Without any checkpoint the size of the device is unknown.
-            None => newest_copy::<P>(file, &identity, &mut page)?.ok_or(Error::NotAnImage)?,
+            None => match newest_copy::<P>(file, &identity, &mut page)? {
+                Some(copy) => (copy, BaseFrom::Copy),
+                None => return Err(Error::NotAnImage),
+            },
         };
         if base.incomplete {
             return Err(Error::Incomplete);
@@ -312,6 +362,8 @@ impl Start {
         if base.read_only_compatible != 0 {
             return Err(Error::Feature(base.read_only_compatible));
         }
+        let valid = [identity.slots.first(), identity.slots.get(1)];
+        let standing = Standing::of::<P>(file, &base.layout, valid, &mut page)?;
         let spare = identity.slots.get(1).copied();
         let bytes = file.len()?.saturating_sub(DATA_START);
         let fit = bytes.div_ceil(u64::from(base.layout.segment_size));
@@ -327,6 +379,8 @@ impl Start {
             identity,
             base,
             spare: spare.filter(|s| s.generation + 1 == base.generation),
+            from,
+            standing,
             present: fit,
             segments,
         })
@@ -406,6 +460,13 @@ impl<'a, P: Platform> Repair<'a, P> {
             tries: MOST_TRIES,
             base,
             spare: start.spare,
+            evidence: Evidence {
+                base: start.from,
+                standing: start.standing,
+                later: headers.iter().flatten().any(|h| h.epoch > base.epoch),
+                link: None,
+                unfollowed: false,
+            },
             next,
             choice,
             seeds: Vec::new(),
@@ -460,6 +521,14 @@ impl<P: Platform> Repair<'_, P> {
     /// The position at which the replay from a superblock begins.
     fn log_start(&self, superblock: &Superblock) -> u64 {
         self.lsn(superblock.log_start.seq, superblock.log_start.offset)
+    }
+
+    /// Doubts everything if a newer checkpoint may be lost than the one that the repair started from.
+    fn judge_newest(&mut self) {
+        if !self.evidence.is_newest::<P>(&self.base) {
+            self.unnamed += 1;
+            (self.report)(&Report::Unproven(self.base.generation));
+        }
     }
 
     /// Counts the live units of each segment and the mapped blocks.

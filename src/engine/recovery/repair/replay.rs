@@ -172,6 +172,7 @@ impl<P: Platform> Repair<'_, P> {
             let (reached, begins) = (self.lsn(expected, 0), self.lsn(header.seq, 0));
             if begins > reached && reached >= epoch.durable {
                 self.epochs[place].expected = None;
+                self.ends_with_link(&epoch);
                 continue;
             }
             if begins > reached {
@@ -191,6 +192,7 @@ impl<P: Platform> Repair<'_, P> {
                 continue;
             };
             let reached = self.lsn(expected, 0);
+            self.ends_with_link(&epoch);
             if reached < epoch.durable {
                 let end = self.store.layout.segment_offset(self.segments);
                 self.missing(&epoch, reached, epoch.durable, end, 0)?;
@@ -234,11 +236,30 @@ impl<P: Platform> Repair<'_, P> {
         Ok(())
     }
 
+    /// Notes that the log of an epoch ends behind a whole segment. If a segment with a header is to follow, the log has not
+    /// come there.
+    fn ends_with_link(&mut self, epoch: &Epoch) {
+        if !self.is_base(epoch) {
+            return;
+        }
+        let next = self.evidence.link;
+        let mut whole = self.incarnations.iter().filter(|i| i.stored);
+        self.evidence.unfollowed = !whole.any(|i| Some(i.header.index) == next);
+    }
+
+    /// Whether the checkpoint that the repair started from belongs to this epoch.
+    fn is_base(&self, epoch: &Epoch) -> bool {
+        (epoch.epoch, epoch.salt) == (self.base.epoch, self.base.salt)
+    }
+
     /// Applies the records of one segment; true if the log ends in it.
     fn replay_incarnation(&mut self, header: &SegmentHeader, epoch: &Epoch) -> Result<bool> {
         let layout = self.store.layout;
         let base = layout.segment_offset(header.index);
         let unreadable = read_around::<P>(&self.store.file, &mut self.segment, base)?;
+        if self.is_base(epoch) {
+            self.evidence.link = None;
+        }
         let seed = header.seed::<P>();
         let size = layout.segment_size;
         let mut at = SEGMENT_HEADER as u32;
@@ -269,6 +290,9 @@ impl<P: Platform> Repair<'_, P> {
             };
             let era = self.era(epoch, self.lsn(header.seq, place));
             self.apply(&record, place, base, era)?;
+            if record.kind == Kind::Link && self.is_base(epoch) {
+                self.evidence.link = Some(le64(&self.segment[place as usize + UNIT..], 0));
+            }
             at = place + space(&record);
             if record.kind == Kind::Link || at >= size {
                 return Ok(false);
