@@ -90,10 +90,7 @@ impl Pools {
 
     /// Bytes of memory. Takes no lock.
     pub(crate) fn memory(&self) -> u64 {
-        self.reads.memory()
-            + self.writes.memory()
-            + self.metadata.memory()
-            + self.discards.memory()
+        self.reads.memory() + self.writes.memory() + self.metadata.memory() + self.discards.memory()
     }
 
     /// Bytes of memory that [`shed`](Self::shed) may give back. Takes no lock.
