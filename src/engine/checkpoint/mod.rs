@@ -85,6 +85,8 @@ impl<P: Platform> CheckpointState<P> {
     /// # Errors
     ///
     /// [`Error::NoMemory`].
+    // A stack frame of its own: opening an image has many.
+    #[inline(never)]
     pub(crate) fn new(
         superblock: &Superblock,
         slots: [Option<SlotIdentity>; 2],

@@ -7,7 +7,7 @@ use crate::engine::format::Layout;
 use crate::engine::space::{Space, SpaceClass};
 use crate::engine::spares::Spares;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{Buf, Unique, Vec};
+use crate::platform::mem::{Box, Buf, Unique, Vec};
 use core::ops::Range;
 
 /// The state of the log, under [`Rank::Log`](crate::platform::Rank::Log).
@@ -21,7 +21,7 @@ pub(crate) struct LogState {
     pub(super) chunks: Vec<Chunk>,
     /// The buffers of chunks. Those that wait have no chunk.
     pub(super) buffers: Spares<Unique<Buf>>,
-    pub(crate) space: Space,
+    pub(crate) space: Box<Space>,
     /// Log position behind the last record placed.
     pub(super) appended: u64,
     /// Log position up to which the log is durable.
@@ -115,7 +115,7 @@ pub(crate) struct LogStats {
 impl LogState {
     /// A log without a segment. With `error` it is stopped from the beginning.
     pub(super) fn new(
-        space: Space,
+        space: Box<Space>,
         buffers: Spares<Unique<Buf>>,
         chunks: Vec<Chunk>,
         error: Option<Error>,

@@ -68,6 +68,8 @@ impl<P: Platform> Maintenance<P> {
     /// # Errors
     ///
     /// [`Error::NoMemory`].
+    // A stack frame of its own: opening an image has many.
+    #[inline(never)]
     pub(crate) fn new(checkpoint: Box<CheckpointState<P>>) -> Result<Box<Self>> {
         let reaper = Reaper::new(checkpoint.superblock().detached);
         boxed(Self {

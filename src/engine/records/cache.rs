@@ -102,7 +102,7 @@ struct Shard {
     hand: usize,
     claimed: Vec<Claimed>,
     /// The records that were claimed last, whether they were kept or not: a ring, in which `seen_next` is the oldest.
-    seen: [RecordKey; SEEN],
+    seen: Vec<RecordKey>,
     seen_next: usize,
 }
 
@@ -273,7 +273,7 @@ impl<P: Platform> RecordCache<P> {
                 slots: Vec::new(),
                 hand: 0,
                 claimed: Vec::new(),
-                seen: [RecordKey::default(); SEEN],
+                seen: Vec::filled(RecordKey::default(), SEEN)?,
                 seen_next: 0,
             };
             shards.push(P::Monitor::new(shard, Rank::Cache)?)?;

@@ -103,22 +103,8 @@ fn attempt<P: Platform>(
 ) -> Result<Opened<P>> {
     let newest = &superblocks.newest;
     let superblock = begin_epoch::<P>(found, newest, access)?;
-    let mut table = Table::new(found.height, found.map_root).with_detached(found.detached);
-    table.grow(newest.height)?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
-    let mut fingerprints = read_fingerprints::<P>(file, found, &mut page)?;
-    // What is replayed may have happened on a larger device.
-    fingerprints.fit(found.size.max(newest.size).blocks());
-    let allocator = Allocator::new(found.segments, found.usage_segments);
-    let store = Store::new(
-        file.clone(),
-        &superblock,
-        table,
-        fingerprints,
-        allocator,
-        access,
-    )?;
-    store.map.set_limit(DEFAULT_TABLE_LIMIT);
+    let store = store_of(file, &superblock, found, newest, &mut page, access)?;
     let mut ws = store.workspace()?;
     let (usage_nodes, replayed) = recover(&store, &mut ws, &mut page, found, superblocks)?;
     let slots = superblocks.slots();
@@ -131,6 +117,35 @@ fn attempt<P: Platform>(
         spare: None,
         length: superblocks.length(),
     })
+}
+
+/// The image as the checkpoint `found` has it, for the epoch of `superblock`. Nothing is loaded yet.
+// A stack frame of its own, as that of `recover`.
+#[inline(never)]
+fn store_of<P: Platform>(
+    file: &Arc<P::File>,
+    superblock: &Superblock,
+    found: &Superblock,
+    newest: &Superblock,
+    page: &mut Buf,
+    access: Access,
+) -> Result<Arc<Store<P>>> {
+    let mut table = Table::new(found.height, found.map_root).with_detached(found.detached);
+    table.grow(newest.height)?;
+    let mut fingerprints = read_fingerprints::<P>(file, found, page)?;
+    // What is replayed may have happened on a larger device.
+    fingerprints.fit(found.size.max(newest.size).blocks());
+    let allocator = Allocator::new(found.segments, found.usage_segments);
+    let store = Store::new(
+        file.clone(),
+        superblock,
+        table,
+        fingerprints,
+        allocator,
+        access,
+    )?;
+    store.map.set_limit(DEFAULT_TABLE_LIMIT);
+    Ok(store)
 }
 
 /// Loads the segment usage that the checkpoint `found` stored, and replays the log over the checkpoint. Returns the

@@ -32,7 +32,7 @@ use self::pace::Pace;
 use self::queue::Queue;
 use crate::engine::format::{DeviceSize, Layout};
 use crate::engine::{Error, Result};
-use crate::platform::mem::Vec;
+use crate::platform::mem::{boxed, Box, Vec};
 use core::ops::Range;
 
 /// Segments that users may fill after an open under a metadata class, until they first flush: a file system replays its
@@ -123,8 +123,10 @@ impl Space {
     /// # Errors
     ///
     /// Those of memory.
-    pub(crate) fn new(allocator: Allocator, layout: Layout, size: DeviceSize) -> Result<Self> {
-        Ok(Self {
+    // A stack frame of its own: opening an image has many.
+    #[inline(never)]
+    pub(crate) fn new(allocator: Allocator, layout: Layout, size: DeviceSize) -> Result<Box<Self>> {
+        boxed(Self {
             allocator,
             reserve: Vec::new(),
             file_end: FileEnd::Free,

@@ -312,6 +312,7 @@ mod tests {
     use super::*;
     use crate::engine::format::{DeviceSize, Layout};
     use crate::engine::space::Allocator;
+    use crate::platform::mem::Box;
 
     const SUPPLY: Supply = Supply {
         room: 0,
@@ -322,7 +323,7 @@ mod tests {
         unfair: false,
     };
 
-    fn space(reserve: u64) -> Space {
+    fn space(reserve: u64) -> Box<Space> {
         let layout = Layout {
             record_size: 4096,
             segment_size: 256 << 10,
