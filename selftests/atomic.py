@@ -41,7 +41,9 @@ def statx(device):
 def memory(length):
     """Anonymous memory whose neighbouring pages are no neighbours in the machine."""
     area = mmap.mmap(-1, length)
-    area.madvise(mmap.MADV_NOHUGEPAGE)
+    # A kernel without huge pages does not know the advice.
+    if os.path.isdir("/sys/kernel/mm/transparent_hugepage"):
+        area.madvise(mmap.MADV_NOHUGEPAGE)
     pages = list(range(0, length, BLOCK))
     random.shuffle(pages)
     for page in pages:
