@@ -232,6 +232,7 @@ impl Plan {
                 return task;
             }
             let timeout = self.timeout(now, &state, store.quiet());
+            state.resting = timeout == 0;
             state.wait_idle(timeout);
         }
     }

@@ -223,3 +223,20 @@ fn space_that_others_need_is_given_back_beside_reads() {
     });
     volume.close().unwrap();
 }
+
+/// A device that has been at rest, with nothing left to do, notices what is discarded afterwards.
+#[test]
+fn a_device_at_rest_notices_what_is_discarded() {
+    let volume = volume(in_memory(), Duration::ZERO);
+    let mut ws = volume.workspace().unwrap();
+    write(&volume, &mut ws, 0..2 * HALF, |_| {});
+    volume.flush().unwrap();
+    let full = volume.file().allocated().unwrap();
+    // Idle after five seconds, and then tidy.
+    std::thread::sleep(Duration::from_secs(8));
+    volume.zero(&mut ws, 0, 2 * HALF).unwrap();
+    volume.flush().unwrap();
+    wait_for(&volume, |stats| stats.allocated_bytes < full - 40 * MIB);
+    rest(&volume);
+    volume.close().unwrap();
+}

@@ -81,8 +81,7 @@ impl<P: Platform> Log<P> {
                     state.durable = state.durable.max(upto);
                     state.flushes.count();
                     state.syncing = false;
-                    // What is durable gives background threads nothing to do, and there may be a flush for each write.
-                    state.notify_requests();
+                    Self::notify_of_progress(&mut state);
                     state.check()?;
                     return Ok(state.durable);
                 }

@@ -46,7 +46,7 @@ use crate::engine::space::{Allocator, CheckpointCost, Space, SpaceClass};
 use crate::engine::spares::Spares;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Need, Unique, Vec};
-use crate::platform::{Monitor, Platform, Rank};
+use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Buffers of one segment each at most: the bound on what is dirty in memory.
@@ -126,6 +126,15 @@ impl<P: Platform> Log<P> {
     /// The log position `position` stands for.
     pub(crate) fn lsn_of(&self, position: LogPosition) -> u64 {
         self.lsn(position.seq, position.offset)
+    }
+
+    /// Wakes those who wait for the log to be written or durable. It gives background threads nothing to do, and there may
+    /// be a flush for each write; but one that rests does not know yet that users have come back.
+    fn notify_of_progress(state: &mut LogGuard<'_, P>) {
+        match core::mem::take(&mut state.resting) {
+            true => state.notify_all(),
+            false => state.notify_requests(),
+        }
     }
 
     /// Publishes how much of the log is in the backing file.

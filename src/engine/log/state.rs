@@ -44,6 +44,8 @@ pub(crate) struct LogState {
     closing: bool,
     /// The background threads must end.
     stopping: bool,
+    /// The maintenance thread has nothing to do, and sleeps until it is woken.
+    pub(crate) resting: bool,
     /// Log position where the last stored checkpoint began.
     checkpoint: u64,
     /// Bytes that users had appended when the last checkpoint began.
@@ -137,6 +139,7 @@ impl LogState {
             patience: Patience::Bounded,
             closing: false,
             stopping: false,
+            resting: false,
             checkpoint: 0,
             settled: 0,
             checkpoints: 0,

@@ -79,7 +79,7 @@ impl<P: Platform> Log<P> {
         let after = state.retrying();
         match result.is_ok() && before.is_none() {
             // Requests wait for the buffer, or for the chunk. Other chunks wait to be written as before.
-            true => state.notify_requests(),
+            true => Self::notify_of_progress(&mut state),
             false => state.notify_all(),
         }
         drop(state);
