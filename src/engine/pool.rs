@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`Pool`]: the memory that requests are served with, a piece for each request.
+//! [`Pool`]: memory for requests, a piece for each, which is made on demand.
 
-use crate::engine::spares::Spares;
+use crate::engine::spares::{give_back_until, Spares};
 use crate::engine::Result;
 use crate::platform::mem::Need;
 use crate::platform::{Monitor, MonitorGuard, Platform, Rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// The memory that requests of one kind are served with: a `T` for each that is served at the same time.
+/// Memory for requests of one kind: a `T` for each request that is served at the same time.
 ///
-/// One `T` always exists. Further ones are made when they are needed, if there is memory for them, and given up when they
-/// are not needed any more. A request that gets none waits until another one has ended, so requests that share a pool must
-/// not wait for each other: then each of them is served at some time, however little memory there is.
+/// Each `T` is made when it is needed, if there is memory for it, and given up when it is not needed any more. A pool with a
+/// reserve always has one `T`. There a request that gets no memory waits until another one has ended, so requests that share
+/// a pool must not wait for each other: then each of them is served at some time, however little memory there is.
 pub struct Pool<P: Platform, T: Send + 'static> {
     spares: P::Monitor<Spares<T>>,
     /// Bytes of memory of a `T`.
     bytes: u64,
-    /// Bytes of memory of those that exist. It is written under the lock, and read without.
+    /// Bytes of memory of the reserve.
+    reserve: u64,
+    /// Bytes of memory of all `T` that exist. It is written under the lock, and read without.
     memory: AtomicU64,
 }
+
+/// The lock of a pool, held.
+type Guard<'a, P, T> = <<P as Platform>::Monitor<Spares<T>> as Monitor<Spares<T>>>::Guard<'a>;
 
 impl<P: Platform, T: Send + 'static> Pool<P, T> {
     /// A pool that begins with `reserve`, which takes `bytes` bytes as the others will. There are never more than `most`.
@@ -29,46 +34,82 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
     pub fn new(most: usize, reserve: T, bytes: u64) -> Result<Self> {
         let mut spares = Spares::new(most, 1)?;
         spares.add(reserve);
+        Self::of(spares, bytes)
+    }
+
+    /// A pool for requests that can go on without. Each `T` takes `bytes` bytes, and there are never more than `most`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub(crate) fn without_reserve(most: usize, bytes: u64) -> Result<Self> {
+        Self::of(Spares::new(most, 0)?, bytes)
+    }
+
+    fn of(spares: Spares<T>, bytes: u64) -> Result<Self> {
+        let reserve = spares.made() as u64 * bytes;
         Ok(Self {
             spares: P::Monitor::new(spares, Rank::Pool)?,
             bytes,
-            memory: AtomicU64::new(bytes),
+            reserve,
+            memory: AtomicU64::new(reserve),
         })
     }
 
-    /// Calls `f` with a `T` that nobody else uses. If all are in use, one more is made by `make`; if there is no memory for
-    /// it, waits for one.
+    /// Calls `f` with a `T` of its own. If all are in use, one more is made by `make`; if there is no memory for it, waits
+    /// for one. Only for a pool with a reserve.
     pub fn with<R>(&self, make: impl Fn(Need) -> Result<T>, f: impl FnOnce(&mut T) -> R) -> R {
         let mut object = self.take(make);
         let result = f(&mut object);
-        let mut spares = self.spares.lock();
-        spares.put(object);
-        spares.notify_all();
+        self.put(object);
         result
     }
 
+    // A stack frame of its own: a request is served below that of the caller.
+    #[inline(never)]
     fn take(&self, make: impl Fn(Need) -> Result<T>) -> T {
         let mut spares = self.spares.lock();
         loop {
-            if let Some(object) = spares.take() {
+            let taken;
+            (taken, spares) = self.take_or_make(spares, &make);
+            if let Some(object) = taken {
                 return object;
             }
-            if spares.may_grow() {
-                drop(spares);
-                let made = make(Need::Optional);
-                spares = self.spares.lock();
-                spares.grown(made.is_ok());
-                self.note(&spares);
-                match made {
-                    Ok(object) => return object,
-                    // One was put back meanwhile.
-                    Err(_) if !spares.is_empty() => continue,
-                    Err(_) => {}
-                }
+            // Those that exist are in use, unless a request has ended meanwhile. It notifies.
+            if spares.is_empty() {
+                spares.wait();
             }
-            // Those that exist are in use. A request that has ended with one notifies.
-            spares.wait();
         }
+    }
+
+    /// Takes a `T` that is idle, or one more that is made by `make`. `None` if there are as many as there may be, or there is
+    /// no memory for it. It is to be [put](Self::put) back.
+    pub(crate) fn try_take(&self, make: impl Fn(Need) -> Result<T>) -> Option<T> {
+        self.take_or_make(self.spares.lock(), &make).0
+    }
+
+    fn take_or_make<'a>(
+        &'a self,
+        mut spares: Guard<'a, P, T>,
+        make: &impl Fn(Need) -> Result<T>,
+    ) -> (Option<T>, Guard<'a, P, T>) {
+        let idle = spares.take();
+        if idle.is_some() || !spares.may_grow() {
+            return (idle, spares);
+        }
+        drop(spares);
+        let made = make(Need::Optional).ok();
+        let mut spares = self.spares.lock();
+        spares.grown(made.is_some());
+        self.note(&spares);
+        (made, spares)
+    }
+
+    /// Puts a `T` back that was taken.
+    pub(crate) fn put(&self, object: T) {
+        let mut spares = self.spares.lock();
+        spares.put(object);
+        spares.notify_all();
     }
 
     fn note(&self, spares: &Spares<T>) {
@@ -83,7 +124,7 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
 
     /// Bytes of memory that [`shed`](Self::shed) may give back. Takes no lock.
     pub fn sheddable(&self) -> u64 {
-        self.memory().saturating_sub(self.bytes)
+        self.memory().saturating_sub(self.reserve)
     }
 
     /// Gives back what was not needed since the last call.
@@ -93,14 +134,7 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
 
     /// Gives back what is not in use until `bytes` bytes are given back, and returns how many were.
     pub fn shed(&self, bytes: u64) -> u64 {
-        let mut given = 0;
-        while given < bytes {
-            match self.give_back(Spares::shed) {
-                0 => break,
-                more => given += more,
-            }
-        }
-        given
+        give_back_until(bytes, || self.give_back(Spares::shed))
     }
 
     /// Gives back what `choose` gives up, and returns how many bytes that are.

@@ -1,9 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! [`Spares`]: large objects that are made when they are needed, kept for the next user, and given up when nobody has
-//! needed them for a while.
+//! [`Spares`]: large objects that are made when they are needed, kept for the next user, and given up when they
+//! were not needed for a while.
 
 use crate::engine::Result;
 use crate::platform::mem::Vec;
+
+/// Calls `give_back` until it has given back `bytes` bytes, or has nothing more to give back. Each call returns how many
+/// bytes it gave back. Returns the sum.
+pub(crate) fn give_back_until(bytes: u64, mut give_back: impl FnMut() -> u64) -> u64 {
+    let mut given = 0;
+    while given < bytes {
+        match give_back() {
+            0 => break,
+            more => given += more,
+        }
+    }
+    given
+}
 
 /// Objects that exist, of which some are in use, and some wait to be used: the spares.
 ///

@@ -9,13 +9,14 @@ use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Table;
 use crate::engine::map::usage::Total;
 use crate::engine::map::Map;
+use crate::engine::pool::Pool;
 use crate::engine::records::cache::RecordCache;
-use crate::engine::records::window::WindowPool;
+use crate::engine::records::window::memory_of_windows;
 use crate::engine::records::{Reads, Records};
 use crate::engine::space::{Allocator, Watermark};
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
-use crate::platform::mem::{arc, Arc, Box, Need};
+use crate::platform::mem::{arc, Arc, Box, Buf, Need};
 use crate::platform::{BackingFile, MonitorGuard, Platform};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -57,7 +58,7 @@ pub(crate) struct Store<P: Platform> {
     /// Reads of the backing file.
     pub(crate) reads: Reads,
     /// Memory for large reads.
-    pub(crate) windows: Box<WindowPool<P>>,
+    pub(crate) windows: Box<Pool<P, Buf>>,
     /// Device size in blocks of 4096 bytes; [`resize`](crate::engine::Volume::resize) changes it.
     blocks: AtomicU64,
     /// The volume was closed: every operation fails.
@@ -92,7 +93,7 @@ impl<P: Platform> Store<P> {
             log,
             cache: RecordCache::new(&layout)?,
             reads: Reads::default(),
-            windows: WindowPool::new()?,
+            windows: memory_of_windows()?,
             blocks: AtomicU64::new(superblock.size.blocks()),
             closed: AtomicBool::new(false),
             quiet: AtomicBool::new(false),

@@ -56,7 +56,7 @@ impl<'a, P: Platform> Reader<'a, P> {
                 .map(|n| done += n);
         }
         if let Some(memory) = buffers.window.take_memory() {
-            self.records.windows.give_back(memory);
+            self.records.windows.put(memory);
         }
         result
     }
@@ -202,8 +202,9 @@ impl<'a, P: Platform> Reader<'a, P> {
                 return Ok(());
             }
         } else if index > 0 && claim.first() {
-            // A small read in the middle of a record that nobody wanted lately: it pays for what it needs. The next one pays
-            // for the whole. One at the beginning is taken for the first of a sequence.
+            // The first read of this record for some time, and it begins in the middle: a random read. It decompresses only
+            // up to the end of its blocks. The next read of the record decompresses and keeps all of it. So does a read at the
+            // beginning, which is likely to be the first of a sequence.
             let Some(blocks) = buffers.blocks.get_mut(..stored) else {
                 return corrupt("record", entry.address());
             };

@@ -3,7 +3,7 @@
 
 use super::state::LogState;
 use super::{Log, LogGuard, RESERVE};
-use crate::engine::spares::Spares;
+use crate::engine::spares::{give_back_until, Spares};
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Need, Unique};
 use crate::platform::{MonitorGuard, Platform};
@@ -60,14 +60,7 @@ impl<P: Platform> Log<P> {
 
     /// Gives back buffers that are not in use until `bytes` bytes are given back, and returns how many were.
     pub(crate) fn shed(&self, bytes: u64) -> u64 {
-        let mut given = 0;
-        while given < bytes {
-            match self.give_back(Spares::shed) {
-                0 => break,
-                more => given += more,
-            }
-        }
-        given
+        give_back_until(bytes, || self.give_back(Spares::shed))
     }
 
     fn give_back(

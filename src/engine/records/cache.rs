@@ -22,8 +22,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const BUDGET: usize = 4 << 20;
 /// Number of shards; a power of two.
 const SHARDS: usize = 8;
-/// Keys of records that a shard remembers after they were read and not kept. Together they are four times as many as the
-/// records of 64 KiB that there is room for.
+/// Keys of records that a shard remembers after requests read them, whether they were kept or not. Together they are four
+/// times as many as the records of 64 KiB that there is room for.
 const SEEN: usize = 32;
 
 const _: () = assert!(SHARDS.is_power_of_two());

@@ -4,13 +4,14 @@
 pub(crate) mod cache;
 pub(crate) mod window;
 
-use self::window::{Window, WindowPool, GAP, WINDOW};
+use self::window::{Window, GAP, WINDOW};
 use crate::engine::codec::Decompressor;
 use crate::engine::format::{
     corrupt, decode_node, Entry, IncarnationId, Kind, Layout, NodeId, RecordHeader, BLOCK_SIZE,
     NODE_BYTES, NODE_ENTRIES, RECORD_HEADER,
 };
 use crate::engine::log::Log;
+use crate::engine::pool::Pool;
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Need, Vec};
 use crate::platform::{BackingFile, Platform};
@@ -90,7 +91,7 @@ pub(crate) struct Records<'a, P: Platform> {
     pub(crate) layout: &'a Layout,
     /// Holds the records that are not written yet.
     pub(crate) log: &'a Log<P>,
-    pub(crate) windows: &'a WindowPool<P>,
+    pub(crate) windows: &'a Pool<P, Buf>,
     pub(crate) reads: &'a Reads,
 }
 
@@ -189,9 +190,7 @@ impl<P: Platform> Records<'_, P> {
         if records < 2 {
             return;
         }
-        if window.memory.is_none() {
-            window.memory = self.windows.take();
-        }
+        window.get_memory(self.windows);
         // If it fails, each record is read alone, and only those that cannot be read are lost.
         window.read(from, (end - from) as usize, |memory, from| {
             self.reads.count(|| self.file.read_at(memory, from))

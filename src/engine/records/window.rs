@@ -2,11 +2,10 @@
 //! [`Window`]: a part of the backing file with several records, read at once for a large request.
 
 use crate::engine::format::{Entry, BLOCK_SIZE};
-use crate::engine::spares::Spares;
+use crate::engine::pool::Pool;
 use crate::engine::Result;
-use crate::platform::mem::{boxed, Box, Buf, Need};
-use crate::platform::{Monitor, Platform, Rank};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::platform::mem::{boxed, Box, Buf};
+use crate::platform::Platform;
 
 /// Bytes of a window: half of a request of 1 MiB that does not compress at all, and of the headers of its records.
 pub(super) const WINDOW: usize = 576 << 10;
@@ -25,7 +24,7 @@ pub(crate) struct Window {
     /// Bytes read.
     len: usize,
     /// None as long as no request needed it.
-    pub(super) memory: Option<Buf>,
+    memory: Option<Buf>,
 }
 
 impl Window {
@@ -55,6 +54,13 @@ impl Window {
         done
     }
 
+    /// Takes memory out of the pool, unless there is some already.
+    pub(super) fn get_memory<P: Platform>(&mut self, pool: &Pool<P, Buf>) {
+        if self.memory.is_none() {
+            self.memory = pool.try_take(|need| Buf::zeroed_if(need, WINDOW));
+        }
+    }
+
     /// Forgets the bytes, and gives up the memory.
     pub(crate) fn take_memory(&mut self) -> Option<Buf> {
         self.len = 0;
@@ -62,82 +68,16 @@ impl Window {
     }
 }
 
-/// Memory for the windows of a volume. It is allocated when a request needs it. If there is none, records are read one by
+/// The memory of the windows of a volume, which begins without any. If there is none for a window, records are read one by
 /// one.
-pub(crate) struct WindowPool<P: Platform> {
-    spares: P::Monitor<Spares<Buf>>,
-    /// Windows that exist. It is counted under the lock, and read without.
-    made: AtomicU64,
-}
-
-impl<P: Platform> WindowPool<P> {
-    /// A pool without memory.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
-    // A stack frame of its own: opening an image has many.
-    #[inline(never)]
-    pub(crate) fn new() -> Result<Box<Self>> {
-        boxed(Self {
-            spares: P::Monitor::new(Spares::new(MOST, 0)?, Rank::Pool)?,
-            made: AtomicU64::new(0),
-        })
-    }
-
-    fn note(&self, spares: &Spares<Buf>) {
-        self.made.store(spares.made() as u64, Ordering::Relaxed);
-    }
-
-    /// Memory for one window.
-    pub(super) fn take(&self) -> Option<Buf> {
-        let mut spares = self.spares.lock();
-        let kept = spares.take();
-        if kept.is_some() || !spares.may_grow() {
-            return kept;
-        }
-        drop(spares);
-        let made = Buf::zeroed_if(Need::Optional, WINDOW).ok();
-        let mut spares = self.spares.lock();
-        spares.grown(made.is_some());
-        self.note(&spares);
-        made
-    }
-
-    /// Takes the memory of a window back.
-    pub(crate) fn give_back(&self, memory: Buf) {
-        self.spares.lock().put(memory);
-    }
-
-    /// Bytes of memory. Takes no lock.
-    pub(crate) fn memory(&self) -> u64 {
-        self.made.load(Ordering::Relaxed) * WINDOW as u64
-    }
-
-    /// Gives up the windows that were not needed since the last call.
-    pub(crate) fn trim(&self) {
-        while self.give_up(Spares::trim) > 0 {}
-    }
-
-    /// Gives up windows until `bytes` bytes are given back or none is left, and returns how many bytes were.
-    pub(crate) fn shed(&self, bytes: u64) -> u64 {
-        let mut given = 0;
-        while given < bytes {
-            match self.give_up(Spares::shed) {
-                0 => break,
-                more => given += more,
-            }
-        }
-        given
-    }
-
-    fn give_up(&self, choose: impl FnOnce(&mut Spares<Buf>) -> Option<Buf>) -> u64 {
-        let mut spares = self.spares.lock();
-        let memory = choose(&mut spares);
-        self.note(&spares);
-        drop(spares);
-        memory.map_or(0, |_| WINDOW as u64)
-    }
+///
+/// # Errors
+///
+/// [`Error::NoMemory`](crate::engine::Error::NoMemory).
+// A stack frame of its own: opening an image has many.
+#[inline(never)]
+pub(crate) fn memory_of_windows<P: Platform>() -> Result<Box<Pool<P, Buf>>> {
+    boxed(Pool::without_reserve(MOST, WINDOW as u64)?)
 }
 
 #[cfg(test)]
@@ -150,7 +90,7 @@ mod tests {
         let mut window = Window::default();
         let entry = Entry::new(8192 + 4000, 8192 / 16, 0, 2);
         assert!(window.record(entry).is_none());
-        window.memory = WindowPool::<Std>::new().unwrap().take();
+        window.get_memory(&memory_of_windows::<Std>().unwrap());
         assert_eq!(entry.sectors(), 3);
         let fill = |memory: &mut [u8], _| {
             memory.fill(7);
@@ -174,19 +114,23 @@ mod tests {
 
     #[test]
     fn few_windows_exist_and_all_can_be_given_up() {
-        let pool = WindowPool::<Std>::new().unwrap();
-        let taken: std::vec::Vec<Buf> = (0..MOST).map(|_| pool.take().unwrap()).collect();
-        assert!(pool.take().is_none());
+        let pool = memory_of_windows::<Std>().unwrap();
+        let take = || {
+            let mut window = Window::default();
+            window.get_memory(&pool);
+            window.take_memory()
+        };
+        let taken: std::vec::Vec<Buf> = (0..MOST).map(|_| take().unwrap()).collect();
+        assert!(take().is_none());
         assert_eq!((pool.memory(), pool.shed(1)), ((MOST * WINDOW) as u64, 0));
         for memory in taken {
-            pool.give_back(memory);
+            pool.put(memory);
         }
         assert_eq!(pool.shed(1), WINDOW as u64);
         // The others were all in use since the last time.
         pool.trim();
         assert_eq!(pool.memory(), ((MOST - 1) * WINDOW) as u64);
-        let one = pool.take().unwrap();
-        pool.give_back(one);
+        pool.put(take().unwrap());
         pool.trim();
         assert_eq!(pool.memory(), WINDOW as u64);
         assert_eq!(pool.shed(u64::MAX), WINDOW as u64);
