@@ -80,10 +80,6 @@ impl<P: Platform> Log<P> {
                 Ok(()) => {
                     state.durable = state.durable.max(upto);
                     state.flushes.count();
-                    state.syncing = false;
-                    Self::notify_of_progress(&mut state);
-                    state.check()?;
-                    return Ok(state.durable);
                 }
                 Err(error) if Self::forgives(error) => {
                     state.syncing = false;
@@ -94,7 +90,10 @@ impl<P: Platform> Log<P> {
             }
         }
         state.syncing = false;
-        state.notify_all();
+        match state.error {
+            None => Self::notify_of_progress(&mut state),
+            Some(_) => state.notify_all(),
+        }
         state.check()?;
         Ok(state.durable)
     }
