@@ -186,8 +186,8 @@ struct Plan {
     spent: bool,
     last_write: LastWrite,
     last_read: LastRead,
-    /// When free segments began to hold space that nobody needs.
-    surplus: Option<Time>,
+    /// The space that free segments hold and must not, and since when.
+    surplus: Option<(Surplus, Time)>,
     /// Everything is in order since this moment.
     tidy: Option<Moment>,
     /// Reclaim looked again at the segments that it had set aside.
@@ -270,13 +270,8 @@ impl Plan {
         if !self.spent && state.space.owed() >= segment / OWED {
             return Some(Task::GainAhead);
         }
-        let demand = self.demand(state);
-        match state.space.surplus(demand) {
-            Surplus::Needed => return Some(Task::Deallocate(demand)),
-            Surplus::Unneeded if now >= self.deallocate_at() => {
-                return Some(Task::Deallocate(demand));
-            }
-            Surplus::Unneeded | Surplus::Nothing => {}
+        if self.deallocate_at().is_some_and(|at| now >= at) {
+            return Some(Task::Deallocate(self.demand(state)));
         }
         if self.stepping == Stepping::On && moment - self.stepped >= segment {
             self.stepped = moment;
@@ -297,13 +292,18 @@ impl Plan {
         }
     }
 
-    /// The time from which on unneeded space is given back: when there was no read for a moment, or when it has been there
-    /// for long.
-    fn deallocate_at(&self) -> Time {
-        let old = self.surplus.map(|since| since + SURPLUS_MS);
-        let at_rest = self.last_read.reads.is_some();
-        let quiet = at_rest.then_some(self.last_read.noticed + READS_MS);
-        old.into_iter().chain(quiet).min().unwrap_or(Time::MAX)
+    /// The time from which on the surplus is given back, if there is any: at once if others need it, and otherwise when there
+    /// was no read for a moment, or when it has been there for long.
+    fn deallocate_at(&self) -> Option<Time> {
+        let (surplus, since) = self.surplus?;
+        if surplus == Surplus::Needed {
+            return Some(since);
+        }
+        let old = since + SURPLUS_MS;
+        Some(match self.last_read.reads {
+            Some(_) => old.min(self.last_read.noticed + READS_MS),
+            None => old,
+        })
     }
 
     /// The time from which on users count as idle, unless they write before.
@@ -327,8 +327,7 @@ impl Plan {
         };
         let untidy = self.tidy != Some(state.user_bytes());
         // While there are reads it looks again.
-        let surplus = state.space.surplus(self.demand(state)) != Surplus::Nothing;
-        let surplus = surplus.then(|| self.deallocate_at().min(now + READS_MS));
+        let surplus = self.deallocate_at().map(|at| at.min(now + READS_MS));
         let others = [reaping, surplus, untidy.then(|| self.idle_at())];
         let others = others.into_iter().flatten().filter(|_| !quiet);
         let next = checkpoint.into_iter().chain(others).min();
@@ -344,7 +343,7 @@ impl Plan {
         }
         self.surplus = match state.space.surplus(self.demand(state)) {
             Surplus::Nothing => None,
-            _ => self.surplus.or(Some(now)),
+            surplus => Some((surplus, self.surplus.map_or(now, |(_, since)| since))),
         };
         let moment = state.user_bytes();
         if moment != self.last_write.moment {
@@ -376,10 +375,10 @@ impl Plan {
             Task::GainAhead => self.spent = maintenance.gain_ahead(store) != Ok(true),
             Task::Deallocate(demand) => {
                 // Beside reads the next call waits for some time.
-                let now = P::now_ms();
-                self.surplus = self
-                    .surplus
-                    .map(|since| since.max((now + BESIDE_READS_MS).saturating_sub(SURPLUS_MS)));
+                let wait = (P::now_ms() + BESIDE_READS_MS).saturating_sub(SURPLUS_MS);
+                if let Some((_, since)) = &mut self.surplus {
+                    *since = wait.max(*since);
+                }
                 maintenance.deallocate(store, demand);
             }
             Task::Step => {
@@ -509,14 +508,16 @@ mod tests {
     #[test]
     fn unneeded_space_waits_for_a_break_in_the_reads_but_not_for_ever() {
         let mut plan = Plan::new(0);
-        assert_eq!(plan.deallocate_at(), Time::MAX);
-        plan.surplus = Some(100);
+        assert_eq!(plan.deallocate_at(), None);
+        plan.surplus = Some((Surplus::Unneeded, 100));
         // Something is being read.
-        assert_eq!(plan.deallocate_at(), 100 + SURPLUS_MS);
+        assert_eq!(plan.deallocate_at(), Some(100 + SURPLUS_MS));
         plan.last_read = LastRead {
             reads: Some(7),
             noticed: 1000,
         };
-        assert_eq!(plan.deallocate_at(), 1000 + READS_MS);
+        assert_eq!(plan.deallocate_at(), Some(1000 + READS_MS));
+        plan.surplus = Some((Surplus::Needed, 100));
+        assert_eq!(plan.deallocate_at(), Some(100));
     }
 }
