@@ -3,7 +3,7 @@
 //! file and holds up all reads of it. The image stays as small as what is in it (P3).
 
 use crate::model::{fill, options, Vol};
-use crate::space::rest;
+use crate::space::{reserved_at_rest, rest};
 use cloop::bench::{Counted, Counts};
 use cloop::engine::{Access, Algorithm, CreateOptions, Stats, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::SimFile;
@@ -23,16 +23,15 @@ type Counting<F> = Volume<Std<Counted<F>>>;
 fn volume<F: BackingFile>(file: F, delay: Duration) -> Counting<F> {
     let create = CreateOptions {
         size: 512 * MIB,
-        record_size: 65536,
         segment_size: 1 << 20,
-        algorithm: Algorithm::Raw,
-        uuid: [7; 16],
+        ..options(65536, Algorithm::Raw)
     };
     Volume::<Std<F>>::create(&file, &create).unwrap();
     Volume::open(Counted::new(file, delay), Access::Write).unwrap()
 }
 
-fn in_memory() -> StdFile {
+/// An empty file in memory.
+pub(crate) fn in_memory() -> StdFile {
     let file = tempfile::tempfile_in("/dev/shm").expect("a temporary file");
     StdFile::from_file(file).expect("a backing file")
 }
@@ -68,23 +67,10 @@ fn wait_for<P: Platform>(volume: &Volume<P>, done: impl Fn(&Stats) -> bool) -> S
 }
 
 /// What `work` adds to the counts of the volume's file.
-fn during<F: BackingFile>(volume: &Counting<F>, work: impl FnOnce()) -> Counts {
+pub(crate) fn during<F: BackingFile>(volume: &Counting<F>, work: impl FnOnce()) -> Counts {
     let before = volume.file().counts();
     work();
     volume.file().counts() - before
-}
-
-/// The bytes reserved while the background has nothing to do.
-fn at_rest<P: Platform>(volume: &Volume<P>) -> u64 {
-    let (mut reserved, mut began) = (0, Instant::now());
-    while began.elapsed() < Duration::from_millis(500) {
-        let now = volume.stats().unwrap().reserved_bytes;
-        if now != reserved {
-            (reserved, began) = (now, Instant::now());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    reserved
 }
 
 /// A long write has its space allocated in a few calls, and never has half as much again as it has written. An idle device
@@ -93,7 +79,7 @@ fn at_rest<P: Platform>(volume: &Volume<P>) -> u64 {
 fn space_is_allocated_in_extents() {
     const END: u64 = 256 * MIB / BLOCK;
     let volume = volume(in_memory(), Duration::ZERO);
-    let reserved = at_rest(&volume);
+    let reserved = reserved_at_rest(&volume);
     let mut ws = volume.workspace().unwrap();
     let empty = volume.file().allocated().unwrap();
     let counts = during(&volume, || {
@@ -125,7 +111,7 @@ fn a_small_file_system_is_not_filled_ahead() {
     };
     Vol::create(&file, &create).unwrap();
     let volume = Vol::open(file.clone(), Access::Write).unwrap();
-    let reserved = at_rest(&volume);
+    let reserved = reserved_at_rest(&volume);
     let mut ws = volume.workspace().unwrap();
     let half = 16 * MIB / BLOCK;
     write(&volume, &mut ws, 0..half, |_| {});

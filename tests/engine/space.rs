@@ -212,27 +212,28 @@ fn a_crowd_of_writers_stays_within_the_bound() {
 fn a_larger_device_has_a_larger_reserve() {
     let file = SimFile::new();
     Vol::create(&file, &options(16384, Algorithm::Lz4)).unwrap();
-    let reserved = |volume: &Vol| {
-        let (mut reserved, mut began) = (0, Instant::now());
-        // The background is at rest when the figure stays.
-        while began.elapsed() < Duration::from_millis(500) {
-            let now = volume.stats().unwrap().reserved_bytes;
-            if now != reserved {
-                (reserved, began) = (now, Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        reserved
-    };
     let volume = Vol::open(file.clone(), Access::Write).unwrap();
-    let small = reserved(&volume);
+    let small = reserved_at_rest(&volume);
     let mut ws = volume.workspace().unwrap();
     volume.resize(&mut ws, 2 << 30, false).unwrap();
-    let grown = reserved(&volume);
+    let grown = reserved_at_rest(&volume);
     assert!(grown > small, "{grown}, {small}");
     volume.close().unwrap();
     let volume = Vol::open(file, Access::Write).unwrap();
-    assert_eq!(reserved(&volume), grown);
+    assert_eq!(reserved_at_rest(&volume), grown);
+}
+
+/// The bytes reserved while the background has nothing to do: when the figure stays.
+pub(crate) fn reserved_at_rest<P: Platform>(volume: &Volume<P>) -> u64 {
+    let (mut reserved, mut began) = (0, Instant::now());
+    while began.elapsed() < Duration::from_millis(500) {
+        let now = volume.stats().unwrap().reserved_bytes;
+        if now != reserved {
+            (reserved, began) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    reserved
 }
 
 /// Waits until no background work is left and the image has the size that is allowed when idle.

@@ -2,9 +2,10 @@
 //! What a file system does for an image beside writing its bytes: it allocates and punches, which takes the whole file,
 //! and it commits its journal when a part of the file was written for the first time.
 
-use crate::model::fill;
+use crate::extents::{during, in_memory};
+use crate::model::{fill, options};
 use crate::space::rest;
-use cloop::bench::{Counted, Counts};
+use cloop::bench::Counted;
 use cloop::engine::{Access, Algorithm, CreateOptions, Error, Volume, BLOCK_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use cloop::platform::BackingFile;
@@ -110,16 +111,13 @@ type Vol = Volume<Std<Counted<Journaled>>>;
 
 /// A volume of 256 MiB on a file in memory, and the journal of that.
 fn volume() -> (Vol, Arc<Mutex<Journal>>) {
-    let file = tempfile::tempfile_in("/dev/shm").expect("a temporary file");
-    let file = StdFile::from_file(file).expect("a backing file");
-    let options = CreateOptions {
+    let file = in_memory();
+    let create = CreateOptions {
         size: 256 * MIB,
-        record_size: 65536,
         segment_size: 1 << 20,
-        algorithm: Algorithm::Raw,
-        uuid: [7; 16],
+        ..options(65536, Algorithm::Raw)
     };
-    Volume::<Std>::create(&file, &options).unwrap();
+    Volume::<Std>::create(&file, &create).unwrap();
     let journal = Arc::<Mutex<Journal>>::default();
     let file = Journaled {
         file,
@@ -127,13 +125,6 @@ fn volume() -> (Vol, Arc<Mutex<Journal>>) {
     };
     let file = Counted::new(file, Duration::ZERO);
     (Volume::open(file, Access::Write).unwrap(), journal)
-}
-
-/// What `work` adds to the counts of the volume's file.
-fn during(volume: &Vol, work: impl FnOnce()) -> Counts {
-    let before = volume.file().counts();
-    work();
-    volume.file().counts() - before
 }
 
 /// Who overwrites the same data again and again uses the same segments again and again: the file system hears nothing of
