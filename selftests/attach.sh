@@ -382,8 +382,7 @@ opener() {
 }
 check "the backing file is used with the rights of the process that opened it" opener
 
-# gone IMAGE: the device is detached, at once or soon, and nobody has its image open any more. The image is closed after
-# the device has gone.
+# gone IMAGE: the device is detached, at once or soon, and its image is closed, which comes after that.
 gone() {
 	local _
 	for _ in {1..100}; do

@@ -145,7 +145,7 @@ fn eventually<T: std::fmt::Debug>(why: &str, check: impl Fn() -> (bool, T)) {
     }
 }
 
-/// P6: a device that nobody uses takes little memory, also after it was used.
+/// P6: an idle device takes little memory, also after it was used.
 #[test]
 fn an_idle_device_takes_little_memory() {
     let _turn = turn();
@@ -156,7 +156,7 @@ fn an_idle_device_takes_little_memory() {
     device.work(1);
     let table = device.volume.table_memory() as usize;
     assert!(taken() > IDLE + 4 * MIB, "{} bytes under load", taken());
-    eventually("nobody needs it", || {
+    eventually("no request is under way", || {
         device.trim();
         let found = (taken(), device.volume.sheddable());
         (taken() <= IDLE + table, found)

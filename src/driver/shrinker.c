@@ -2,11 +2,12 @@
 /*
  * The shrinker of a device: when the kernel is short of memory, the device
  * gives back that of requests, the log, decompressed records and parts of its
- * sector table. A work item does it, because the thread
- * that is short of memory may hold any lock of the engine.
+ * sector table. A work item does it, because the thread that is short of memory
+ * may hold any lock of the engine.
  *
- * Another work item gives back, time and again, what nobody has needed since it
- * ran last, so that an idle device takes little. Its timer wakes no idle CPU.
+ * Another work item runs every two seconds, and gives back memory that was not
+ * needed since it ran last, so that an idle device takes little. Its timer
+ * wakes no idle CPU.
  */
 #include <linux/atomic.h>
 #include <linux/shrinker.h>
@@ -20,7 +21,7 @@
 #define CLOOP_SHRINK_FLOOR	16
 /* Pages that the kernel asks for at once: 4 MiB. */
 #define CLOOP_SHRINK_BATCH	1024
-/* Time after which memory that nobody needs is given back. */
+/* Time between two looks for memory that was not needed. */
 #define CLOOP_TRIM_DELAY	(2 * HZ)
 
 /**

@@ -191,9 +191,8 @@ impl<P: Platform> Log<P> {
     }
 
     /// Fills a segment that was allocated and not written with zeros, if users flush often. Otherwise each flush in it would
-    /// make
-    /// file systems such as ext4 and XFS note durably that some more of it is written: a commit of their journal. What
-    /// becomes free later is written already, and needs no filling. An error does no harm.
+    /// make file systems such as ext4 and XFS note durably that some more of it is written: a commit of their journal. A
+    /// segment that becomes free later is written already, and needs no filling. An error does no harm.
     fn warm_up(&self, file: &P::File, index: u64) {
         if file.fixed_size() || !self.lock().flushes.are_frequent(&self.layout) {
             return;
@@ -234,8 +233,8 @@ impl<P: Platform> Log<P> {
     }
 
     /// Takes a segment that has become free into the reserve, if that lacks any or writers wait for it: on a full file
-    /// system other files might take its space. False when it is not needed, or its space not to be had, or the image has reached its bound. `complete` says that no
-    /// part of it was punched since it was allocated.
+    /// system other files might take its space. False when the reserve does not need it, when its space cannot be allocated,
+    /// or when the image has reached its bound. `complete` says that no part of it was punched since it was allocated.
     ///
     /// # Errors
     ///

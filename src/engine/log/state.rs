@@ -271,7 +271,7 @@ impl LogState {
     /// Removes the chunk at place `at` of the list. Its buffer waits for the next one.
     pub(super) fn forget_chunk(&mut self, at: usize) {
         let chunk = self.chunks.remove(at);
-        // Nobody else has a reference: readers copy from chunks under the lock.
+        // This is the only reference: readers copy from chunks under the lock.
         if let Some(buf) = chunk.and_then(|chunk| Unique::reclaim(chunk.buf)) {
             self.buffers.put(buf);
         }

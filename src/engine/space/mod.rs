@@ -66,12 +66,12 @@ enum FileEnd {
     Held,
 }
 
-/// Who is going to use what free segments hold.
+/// Whether the space that free segments hold will be used soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// Users write.
+    /// It will: users write.
     Writes,
-    /// Nobody: the device is idle, or the image is to become small.
+    /// It will not: the device is idle, or the image is to become small.
     Idle,
 }
 
@@ -80,7 +80,7 @@ pub(crate) enum Demand {
 pub(crate) enum Surplus {
     /// Nothing.
     Nothing,
-    /// Space that nobody waits for: it is given back when that holds up no read.
+    /// Space that is not needed elsewhere: it is given back when that holds up no read.
     Unneeded,
     /// Space that others need, or may need soon.
     Needed,
@@ -167,7 +167,8 @@ impl Space {
         self.allocator.take_held()
     }
 
-    /// Takes the lowest free segment that holds no space, or a new one, and those behind it that are like it, `most` in all.
+    /// Takes the lowest free segment that does not hold all of its space, or a new one, and those behind it that are like it,
+    /// `most` in all.
     ///
     /// # Errors
     ///
