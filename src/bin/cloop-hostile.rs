@@ -3,8 +3,9 @@
 //! programs that open them can be tested.
 //!
 //! `NAME.img` is the image. `NAME.blocks` begins with the byte `r` (refused), `s` (sound) or `d`
-//! (damaged). For each block that was looked at it holds its number (u64, little-endian), a byte 1 if the
-//! block can be read, and in this case its contents.
+//! (damaged). For each block that was looked at it holds its number (u64, little-endian), and a byte: 1 if
+//! the block can be read, 2 if it can only be read before the rest of its record is, 0 if it cannot. If it is
+//! not 0, the contents follow.
 
 use cloop::hostile::{bases, named, random_forgery, survey, Forgery, Image};
 use cloop::platform::fuzz::{Fuzz, MemFile};
@@ -71,10 +72,13 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     })?;
     for (block, held) in &survey.blocks {
         out.write_all(&block.to_le_bytes())?;
-        out.write_all(&[u8::from(held.is_some())])?;
-        if let Some(bytes) = held {
-            out.write_all(bytes)?;
-        }
+        let (how, bytes) = match (held, survey.starts.get(block)) {
+            (Some(bytes), _) => (1, Some(bytes)),
+            (None, Some(start)) => (2, Some(start)),
+            (None, None) => (0, None),
+        };
+        out.write_all(&[how])?;
+        out.write_all(bytes.map_or(&[], |bytes| &bytes[..]))?;
     }
     out.flush()
 }

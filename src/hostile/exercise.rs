@@ -25,6 +25,9 @@ pub struct Survey {
     pub findings: Vec<Finding>,
     /// The mapped blocks that were looked at, with their contents; `None` for a block that cannot be read.
     pub blocks: BTreeMap<u64, Option<[u8; BLOCK_SIZE]>>,
+    /// Those of the blocks that cannot be read whose contents a fresh volume finds: the forged payload of their record does
+    /// not decompress to its end, and the first small read of a record decompresses no more than it needs.
+    pub starts: BTreeMap<u64, [u8; BLOCK_SIZE]>,
     /// A part of the table could not be read.
     pub blind: bool,
 }
@@ -53,7 +56,10 @@ pub fn survey<P: Platform<File = MemFile>>(file: &MemFile) -> Survey {
         "check and opening disagree"
     );
     match volume {
-        Ok(volume) => read_some(&volume, &mut survey),
+        Ok(volume) => {
+            read_some(&volume, &mut survey);
+            read_starts(file, &volume, &mut survey);
+        }
         Err(error) => survey.refused = Some(error),
     }
     if survey.sound() {
@@ -96,6 +102,20 @@ fn read_some<P: Platform<File = MemFile>>(volume: &Volume<P>, survey: &mut Surve
         }
         if at >= end {
             return;
+        }
+    }
+}
+
+fn read_starts<P: Platform<File = MemFile>>(
+    file: &MemFile,
+    volume: &Volume<P>,
+    survey: &mut Survey,
+) {
+    let mut ws = volume.workspace().expect("memory");
+    for (&block, _) in survey.blocks.iter().filter(|(_, held)| held.is_none()) {
+        let fresh = Volume::<P>::open(file.clone(), Access::Read).expect("the same image");
+        if let Ok(start) = read_block(&fresh, &mut ws, block) {
+            survey.starts.insert(block, start);
         }
     }
 }
