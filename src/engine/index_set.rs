@@ -49,6 +49,14 @@ impl IndexSet {
         }
     }
 
+    /// Makes `index`, for which there is room, a member or none.
+    pub(crate) fn set(&mut self, index: u64, member: bool) {
+        match member {
+            true => self.insert(index),
+            false => self.remove(index),
+        }
+    }
+
     /// Removes `index`, if it is a member.
     pub(crate) fn remove(&mut self, index: u64) {
         if let Some(word) = self.words.get_mut((index / 64) as usize) {

@@ -34,6 +34,10 @@ pub(crate) struct Usage {
     total: Total,
     /// The segments that hold nothing live and are not free, for the same reason.
     dead: IndexSet,
+    /// Those of which the checkpoint being written does not see everything.
+    changed_after: IndexSet,
+    /// Those that reclaim has set aside.
+    stuck: IndexSet,
     /// The highest sequence number of a segment.
     newest: u64,
     /// One flag for each page: the next checkpoint must store it.
@@ -54,6 +58,8 @@ impl Usage {
             segments: Vec::new(),
             total: Total::default(),
             dead: IndexSet::new(),
+            changed_after: IndexSet::new(),
+            stuck: IndexSet::new(),
             newest: 0,
             dirty_pages: Vec::new(),
             dirty: 0,
@@ -91,27 +97,28 @@ impl Usage {
 
     fn push(&mut self, segment: Segment) -> Result {
         let index = self.len();
-        self.dead.grow(index + 1)?;
+        for set in [&mut self.dead, &mut self.changed_after, &mut self.stuck] {
+            set.grow(index + 1)?;
+        }
         self.segments.push(segment)?;
         self.total.add(Total::of(&segment, &self.layout));
-        self.note_dead(index);
+        self.note(index);
         Ok(())
     }
 
-    /// Enters segment `index`, which was changed, among the dead ones, or takes it from them. A segment that is found dead and
-    /// then holds something live again was not dead at two checkpoints in a row.
-    fn note_dead(&mut self, index: u64) {
+    /// Enters segment `index`, which was changed, into the sets that it belongs to. A segment that is found dead and then
+    /// holds something live again was not dead at two checkpoints in a row.
+    fn note(&mut self, index: u64) {
         let Some(segment) = self.segments.get_mut(index as usize) else {
             return;
         };
-        if !segment.is_free() && segment.is_dead() {
-            self.dead.insert(index);
-            return;
-        }
-        self.dead.remove(index);
-        if segment.state() == State::FoundDead {
+        let dead = !segment.is_free() && segment.is_dead();
+        if !dead && segment.state() == State::FoundDead {
             segment.set_state(State::InUse);
         }
+        self.dead.set(index, dead);
+        self.changed_after.set(index, segment.changed_after());
+        self.stuck.set(index, segment.state() == State::Stuck);
     }
 
     /// The first segment in `range` that holds nothing live and is not free.
@@ -184,7 +191,7 @@ impl Usage {
         let segment = self.segments.get_mut(index as usize)?;
         let result = self.total.change(segment, &self.layout, change);
         self.newest = self.newest.max(segment.seq());
-        self.note_dead(index);
+        self.note(index);
         Some(result)
     }
 
@@ -216,13 +223,8 @@ impl Usage {
 
     /// Has reclaim look again at the segments that it has set aside.
     pub(super) fn retry_stuck(&mut self) {
-        for index in 0..self.len() {
-            if self.total.stuck_segments == 0 {
-                break;
-            }
-            if self.get(index).is_some_and(|s| s.state() == State::Stuck) {
-                self.set_found(index, State::InUse);
-            }
+        while let Some(index) = self.stuck.lowest() {
+            self.set_found(index, State::InUse);
         }
     }
 
@@ -247,6 +249,7 @@ impl Usage {
         }
         debug_assert_eq!(total, self.add_up(held));
         debug_assert_eq!(self.total.dead, self.dead.len());
+        debug_assert!(self.total.stuck_segments <= self.stuck.len());
         total
     }
 
@@ -357,17 +360,8 @@ impl Usage {
 
     /// The checkpoint is over: the next one sees every change.
     pub(super) fn forget_after(&mut self) {
-        for page in 0..self.dirty_pages.len() {
-            // Only dirty pages have changed.
-            if !self.dirty_pages[page] {
-                continue;
-            }
-            let first = (page * NODE_ENTRIES) as u64;
-            for index in first..self.len().min(first + NODE_ENTRIES as u64) {
-                if self.get(index).is_some_and(Segment::changed_after) {
-                    self.change_unstored(index, Segment::forget_after);
-                }
-            }
+        while let Some(index) = self.changed_after.lowest() {
+            self.change_unstored(index, Segment::forget_after);
         }
         debug_assert!(self.segments.iter().all(|segment| !segment.changed_after()));
     }
