@@ -20,7 +20,8 @@ class Load(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Loads that follow each other on one fresh device. `disk` is what the device lies on."""
+    """Loads that follow each other on one fresh device. `disk` is what the device lies on: "ubd", or
+    one of DISKS."""
 
     name: str
     title: str
@@ -140,10 +141,21 @@ GROUPS = (
     Group("throttled", "Sequential, depth 4, on a disk of 200 MB/s", ("raw", "loop-direct", "dm-vdo", "btrfs-lzo",
                                                                      "cloop-64K", "cloop-4K"),
           _SEQUENTIAL, disk="slow"),
+    Group("late", "Random 4K, on a disk that answers after 1 ms", ("raw", "loop-direct", "dm-vdo", "cloop-64K",
+                                                                   "cloop-4K"), (
+        _PREPARE,
+        _random("read, depth 1", True, rw="randread", iodepth=1),
+        _random("read, depth 32", True, rw="randread", iodepth=32),
+        _random("write, depth 32", rw="randwrite", iodepth=32),
+    ), disk="late"),
 )
 
-# A disk in the memory of the guest, with a limit on the MiB that it transfers each second.
-SLOW_MIB_PER_SECOND = 190
+# Disks in the memory of the guest, by settings of null_blk: the MiB that one transfers each second, in both directions
+# together; the time in which the other answers.
+DISKS = {
+    "slow": {"irqmode": 0, "mbps": 190},
+    "late": {"irqmode": 2, "completion_nsec": 1_000_000},
+}
 # The guest has 1500 MiB.
 IN_MEMORY_MEGABYTES = 256
 
@@ -156,7 +168,7 @@ PROFILES = {
 
 def in_memory(group: Group) -> bool:
     """Whether the data also lies in memory of the guest: on its disk, or in the file that readers are made from."""
-    return group.disk == "slow" or group.loads[0].kind == "store"
+    return group.disk in DISKS or group.loads[0].kind == "store"
 
 
 def plan(peer: str, groups: tuple[str, ...], profile: Profile) -> list[dict]:
@@ -165,13 +177,12 @@ def plan(peer: str, groups: tuple[str, ...], profile: Profile) -> list[dict]:
         {
             "group": group.name,
             "peer": peer,
-            "disk": group.disk,
+            "null_blk": DISKS.get(group.disk),
             "filesystem": group.filesystem,
             "megabytes": min(profile.megabytes, IN_MEMORY_MEGABYTES) if in_memory(group) else profile.megabytes,
             "seconds": profile.seconds,
             "files": profile.files,
             "compressible": COMPRESSIBLE_PERCENT,
-            "throttle": SLOW_MIB_PER_SECOND,
             "loads": [load._asdict() for load in group.loads],
         }
         for group in GROUPS

@@ -232,19 +232,19 @@ READERS: dict[str, Callable[[str, str], contextlib.AbstractContextManager[Target
 
 
 @contextlib.contextmanager
-def slow_disk(mib_per_second: int) -> Iterator[str]:
-    """A disk in memory that transfers no more than so much, in both directions together."""
-    directory = pathlib.Path("/sys/kernel/config/nullb/slow")
+def null_disk(settings: dict[str, int]) -> Iterator[str]:
+    """A disk in memory, made by null_blk."""
+    name = "bench"
+    directory = pathlib.Path("/sys/kernel/config/nullb", name)
     directory.mkdir()
     try:
-        for name, value in (("size", 8192), ("blocksize", 4096), ("memory_backed", 1), ("queue_mode", 2),
-                            ("irqmode", 0), ("mbps", mib_per_second), ("power", 1)):
-            (directory / name).write_text(str(value))
+        words = {"size": 8192, "blocksize": 4096, "memory_backed": 1, "queue_mode": 2} | settings | {"power": 1}
+        for attribute, value in words.items():
+            (directory / attribute).write_text(str(value))
         index = (directory / "index").read_text().strip()
-        names = [f"nullb{index}", "slow"]
-        for name in names:
-            if pathlib.Path("/sys/block", name).exists():
-                yield f"/dev/{name}"
+        for disk in (f"nullb{index}", name):
+            if pathlib.Path("/sys/block", disk).exists():
+                yield f"/dev/{disk}"
                 return
         raise Trouble("null_blk: the disk does not appear")
     finally:
