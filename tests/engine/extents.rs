@@ -114,15 +114,18 @@ fn a_small_file_system_is_not_filled_ahead() {
     let reserved = reserved_at_rest(&volume);
     let mut ws = volume.workspace().unwrap();
     let half = 16 * MIB / BLOCK;
-    write(&volume, &mut ws, 0..half, |_| {});
-    let ahead = volume.stats().unwrap().reserved_bytes - reserved;
-    assert!(ahead > MIB, "{ahead}");
+    // When the last write ends, the log may just have used up what was allocated.
+    let mut most = 0;
+    write(&volume, &mut ws, 0..half, |_| {
+        most = most.max(volume.stats().unwrap().reserved_bytes);
+    });
+    assert!(most > reserved + MIB, "{most}, {reserved}");
     // Of 2 MiB that are left, no more than a 16th is held.
     file.limit(volume.stats().unwrap().allocated_bytes + 2 * MIB);
     volume.stats().unwrap();
     write(&volume, &mut ws, half..half + REQUEST, |_| {});
-    let stats = wait_for(&volume, |stats| stats.reserved_bytes <= reserved + MIB / 2);
-    assert!(stats.reserved_bytes >= reserved, "{stats:?}");
+    let right = reserved..=reserved + MIB / 2;
+    wait_for(&volume, |stats| right.contains(&stats.reserved_bytes));
     let refusals = file.refusals();
     write(&volume, &mut ws, half..half + MIB / BLOCK, |_| {
         let now = volume.stats().unwrap().reserved_bytes;
