@@ -8,6 +8,7 @@
     control.py detach [--flags N] [--user UID] NUMBER
     control.py compact [--flags N] [--user UID] [--alarm SECONDS] NUMBER
     control.py resize [--flags N] [--user UID] NUMBER BYTES
+    control.py set [--user UID] NUMBER FLAGS ALGORITHM LEVEL [RESERVED]
     control.py ioctl NUMBER         (with a buffer of 1 KiB of zeros)
 
 attach takes no lock and prints the number of the device. A failed ioctl prints the name of its
@@ -23,12 +24,13 @@ import struct
 import sys
 
 VERSION, ATTACH, DETACH, INFO = 0x8020C700, 0xC010C701, 0x4008C702, 0xC240C703
-COMPACT, RESIZE = 0x4008C704, 0x4010C705
+COMPACT, RESIZE, SET = 0x4008C704, 0x4010C705, 0x4020C706
 HEAD = "flags size record_size algorithm uuid segment_size error".split()
 STATS = """mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments table_memory
 bytes_written bytes_read log_bytes flushes syncs checkpoints damaged errors replayed backing_dev
 backing_ino""".split()
-TAIL = "table_limit garbage_bytes moved_bytes freed_segments reserved_bytes stuck_segments memory".split()
+TAIL = """table_limit garbage_bytes moved_bytes freed_segments reserved_bytes stuck_segments memory level
+replaced""".split()
 LAYOUT = "<iIQII16sII" + "Q" * len(STATS) + "256s" + "Q" * len(TAIL)
 SIZE = 576
 
@@ -97,6 +99,9 @@ def main():
             fcntl.ioctl(control, COMPACT, struct.pack("<iI", int(what[0]), flags))
         elif command == "resize":
             fcntl.ioctl(control, RESIZE, struct.pack("<iIQ", int(what[0]), flags, int(what[1])))
+        elif command == "set":
+            values = [int(word) for word in what] + [0] * (6 - len(what))
+            fcntl.ioctl(control, SET, struct.pack("<iIIIQQ", *values))
         else:
             fcntl.ioctl(control, int(what[0], 0), bytearray(1024))
     except OSError as error:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 HERE = pathlib.Path(__file__).resolve().parent
-TOPICS = ("attach control io limits discard flush filesystems fsx backing full shrink space huge resize compact sysfs crash "
+TOPICS = ("attach control io limits discard flush filesystems fsx backing full shrink space huge resize compression compact sysfs crash "
           "logwrites faults pressure damage hostile idle pm leak unload faultinject debug").split()
 
 # What only a bug makes the kernel say. Also an ERE, for the topics.

@@ -2,7 +2,9 @@
 //! The memory of a volume, counted by the allocator of this program: little when the volume is idle, more under load, and
 //! little again afterwards. The memory of the requests of a device is part of it, in pools as the driver has them.
 
-use cloop::engine::{Access, Algorithm, CreateOptions, Pool, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{
+    Access, Algorithm, Compression, CreateOptions, Pool, Volume, Workspace, BLOCK_SIZE,
+};
 use cloop::platform::sim::scarce_memory;
 use cloop::platform::std::{Std, StdFile};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -50,7 +52,7 @@ fn options() -> CreateOptions {
         size: SIZE as u64,
         record_size: 64 << 10,
         segment_size: cloop::engine::DEFAULT_SEGMENT_SIZE,
-        algorithm: Algorithm::Lz4,
+        compression: Compression::of(Algorithm::Lz4),
         uuid: [7; 16],
     }
 }

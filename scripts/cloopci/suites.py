@@ -10,7 +10,8 @@ from .tally import Step, Tally, command
 
 # What goes through the driver in a quarter of an hour on an idle machine. The rest is left to --long: io alone
 # takes four minutes, others fill disks, or repeat for long what these do once.
-DEBUG_TOPICS = ("attach", "control", "discard", "flush", "filesystems", "backing", "full", "resize", "compact", "sysfs",
+DEBUG_TOPICS = ("attach", "control", "discard", "flush", "filesystems", "backing", "full", "resize",
+                "compression", "compact", "sysfs",
                 "crash", "idle", "unload", "faultinject", "debug")
 
 

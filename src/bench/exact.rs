@@ -8,7 +8,7 @@ use super::paths::counting;
 use super::{Bench, Counted, Counts, Path};
 use crate::engine::{Algorithm, Error, BLOCK_SIZE};
 use crate::platform::fuzz::{Fuzz, LoneMonitor, MemFile, NoThread};
-use crate::platform::std::StdLz4;
+use crate::platform::std::{StdLz4, StdZstdCompressor, StdZstdDecompressor};
 use crate::platform::Platform;
 use core::time::Duration;
 use std::vec::Vec;
@@ -37,6 +37,8 @@ impl Platform for Exact {
     type File = Counted<MemFile>;
     type Thread = NoThread;
     type Lz4 = StdLz4;
+    type ZstdCompressor = StdZstdCompressor;
+    type ZstdDecompressor = StdZstdDecompressor;
 
     fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, f: F) -> Result<NoThread, Error> {
         Fuzz::<true>::spawn(name, f)

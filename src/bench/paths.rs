@@ -3,7 +3,8 @@
 
 use super::{Counted, Counts};
 use crate::engine::{
-    Access, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE,
+    Access, Algorithm, Compression, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE,
+    DEFAULT_SEGMENT_SIZE,
 };
 use crate::platform::{BackingFile, Platform};
 use core::ops::Range;
@@ -155,7 +156,7 @@ impl<F: BackingFile, P: Platform<File = Counted<F>>> Bench<P> {
         let options = CreateOptions {
             size,
             record_size,
-            algorithm,
+            compression: Compression::of(algorithm),
             segment_size: DEFAULT_SEGMENT_SIZE,
             uuid: *b"a bench's volume",
         };

@@ -7,6 +7,7 @@
 #include <linux/blk-mq.h>
 #include <linux/crc32.h>
 #include <linux/lz4.h>
+#include <linux/zstd.h>
 #include <linux/cloop.h>
 
 #include "driver.h"
@@ -38,3 +39,4 @@ const __u32 RUST_CONST_HELPER_CLOOP_CTL_DETACH = CLOOP_CTL_DETACH;
 const __u32 RUST_CONST_HELPER_CLOOP_CTL_INFO = CLOOP_CTL_INFO;
 const __u32 RUST_CONST_HELPER_CLOOP_CTL_COMPACT = CLOOP_CTL_COMPACT;
 const __u32 RUST_CONST_HELPER_CLOOP_CTL_RESIZE = CLOOP_CTL_RESIZE;
+const __u32 RUST_CONST_HELPER_CLOOP_CTL_SET = CLOOP_CTL_SET;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `/dev/cloop-control`: the ioctls that attach, detach, describe, compact and resize devices.
+//! `/dev/cloop-control`: the ioctls that attach, detach, describe, compact, resize and set up devices.
 //! `include/uapi/linux/cloop.h` documents them. `control.c` names the device to the programs that load modules.
 
 use crate::c;
 use crate::capability::sys_admin;
 use crate::detach;
 use crate::device::Device;
-use crate::engine::{Access, Volume};
+use crate::engine::{Access, Algorithm, Compression, Volume};
 use crate::error::errno;
 use crate::info::describe;
 use crate::platform::kernel::{file_of, identity, Kernel, KernelFile};
@@ -78,6 +78,7 @@ impl MiscDevice for Control {
             c::CLOOP_CTL_INFO => info(user)?,
             c::CLOOP_CTL_COMPACT => compact(user)?,
             c::CLOOP_CTL_RESIZE => resize(user)?,
+            c::CLOOP_CTL_SET => set(user)?,
             _ => return Err(ENOTTY),
         }
         Ok(0)
@@ -182,6 +183,22 @@ fn resize(user: UserSlice) -> Result {
     }
     let force = args.flags & c::CLOOP_RESIZE_FORCE != 0;
     Hold::new(index_of(args.index)?, Purpose::Work)?.resize(args.size, force)
+}
+
+#[inline(never)]
+fn set(user: UserSlice) -> Result {
+    sys_admin()?;
+    let args = user.reader().read::<c::cloop_set>()?;
+    if args.flags != c::CLOOP_SET_COMPRESSION || args.reserved != [0; 2] {
+        return Err(EINVAL);
+    }
+    let level = u8::try_from(args.level).map_err(|_| EINVAL)?;
+    let compression = u8::try_from(args.algorithm)
+        .ok()
+        .and_then(Algorithm::from_tag)
+        .and_then(|algorithm| Compression::new(algorithm, level))
+        .ok_or(EINVAL)?;
+    registry::server(index_of(args.index)?)?.set_compression(compression)
 }
 
 fn index_of(index: i32) -> Result<usize> {

@@ -67,6 +67,8 @@ const struct attribute_group **cloop_sysfs_groups(void);
 
 int cloop_queue_info(const struct cloop_queue *queue, struct cloop_info *info);
 const char *cloop_queue_algorithm(const struct cloop_queue *queue, int *len);
+int cloop_queue_set_compression(const struct cloop_queue *queue,
+				const char *text, size_t len);
 struct file *cloop_queue_file(const struct cloop_queue *queue);
 void cloop_queue_set_table_limit(const struct cloop_queue *queue, u64 bytes);
 u64 cloop_queue_warn_percent(const struct cloop_queue *queue);

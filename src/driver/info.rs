@@ -12,6 +12,7 @@ use kernel::prelude::*;
 const _: () = {
     assert!(c::CLOOP_ALGORITHM_NONE == Algorithm::Raw.tag() as u32);
     assert!(c::CLOOP_ALGORITHM_LZ4 == Algorithm::Lz4.tag() as u32);
+    assert!(c::CLOOP_ALGORITHM_ZSTD == Algorithm::Zstd.tag() as u32);
 };
 
 /// Writes the state of a device into `info`.
@@ -34,7 +35,9 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.index = server.index() as i32;
     info.size = volume.size().bytes();
     info.record_size = layout.record_size;
-    info.algorithm = volume.algorithm().tag().into();
+    let compression = volume.compression();
+    info.algorithm = compression.algorithm().tag().into();
+    info.level = compression.level().into();
     info.uuid = layout.uuid;
     info.segment_size = layout.segment_size;
     info.error = state.error.map_or(0, |error| error.errno() as u32);
@@ -63,6 +66,7 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.reserved_bytes = stats.reserved_bytes;
     info.stuck_segments = stats.stuck_segments;
     info.memory = server.memory();
+    info.replaced = stats.replaced;
     for (flag, set) in [
         (c::CLOOP_FLAG_READ_ONLY, volume.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),

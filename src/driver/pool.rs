@@ -28,10 +28,10 @@ impl Writer {
 
 /// The memory of the lanes of a device. Flushes need none.
 pub(crate) struct Pools {
-    reads: Pool<Kernel, ReadBuffers<Kernel>>,
+    reads: Pool<Kernel, ReadBuffers>,
     writes: Pool<Kernel, Writer>,
     metadata: Pool<Kernel, Writer>,
-    discards: Pool<Kernel, ReadBuffers<Kernel>>,
+    discards: Pool<Kernel, ReadBuffers>,
 }
 
 impl Pools {
@@ -60,7 +60,7 @@ impl Pools {
     pub(crate) fn read<R>(
         &self,
         volume: &Volume<Kernel>,
-        f: impl FnOnce(&mut ReadBuffers<Kernel>) -> R,
+        f: impl FnOnce(&mut ReadBuffers) -> R,
     ) -> R {
         self.reads.with(|need| volume.read_buffers_if(need), f)
     }
@@ -83,7 +83,7 @@ impl Pools {
     pub(crate) fn discard<R>(
         &self,
         volume: &Volume<Kernel>,
-        f: impl FnOnce(&mut ReadBuffers<Kernel>) -> R,
+        f: impl FnOnce(&mut ReadBuffers) -> R,
     ) -> R {
         self.discards.with(|need| volume.read_buffers_if(need), f)
     }

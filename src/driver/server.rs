@@ -3,9 +3,9 @@
 
 use crate::block::{Operation, Request};
 use crate::c;
-use crate::engine::{self, Volume, BLOCK_SIZE};
+use crate::engine::{self, Compression, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
-use crate::platform::kernel::Kernel;
+use crate::platform::kernel::{call, Kernel};
 use crate::pool::{Pools, Writer};
 use crate::ratelimit::RateLimit;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -69,6 +69,21 @@ impl Server {
     /// The volume that the device stores its data in.
     pub(crate) fn volume(&self) -> &Volume<Kernel> {
         &self.volume
+    }
+
+    /// Changes the compression of new records, in the image and from the next write on.
+    ///
+    /// # Errors
+    ///
+    /// Those of the engine.
+    pub(crate) fn set_compression(&self, compression: Compression) -> Result {
+        if self.volume.compression() == compression {
+            return Ok(());
+        }
+        call(|| self.volume.set_compression(compression)).map_err(errno)?;
+        let index = self.index;
+        pr_info!("cloop{index}: new data is compressed with {compression}\n");
+        Ok(())
     }
 
     /// Bytes of memory of the device, near enough. Takes no lock.
@@ -246,6 +261,13 @@ impl Server {
             };
             pr_err!("cloop{index}: {what} at block {block} failed: {error}\n");
         }
+    }
+}
+
+// The kernel crate has its own `Display`.
+impl kernel::fmt::Display for Compression {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
     }
 }
 

@@ -5,7 +5,8 @@
  *
  * Removing the disk waits for the readers and writers of these files, so the
  * device exists while a file is read or written. The functions take locks of the
- * engine only, and no thread holds one of those while it removes a disk.
+ * engine only, and no thread holds one of those while it removes a disk. Writing
+ * compress also writes to the backing file.
  */
 #include <linux/blkdev.h>
 #include <linux/cloop.h>
@@ -105,6 +106,7 @@ CLOOP_VALUE(errors, RO, info.errors);
 CLOOP_VALUE(damaged, RO, info.damaged);
 CLOOP_VALUE(stuck_segments, RO, info.stuck_segments);
 CLOOP_VALUE(memory_bytes, RO, info.memory);
+CLOOP_VALUE(replaced, RO, info.replaced);
 CLOOP_VALUE(table_bytes, RO, info.table_memory);
 CLOOP_VALUE(full, RO, !!(info.flags & CLOOP_FLAG_FULL));
 CLOOP_VALUE(low, RO, !!(info.flags & CLOOP_FLAG_LOW));
@@ -143,6 +145,32 @@ static ssize_t algorithm_show(struct device *dev,
 }
 static DEVICE_ATTR_RO(algorithm);
 
+static ssize_t compress_show(struct device *dev,
+			     struct device_attribute *attr, char *buf)
+{
+	struct cloop_info info;
+	int ret = info_of(dev, &info);
+	const char *name;
+	int len;
+
+	if (ret)
+		return ret;
+	name = cloop_queue_algorithm(queue_of(dev), &len);
+	if (!info.level)
+		return sysfs_emit(buf, "%.*s\n", len, name);
+	return sysfs_emit(buf, "%.*s:%llu\n", len, name, info.level);
+}
+
+static ssize_t compress_store(struct device *dev,
+			      struct device_attribute *attr,
+			      const char *buf, size_t count)
+{
+	int ret = cloop_queue_set_compression(queue_of(dev), buf, count);
+
+	return ret ? ret : count;
+}
+static DEVICE_ATTR_RW(compress);
+
 static ssize_t uuid_show(struct device *dev, struct device_attribute *attr,
 			 char *buf)
 {
@@ -176,6 +204,7 @@ static struct attribute *cloop_attrs[] = {
 	&dev_attr_backing_file.attr,
 	&dev_attr_uuid.attr,
 	&dev_attr_algorithm.attr,
+	&dev_attr_compress.attr,
 	&dev_attr_record_size.attr,
 	&dev_attr_segment_size.attr,
 	&dev_attr_mapped_bytes.attr,
@@ -200,6 +229,7 @@ static struct attribute *cloop_attrs[] = {
 	&dev_attr_damaged.attr,
 	&dev_attr_stuck_segments.attr,
 	&dev_attr_memory_bytes.attr,
+	&dev_attr_replaced.attr,
 	&dev_attr_table_bytes.attr,
 	&dev_attr_table_limit.attr,
 	&dev_attr_full.attr,

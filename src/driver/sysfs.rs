@@ -3,7 +3,7 @@
 
 use crate::block::AttributeGroups;
 use crate::c;
-use crate::engine::Codec;
+use crate::engine::{Codec, Compression};
 use crate::info;
 use crate::queue::Queue;
 use kernel::prelude::*;
@@ -18,6 +18,7 @@ pub(crate) fn groups() -> AttributeGroups {
 const _: () = {
     let _ = [c::cloop_queue_info, cloop_queue_info];
     let _ = [c::cloop_queue_algorithm, cloop_queue_algorithm];
+    let _ = [c::cloop_queue_set_compression, cloop_queue_set_compression];
     let _ = [c::cloop_queue_file, cloop_queue_file];
     let _ = [c::cloop_queue_set_table_limit, cloop_queue_set_table_limit];
     let _ = [c::cloop_queue_warn_percent, cloop_queue_warn_percent];
@@ -63,10 +64,38 @@ unsafe extern "C" fn cloop_queue_algorithm(
 ) -> *const c_char {
     // SAFETY: By the safety requirement of this function.
     let volume = unsafe { queue_of(queue) }.server().volume();
-    let name = Codec::of(volume.algorithm()).name;
+    let name = Codec::of(volume.compression().algorithm()).name;
     // SAFETY: As above. The integer need not be initialised.
     unsafe { len.write(name.len() as c_int) };
     name.as_ptr().cast()
+}
+
+/// Changes the compression of new records to what `len` bytes at `text` say, a newline perhaps behind it; returns 0 or a
+/// negative errno.
+///
+/// # Safety
+///
+/// As [`queue_of`], and `text` points to `len` bytes that do not change.
+#[no_mangle]
+unsafe extern "C" fn cloop_queue_set_compression(
+    queue: *const c::cloop_queue,
+    text: *const c_char,
+    len: usize,
+) -> c_int {
+    // SAFETY: By the safety requirement of this function.
+    let (queue, text) = unsafe {
+        (
+            queue_of(queue),
+            core::slice::from_raw_parts(text.cast::<u8>(), len),
+        )
+    };
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let compression = core::str::from_utf8(text).ok().and_then(Compression::parse);
+    let set = match compression {
+        Some(compression) => queue.server().set_compression(compression),
+        None => Err(EINVAL),
+    };
+    set.map_or_else(|e| e.to_errno(), |()| 0)
 }
 
 /// The backing file, valid as long as the device.

@@ -20,6 +20,8 @@ unsafe impl FromBytes for c::cloop_info {}
 unsafe impl FromBytes for c::cloop_compact {}
 // SAFETY: As above.
 unsafe impl FromBytes for c::cloop_resize {}
+// SAFETY: As above.
+unsafe impl FromBytes for c::cloop_set {}
 
 // The structures of user space have no padding: it would disclose kernel memory.
 const _: () = {
@@ -29,4 +31,5 @@ const _: () = {
     assert!(size_of::<c::cloop_info>() == 576);
     assert!(size_of::<c::cloop_compact>() == 8);
     assert!(size_of::<c::cloop_resize>() == 16);
+    assert!(size_of::<c::cloop_set>() == 32);
 };

@@ -487,6 +487,7 @@ fn tidy<P: Platform>(
     let mut still_idle = || {
         let state = store.log.lock();
         !state.stopping()
+            && !store.codecs.announcement_awaited()
             && !state.space.waits(u64::MAX)
             && !store.quiet()
             && state.user_bytes() == moment

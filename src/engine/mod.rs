@@ -28,7 +28,7 @@ mod volume;
 mod workspace;
 
 pub use self::access::Access;
-pub use self::codec::{Codec, Levels};
+pub use self::codec::{Codec, Compression, Levels};
 pub use self::error::{Error, Result};
 pub use self::format::{
     Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,

@@ -15,9 +15,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub struct Pool<P: Platform, T: Send + 'static> {
     spares: P::Monitor<Spares<T>>,
     /// Bytes of memory of a `T`.
-    bytes: u64,
-    /// Bytes of memory of the reserve.
-    reserve: u64,
+    bytes: AtomicU64,
+    /// Number of `T` that are never given up.
+    reserve: AtomicU64,
     /// Bytes of memory of all `T` that exist. It is written under the lock, and read without.
     memory: AtomicU64,
 }
@@ -47,13 +47,29 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
     }
 
     fn of(spares: Spares<T>, bytes: u64) -> Result<Self> {
-        let reserve = spares.made() as u64 * bytes;
+        let reserve = spares.made() as u64;
         Ok(Self {
             spares: P::Monitor::new(spares, Rank::Pool)?,
-            bytes,
-            reserve,
-            memory: AtomicU64::new(reserve),
+            bytes: AtomicU64::new(bytes),
+            reserve: AtomicU64::new(reserve),
+            memory: AtomicU64::new(reserve * bytes),
         })
+    }
+
+    /// Adds `object` to the reserve.
+    pub(crate) fn add_reserve(&self, object: T) {
+        let mut spares = self.spares.lock();
+        spares.add_reserve(object);
+        self.reserve.fetch_add(1, Ordering::Relaxed);
+        self.note(&spares);
+        spares.notify_all();
+    }
+
+    /// From now on each `T` takes `bytes` bytes. Those that exist are counted as if they did as well.
+    pub(crate) fn set_bytes(&self, bytes: u64) {
+        let spares = self.spares.lock();
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.note(&spares);
     }
 
     /// Calls `f` with a `T` of its own. If all are in use, one more is made by `make`; if there is no memory for it, waits
@@ -80,6 +96,35 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
                 spares.wait();
             }
         }
+    }
+
+    /// Takes a `T` as [`with`](Self::with) does, in a pool that may be empty. `None` if it is, and there is no memory for the
+    /// first `T`. What is taken is to be [put](Self::put) back or [given up](Self::give_up).
+    // A stack frame of its own: a request is served below that of the caller.
+    #[inline(never)]
+    pub(crate) fn take_if_any(&self, make: impl Fn(Need) -> Result<T>) -> Option<T> {
+        let mut spares = self.spares.lock();
+        loop {
+            let taken;
+            (taken, spares) = self.take_or_make(spares, &make);
+            if taken.is_some() || spares.made() == 0 {
+                return taken;
+            }
+            if spares.is_empty() {
+                spares.wait();
+            }
+        }
+    }
+
+    /// Gives up a `T` that was taken and does not belong to the reserve.
+    pub(crate) fn give_up(&self, object: T) {
+        let mut spares = self.spares.lock();
+        spares.give_up();
+        self.note(&spares);
+        // One more may be made, or none is left to wait for.
+        spares.notify_all();
+        drop(spares);
+        drop(object);
     }
 
     /// Takes a `T` that is idle, or one more that is made by `make`. `None` if there are as many as there may be, or there is
@@ -113,7 +158,7 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
     }
 
     fn note(&self, spares: &Spares<T>) {
-        let memory = spares.made() as u64 * self.bytes;
+        let memory = spares.made() as u64 * self.bytes.load(Ordering::Relaxed);
         self.memory.store(memory, Ordering::Relaxed);
     }
 
@@ -124,7 +169,8 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
 
     /// Bytes of memory that [`shed`](Self::shed) may give back. Takes no lock.
     pub fn sheddable(&self) -> u64 {
-        self.memory().saturating_sub(self.reserve)
+        let reserve = self.reserve.load(Ordering::Relaxed) * self.bytes.load(Ordering::Relaxed);
+        self.memory().saturating_sub(reserve)
     }
 
     /// Gives back what was not needed since the last call.
@@ -144,7 +190,7 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
         self.note(&spares);
         drop(spares);
         // Its memory is freed here, without the lock.
-        object.map_or(0, |_| self.bytes)
+        object.map_or(0, |_| self.bytes.load(Ordering::Relaxed))
     }
 }
 
@@ -192,6 +238,32 @@ mod tests {
         assert_eq!(pool.memory(), 100);
         pool.trim();
         assert_eq!((pool.memory(), pool.shed(1)), (100, 0));
+    }
+
+    /// A pool that is empty has nothing to wait for, and one whose only object is in use has.
+    #[test]
+    fn requests_wait_for_what_exists_only() {
+        let pool = Pool::<Std, u64>::without_reserve(8, 100).unwrap();
+        let none = |_| Err(Error::NoMemory);
+        assert_eq!(pool.take_if_any(none), None);
+        assert_eq!(pool.take_if_any(more), Some(0));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| pool.take_if_any(none));
+            thread::sleep(std::time::Duration::from_millis(20));
+            pool.put(7);
+            assert_eq!(waiting.join().unwrap(), Some(7));
+            let waiting = scope.spawn(|| pool.take_if_any(none));
+            thread::sleep(std::time::Duration::from_millis(20));
+            pool.give_up(7);
+            assert_eq!(waiting.join().unwrap(), None);
+        });
+        assert_eq!(pool.memory(), 0);
+        pool.add_reserve(3);
+        assert_eq!((pool.memory(), pool.sheddable(), pool.shed(1)), (100, 0, 0));
+        assert_eq!(pool.take_if_any(none), Some(3));
+        pool.put(3);
+        pool.set_bytes(5);
+        assert_eq!((pool.memory(), pool.sheddable()), (5, 0));
     }
 
     #[test]

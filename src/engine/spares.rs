@@ -85,6 +85,17 @@ impl<T> Spares<T> {
         self.put(object);
     }
 
+    /// Adds an object that was made beforehand, and is never given up.
+    pub(crate) fn add_reserve(&mut self, object: T) {
+        self.reserve += 1;
+        self.add(object);
+    }
+
+    /// Gives up an object that was taken.
+    pub(crate) fn give_up(&mut self) {
+        self.made -= 1;
+    }
+
     /// Whether no object waits to be used.
     pub(crate) fn is_empty(&self) -> bool {
         self.idle.is_empty()

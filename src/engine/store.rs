@@ -2,7 +2,8 @@
 //! [`Store`]: the parts of an open image, shared by the front of a volume and its background threads.
 
 use crate::engine::access::Access;
-use crate::engine::format::{Algorithm, DeviceSize, Fingerprints, Layout, Superblock};
+use crate::engine::codec::Codecs;
+use crate::engine::format::{DeviceSize, Fingerprints, Layout, Superblock};
 use crate::engine::log::Log;
 use crate::engine::map::load::Loader;
 use crate::engine::map::shared::SharedMap;
@@ -44,13 +45,26 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
+/// The map around a sector table that `superblock` leads to.
+// A stack frame of its own: that of `Store::new` is large.
+#[inline(never)]
+fn map_of<P: Platform>(
+    superblock: &Superblock,
+    table: Table,
+    fingerprints: Fingerprints,
+    log: &Log<P>,
+) -> Result<SharedMap<P>> {
+    let map = Map::new(table, superblock.layout, superblock.mapped, fingerprints)?;
+    SharedMap::new(map, log.checkpoint_cost.clone())
+}
+
 /// The parts of an open image.
 pub(crate) struct Store<P: Platform> {
     /// The backing file.
     pub(crate) file: Arc<P::File>,
     pub(crate) layout: Layout,
-    /// Compression of new records.
-    pub(crate) algorithm: Algorithm,
+    /// Compression, of new records and of those that are read.
+    pub(crate) codecs: Box<Codecs<P>>,
     pub(crate) log: Log<P>,
     pub(crate) map: SharedMap<P>,
     /// Records that were decompressed lately.
@@ -84,12 +98,16 @@ impl<P: Platform> Store<P> {
     ) -> Result<Arc<Self>> {
         let layout = superblock.layout;
         let log = Log::new(superblock, allocator, access)?;
-        let map = Map::new(table, layout, superblock.mapped, fingerprints)?;
+        let map = map_of(superblock, table, fingerprints, &log)?;
         arc(Self {
             file,
             layout,
-            algorithm: superblock.algorithm,
-            map: SharedMap::new(map, log.checkpoint_cost.clone())?,
+            codecs: Codecs::new(
+                superblock.compression,
+                superblock.zstd,
+                layout.record_size as usize,
+            )?,
+            map,
             log,
             cache: RecordCache::new(&layout)?,
             reads: Reads::default(),
@@ -154,22 +172,25 @@ impl<P: Platform> Store<P> {
         self.map.lock().total(log.held())
     }
 
-    /// Bytes of memory of the sector table, of decompressed records, and of the buffers of large reads and of the log. Takes
-    /// no lock.
+    /// Bytes of memory of the sector table, of decompressed records, of contexts of compression, and of the buffers of large
+    /// reads and of the log. Takes no lock.
     pub(crate) fn memory(&self) -> u64 {
-        self.map.memory() + self.cache.memory() + self.windows.memory() + self.log.memory()
+        let caches = self.map.memory() + self.cache.memory();
+        caches + self.windows.memory() + self.codecs.memory() + self.log.memory()
     }
 
     /// Bytes of memory that can be given back: loaded nodes of the sector table, decompressed records, and the memory of
-    /// large reads and of the log. Takes no lock.
+    /// large reads, of compression and of the log. Takes no lock.
     pub(crate) fn sheddable(&self) -> u64 {
-        self.map.memory() + self.cache.memory() + self.windows.memory() + self.log.sheddable()
+        let caches = self.map.memory() + self.cache.memory();
+        caches + self.windows.memory() + self.codecs.sheddable() + self.log.sheddable()
     }
 
     /// Gives back about `bytes` bytes of memory. Nodes of the table come last, because reading them again costs every
     /// request for their blocks.
     pub(crate) fn shed(&self, bytes: u64) {
         let mut left = bytes.saturating_sub(self.windows.shed(bytes));
+        left = left.saturating_sub(self.codecs.shed(left));
         left = left.saturating_sub(self.log.shed(left));
         left = left.saturating_sub(self.cache.shed(left));
         if left > 0 {
@@ -181,6 +202,7 @@ impl<P: Platform> Store<P> {
     /// Gives back memory that was not needed since the last call.
     pub(crate) fn trim(&self) {
         self.windows.trim();
+        self.codecs.trim();
         self.log.trim();
     }
 
@@ -253,6 +275,7 @@ impl<P: Platform> Store<P> {
         Records {
             file: &self.file,
             layout: &self.layout,
+            codecs: &self.codecs,
             log: &self.log,
             windows: &self.windows,
             reads: &self.reads,

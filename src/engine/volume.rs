@@ -4,7 +4,8 @@
 use crate::engine::access::Access;
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::CheckpointKind;
-use crate::engine::format::{Algorithm, DeviceSize, Layout, Superblock, BLOCK_SIZE};
+use crate::engine::codec::Compression;
+use crate::engine::format::{DeviceSize, Layout, Superblock, BLOCK_SIZE};
 use crate::engine::freeing;
 use crate::engine::io::read::Reader;
 use crate::engine::io::sink::{Filling, Sink};
@@ -77,6 +78,8 @@ pub struct Stats {
     pub low: u64,
     /// Writes and discards that had to wait for reclaim to find space.
     pub space_waits: u64,
+    /// Records that were compressed with LZ4, because there was no memory for the algorithm chosen.
+    pub replaced: u64,
 }
 
 /// How a volume is doing.
@@ -223,8 +226,57 @@ impl<P: Platform> Volume<P> {
     }
 
     /// Compression of new records.
-    pub fn algorithm(&self) -> Algorithm {
-        self.store.algorithm
+    pub fn compression(&self) -> Compression {
+        self.store.codecs.chosen()
+    }
+
+    /// Changes the compression of new records, in the image and for the writes that begin when this has returned. Records
+    /// that are stored already stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn set_compression(&self, compression: Compression) -> Result {
+        self.writable()?;
+        let store = &*self.store;
+        let mut maintenance = self.maintenance.lock();
+        store.check_open()?;
+        if store.codecs.chosen() != compression {
+            // Each change takes space of the log that only checkpoints give back.
+            maintenance.checkpoint(store, CheckpointKind::Running)?;
+            let checkpoint = maintenance.checkpoint_state_mut();
+            checkpoint.rewrite(store, |superblock| superblock.compression = compression)?;
+            store.codecs.choose(compression);
+        }
+        Ok(())
+    }
+
+    /// Makes the image say, once in its life, that there are records that older versions cannot read, if the next write makes
+    /// the first of them. If that is not possible, the write goes on with records that they can read.
+    // A stack frame of its own, because writes seldom need it.
+    #[inline(never)]
+    fn announce(&self) {
+        let store = &*self.store;
+        store.codecs.await_announcement(true);
+        let mut maintenance = self.maintenance.lock();
+        store.codecs.await_announcement(false);
+        if store.check_open().is_err() || !store.codecs.wants_announcement() {
+            return;
+        }
+        if store.codecs.prepare_announcement().is_err() {
+            return;
+        }
+        let checkpoint = maintenance.checkpoint_state_mut();
+        let said = match P::sabotaged(Sabotage::LateFeature) {
+            true => {
+                checkpoint.note_zstd();
+                Ok(())
+            }
+            false => checkpoint.rewrite(store, |superblock| superblock.zstd = true),
+        };
+        if said.is_ok() {
+            store.codecs.announced();
+        }
     }
 
     /// Size of the device at this moment.
@@ -266,7 +318,7 @@ impl<P: Platform> Volume<P> {
     /// # Errors
     ///
     /// [`Error::NoMemory`].
-    pub fn read_buffers_if(&self, need: Need) -> Result<ReadBuffers<P>> {
+    pub fn read_buffers_if(&self, need: Need) -> Result<ReadBuffers> {
         ReadBuffers::new(need, &self.store.layout)
     }
 
@@ -287,7 +339,7 @@ impl<P: Platform> Volume<P> {
     /// As [`read`](Self::read), and those of the sink.
     pub fn read_to(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         block: u64,
         blocks: u64,
         sink: &mut dyn Sink,
@@ -336,6 +388,9 @@ impl<P: Platform> Volume<P> {
             ));
         }
         count(&store.counters.bytes_written, data.len() as u64);
+        if store.codecs.wants_announcement() {
+            self.announce();
+        }
         Writer::new(store).write_atomic(ws, block, data, SpaceClass::User)
     }
 
@@ -350,6 +405,9 @@ impl<P: Platform> Volume<P> {
         let store = &*self.store;
         store.check_range(block, whole_blocks(data.len())?)?;
         count(&store.counters.bytes_written, data.len() as u64);
+        if store.codecs.wants_announcement() {
+            self.announce();
+        }
         Writer::new(store).write(ws, block, data, class)
     }
 
@@ -371,7 +429,7 @@ impl<P: Platform> Volume<P> {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub fn zero(&self, ws: &mut impl AsMut<ReadBuffers<P>>, block: u64, count: u64) -> Result {
+    pub fn zero(&self, ws: &mut impl AsMut<ReadBuffers>, block: u64, count: u64) -> Result {
         self.writable()?;
         self.store.check_range(block, count)?;
         Writer::new(&self.store).zero(ws.as_mut(), block, count)
@@ -690,6 +748,7 @@ impl<P: Platform> Volume<P> {
             stuck_segments: total.stuck_segments,
             low: u64::from(store.watermark.low()),
             space_waits: log.space.next_ticket(),
+            replaced: store.codecs.replaced(),
         })
     }
 

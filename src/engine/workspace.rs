@@ -13,7 +13,7 @@ use crate::platform::Platform;
 /// About four times the record size. Front ends keep a few and reuse them, so that no I/O path allocates.
 pub struct Workspace<P: Platform> {
     /// To read records. Apart from what encodes them, so that nodes can be loaded while a record waits to be placed.
-    pub(crate) read: ReadBuffers<P>,
+    pub(crate) read: ReadBuffers,
     /// To compress the payload of a record.
     pub(crate) encoder: Encoder<P>,
     /// The blocks of a record with holes, gathered.
@@ -43,8 +43,8 @@ impl<P: Platform> Workspace<P> {
     }
 }
 
-impl<P: Platform> AsMut<ReadBuffers<P>> for Workspace<P> {
-    fn as_mut(&mut self) -> &mut ReadBuffers<P> {
+impl<P: Platform> AsMut<ReadBuffers> for Workspace<P> {
+    fn as_mut(&mut self) -> &mut ReadBuffers {
         &mut self.read
     }
 }

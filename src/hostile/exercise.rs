@@ -5,7 +5,7 @@ use super::{contents, tag_of};
 use crate::engine::check::{check, Finding};
 use crate::engine::repair::{repair, Doubtful, Report};
 use crate::engine::Access;
-use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
+use crate::engine::{Algorithm, Compression, Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::fuzz::MemFile;
 use crate::platform::Platform;
 use std::collections::BTreeMap;
@@ -288,6 +288,12 @@ pub fn exercise<P: Platform<File = MemFile>>(file: &MemFile, script: &[u8]) {
                 written.note(block, count, |_| ok.map(|()| 0));
             }
             4 => {
+                if offset % 4 == 3 {
+                    let with =
+                        [Algorithm::Zstd, Algorithm::Lz4, Algorithm::Raw][count as usize % 3];
+                    let set = volume.set_compression(Compression::of(with));
+                    written.done(set, "a change of compression");
+                }
                 written.done(volume.flush(), "a flush");
             }
             5 => {

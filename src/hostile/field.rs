@@ -125,7 +125,7 @@ const USAGE: [(&str, u32, u32); 4] = [
     ("usage: seed", 0, 32),
 ];
 
-const SUPERBLOCK: [(&str, usize, usize); 24] = [
+const SUPERBLOCK: [(&str, usize, usize); 26] = [
     ("superblock: version", 8, 4),
     ("superblock: compatible features", 16, 8),
     ("superblock: read-only features", 24, 8),
@@ -150,6 +150,8 @@ const SUPERBLOCK: [(&str, usize, usize); 24] = [
     ("superblock: mapped", 136, 8),
     ("superblock: usage segments", 160, 8),
     ("superblock: length", 168, 8),
+    ("superblock: further algorithm", 176, 1),
+    ("superblock: level", 177, 1),
 ];
 
 const SEGMENT: [(&str, usize, usize); 11] = [

@@ -73,9 +73,10 @@ pub fn bases<P: Platform>(pack_nodes: bool) -> Vec<Base> {
 /// # Panics
 /// If one of them is not an image.
 pub fn forgery_bases() -> Vec<Image<Fuzz<true>>> {
-    let written: [&[u8]; 2] = [
+    let written: [&[u8]; 3] = [
         include_bytes!("../../tests/fixtures/v1-clean.cloop"),
         include_bytes!("../../tests/fixtures/v1-crashed.cloop"),
+        include_bytes!("../../tests/fixtures/v1-zstd.cloop"),
     ];
     bases::<Fuzz<true>>(false)
         .into_iter()
@@ -98,7 +99,7 @@ pub fn random_forgery(seed: u64) -> Vec<u8> {
     Fuzz::<true>::begin(seed);
     let below = |n| Fuzz::<true>::random_u64() % n;
     let edits = 1 + below(3);
-    let mut input = std::vec![below(5) as u8, edits as u8];
+    let mut input = std::vec![below(6) as u8, edits as u8];
     for _ in 0..edits {
         input.extend_from_slice(&(below(1 << 16) as u16).to_le_bytes());
         input.extend_from_slice(&[below(256) as u8, below(256) as u8]);

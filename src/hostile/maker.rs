@@ -6,8 +6,10 @@ use crate::engine::format::{
     SegmentHeader, SegmentUsage, Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES,
     NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
-use crate::engine::Algorithm;
-use crate::platform::Platform;
+use crate::engine::{Algorithm, Compression};
+use crate::platform::mem::Need;
+use crate::platform::std::StdZstdCompressor;
+use crate::platform::{Platform, ZstdCompressor};
 use core::marker::PhantomData;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -42,6 +44,18 @@ pub(super) fn lz4(content: &[u8]) -> Vec<u8> {
     packed
 }
 
+/// `content`, compressed.
+pub(super) fn zstd(content: &[u8]) -> Vec<u8> {
+    let mut packed = std::vec![0; content.len() + 64];
+    let context = StdZstdCompressor::new(Need::Required, 3, content.len());
+    // There is always room.
+    let len = context
+        .ok()
+        .and_then(|mut c| c.compress(content, &mut packed));
+    packed.truncate(len.unwrap_or(0));
+    packed
+}
+
 /// The tag of a block that [`contents`] filled.
 pub fn tag_of(block: &[u8]) -> Option<u32> {
     let mut tag = [0; 4];
@@ -67,6 +81,10 @@ pub struct Maker<P> {
     pub salt: u64,
     /// Nodes are compressed. Words of others can be edited in place.
     pub pack_nodes: bool,
+    /// What compresses nodes: LZ4, if the image is to be right.
+    pub node_algorithm: Algorithm,
+    /// The superblock says that there may be records of Zstandard.
+    pub zstd: bool,
     /// Entries of the blocks, as the data and zero records so far make them.
     pub table: BTreeMap<u64, Entry>,
     /// Segments to be marked free.
@@ -90,6 +108,8 @@ impl<P: Platform> Maker<P> {
             epoch: 3,
             salt: 0x0123_4567_89ab_cdef,
             pack_nodes: false,
+            node_algorithm: Algorithm::Lz4,
+            zstd: false,
             table: BTreeMap::new(),
             free: BTreeSet::new(),
             written: BTreeSet::new(),
@@ -171,6 +191,7 @@ impl<P: Platform> Maker<P> {
         match algorithm {
             Algorithm::Raw => payload.extend_from_slice(&blocks),
             Algorithm::Lz4 => payload.extend_from_slice(&lz4(&blocks)),
+            Algorithm::Zstd => payload.extend_from_slice(&zstd(&blocks)),
         }
         let header = RecordHeader {
             algorithm: algorithm.tag(),
@@ -228,9 +249,12 @@ impl<P: Platform> Maker<P> {
     ) -> Entry {
         let mut bytes = [0; NODE_BYTES];
         encode_node(words, &mut bytes);
-        let packed = lz4(&bytes);
+        let packed = match self.node_algorithm {
+            Algorithm::Zstd => zstd(&bytes),
+            _ => lz4(&bytes),
+        };
         let (algorithm, payload) = if self.pack_nodes && packed.len() < NODE_BYTES - UNIT {
-            (Algorithm::Lz4, &packed[..])
+            (self.node_algorithm, &packed[..])
         } else {
             (Algorithm::Raw, &bytes[..])
         };
@@ -314,7 +338,8 @@ impl<P: Platform> Maker<P> {
             compatible: 0,
             read_only_compatible: 0,
             layout,
-            algorithm: Algorithm::Lz4,
+            zstd: self.zstd,
+            compression: Compression::of(Algorithm::Lz4),
             size: self.size,
             incomplete: false,
             detached: false,

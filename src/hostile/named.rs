@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Attacks by name: each is an image and its expected outcome.
 
-use super::maker::lz4;
+use super::maker::{lz4, zstd};
 use super::{contents, Maker};
 use crate::engine::format::{
     DeviceSize, Entry, Fingerprints, Kind, RecordHeader, Superblock, BLOCK_SIZE, NODE_ENTRIES,
     SUPERBLOCK_OFFSETS, UNIT,
 };
-use crate::engine::Algorithm::{Lz4, Raw};
+use crate::engine::Algorithm::{self, Lz4, Raw};
 use crate::platform::Platform;
 use std::vec::Vec;
 
@@ -122,6 +122,7 @@ pub fn named<P: Platform>() -> Vec<Named> {
     };
     add("good", Expect::Harmless, table::<P>(|_| {}));
     records::<P>(&mut add);
+    frames::<P>(&mut add);
     entries::<P>(&mut add);
     nodes::<P>(&mut add);
     counts::<P>(&mut add);
@@ -132,6 +133,121 @@ pub fn named<P: Platform>() -> Vec<Named> {
 }
 
 type Add<'a> = dyn FnMut(&'static str, Expect, Vec<u8>) + 'a;
+
+/// As [`one_block`] for block 20, compressed with Zstandard, in an image that may have such records.
+fn one_frame<P: Platform>(payload: &[u8]) -> Vec<u8> {
+    table::<P>(|m| {
+        m.zstd = true;
+        one_block(m, 20, Algorithm::Zstd.tag(), payload);
+    })
+}
+
+/// A frame with this byte of flags and other bytes of the header, with one block that is a repeated byte.
+fn frame(flags: u8, header: &[u8], len: u32) -> Vec<u8> {
+    let mut frame = std::vec![0x28, 0xb5, 0x2f, 0xfd, flags];
+    frame.extend_from_slice(header);
+    // The last block, of kind 1.
+    frame.extend_from_slice(&((len << 3) | (1 << 1) | 1).to_le_bytes()[..3]);
+    frame.push(7);
+    frame
+}
+
+/// A window of 4 KiB.
+const WINDOW: u8 = 2 << 3;
+
+fn frames<P: Platform>(add: &mut Add<'_>) {
+    let lies = Expect::Damaged(20, 1);
+    let block = BLOCK_SIZE as u32;
+    let good = zstd(&contents(3));
+    let plain = frame(0, &[WINDOW], block);
+    add(
+        "zstd: a good frame",
+        Expect::Harmless,
+        one_frame::<P>(&good),
+    );
+    add(
+        "zstd: a repeated byte",
+        Expect::Harmless,
+        one_frame::<P>(&plain),
+    );
+    add(
+        "zstd: a record without the feature",
+        lies,
+        table::<P>(|m| one_block(m, 20, Algorithm::Zstd.tag(), &good)),
+    );
+    // Each block of four bytes stands for 128 KiB.
+    let mut bomb = plain[..6].to_vec();
+    (0..900).for_each(|_| bomb.extend_from_slice(&[2, 0, 0x10, 7]));
+    bomb.extend_from_slice(&[3, 0, 0x10, 7]);
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    let joined = |parts: [&[u8]; 2]| parts.concat();
+    let wrong: [(&str, Vec<u8>); 18] = [
+        ("zstd: bomb", bomb),
+        (
+            "zstd: bomb in one block",
+            frame(0, &[WINDOW], (1 << 21) - 1),
+        ),
+        ("zstd: too short", frame(0, &[WINDOW], block - 1)),
+        ("zstd: too long", frame(0, &[WINDOW], block + 1)),
+        ("zstd: window of 3.75 TiB", frame(0, &[0xff], block)),
+        ("zstd: window of 144 KiB", frame(0, &[(7 << 3) | 1], block)),
+        ("zstd: dictionary", frame(1, &[WINDOW, 9], block)),
+        (
+            "zstd: large dictionary id",
+            frame(3, &[WINDOW, 9, 9, 9, 9], block),
+        ),
+        ("zstd: checksum", frame(4, &[WINDOW], block)),
+        ("zstd: reserved bit", frame(8, &[WINDOW], block)),
+        ("zstd: unused bit", frame(16, &[WINDOW], block)),
+        ("zstd: content size", frame(0x60, &[0, 15], block)),
+        ("zstd: lying content size", frame(0xe0, &[0xff; 8], block)),
+        ("zstd: skippable frame first", joined([&skippable, &plain])),
+        ("zstd: skippable frame last", joined([&plain, &skippable])),
+        (
+            "zstd: two frames",
+            joined([
+                &frame(0, &[WINDOW], block / 2),
+                &frame(0, &[WINDOW], block / 2),
+            ]),
+        ),
+        ("zstd: a byte behind the frame", joined([&good, &[0]])),
+        ("zstd: nothing but a header", plain[..6].to_vec()),
+    ];
+    for (name, payload) in wrong {
+        add(name, lies, one_frame::<P>(&payload));
+    }
+    // One byte of the block less, and a block of the reserved kind.
+    add(
+        "zstd: truncated frame",
+        lies,
+        one_frame::<P>(&good[..good.len() - 1]),
+    );
+    let mut reserved = plain.clone();
+    reserved[6] |= 2 << 1;
+    add(
+        "zstd: reserved kind of block",
+        lies,
+        one_frame::<P>(&reserved),
+    );
+    // A block that does not hold what it must.
+    let mut garbage = good.clone();
+    garbage[9..].fill(0xff);
+    add("zstd: garbage in a block", lies, one_frame::<P>(&garbage));
+    add(
+        "node compressed with zstd",
+        Expect::Refused,
+        closed(
+            {
+                let mut m = begun::<P>();
+                m.zstd = true;
+                m.node_algorithm = Algorithm::Zstd;
+                m.pack_nodes = true;
+                m
+            },
+            |_| {},
+        ),
+    );
+}
 
 fn records<P: Platform>(add: &mut Add<'_>) {
     let bomb = lz4(&std::vec![1; 1 << 20]);

@@ -5,7 +5,7 @@
 //! panics, so a hang is found at once.
 
 use super::held::Hold;
-use super::std::StdLz4;
+use super::std::{StdLz4, StdZstdCompressor, StdZstdDecompressor};
 use super::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Thread};
 use crate::engine::Error;
 use core::cell::Cell;
@@ -183,6 +183,8 @@ impl<const CHECKSUMS: bool> Platform for Fuzz<CHECKSUMS> {
     type File = MemFile;
     type Thread = NoThread;
     type Lz4 = StdLz4;
+    type ZstdCompressor = StdZstdCompressor;
+    type ZstdDecompressor = StdZstdDecompressor;
 
     fn spawn<F: FnOnce() + Send + 'static>(_: &'static str, _: F) -> Result<NoThread, Error> {
         Ok(NoThread)

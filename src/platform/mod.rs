@@ -244,6 +244,8 @@ pub enum Sabotage {
     /// After the loss of superblocks an opening or a repair takes the newest one that is left for the newest that there
     /// was.
     TrustLeft,
+    /// The first record of Zstandard is written before the superblocks say that there are such records.
+    LateFeature,
 }
 
 /// A step of a record that needs space, see [`Platform::waited`].
@@ -261,7 +263,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -306,6 +308,7 @@ impl Sabotage {
         Self::IgnoreLostLog,
         Self::IgnoreFingerprints,
         Self::TrustLeft,
+        Self::LateFeature,
     ];
 
     /// Whether it is one of a repair, which shows only in disks that were damaged.
@@ -341,6 +344,10 @@ pub trait Platform: Sized + Send + Sync + 'static {
     type Thread: Thread + 'static;
     /// State of one LZ4 compression (scratch memory, never shared between threads).
     type Lz4: Lz4;
+    /// A context to compress with Zstandard.
+    type ZstdCompressor: ZstdCompressor;
+    /// A context to decompress Zstandard.
+    type ZstdDecompressor: ZstdDecompressor;
 
     /// Starts a thread that runs `f` once.
     ///
@@ -402,4 +409,30 @@ pub trait Lz4: Send + Sized {
     /// As [`decompress`](Self::decompress), but ends when `dst` is full: what comes first in the content is decompressed
     /// alone, and costs as much less. What follows in `src` is not looked at.
     fn decompress_start(src: &[u8], dst: &mut [u8]) -> Option<usize>;
+}
+
+/// A context to compress with Zstandard at one level, never used by two threads at a time.
+pub trait ZstdCompressor: Send + Sized + 'static {
+    /// Allocates the context for contents of at most `most` bytes, which is needed this much. `level` is 1 to 19.
+    fn new(need: mem::Need, level: i32, most: usize) -> Result<Self, Error>;
+
+    /// Bytes of memory of such a context.
+    fn bytes(level: i32, most: usize) -> usize;
+
+    /// Compresses `src`, of at most `most` bytes, into one frame in `dst`, without size, checksum and dictionary. `None`
+    /// when the result does not fit into `dst`.
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize>;
+}
+
+/// A context to decompress Zstandard, never used by two threads at a time.
+pub trait ZstdDecompressor: Send + Sized + 'static {
+    /// Allocates the context, which is needed this much.
+    fn new(need: mem::Need) -> Result<Self, Error>;
+
+    /// Bytes of memory of a context.
+    fn bytes() -> usize;
+
+    /// Decompresses the frame in `src` into `dst` and returns the number of bytes written; `None` when `src` is not valid or
+    /// does not fit. Never reads or writes out of bounds and never allocates, whatever `src` holds.
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize>;
 }

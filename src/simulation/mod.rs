@@ -13,7 +13,7 @@ mod provable;
 pub mod script;
 mod submit;
 
-use crate::engine::{Access, Algorithm, CreateOptions, Error, Volume, BLOCK_SIZE};
+use crate::engine::{Access, Algorithm, Compression, CreateOptions, Error, Volume, BLOCK_SIZE};
 use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
 use crate::platform::{BackingFile, Sabotage};
 use core::fmt::Write;
@@ -517,7 +517,7 @@ fn options(blocks: u64, record_size: u32, segment_size: u32) -> CreateOptions {
         size: blocks * BLOCK_SIZE as u64,
         record_size,
         segment_size,
-        algorithm: Algorithm::Lz4,
+        compression: Compression::of(Algorithm::Lz4),
         uuid: *b"a simulated disk",
     }
 }

@@ -34,6 +34,8 @@ pub enum Action {
     Flush,
     /// Writes a checkpoint.
     Checkpoint,
+    /// Changes the compression to the one of this name.
+    Compress(&'static str),
     /// Closes the volume and opens it again.
     Reopen,
     /// Closes the volume; nothing follows.
@@ -56,7 +58,7 @@ pub struct Script {
 }
 
 use Action::{
-    Atomic, Checkpoint, Close, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros,
+    Atomic, Checkpoint, Close, Compress, Flush, Fua, Limit, Raw, Reopen, Repeat, Write, Zero, Zeros,
 };
 
 /// A segment holds 63 incompressible blocks, in records of one block.
@@ -179,6 +181,29 @@ pub const SCRIPTS: &[Script] = &[
             Atomic(45, 2),
             Fua(46),
             Atomic(44, 16),
+        ],
+        counters: 0,
+    },
+    Script {
+        name: "changes of compression",
+        actions: &[
+            Write(3, 6),
+            Compress("zstd:1"),
+            Flush,
+            Write(0, 40),
+            Flush,
+            Write(5, 2),
+            Compress("none"),
+            Write(20, 8),
+            Checkpoint,
+            Compress("zstd:19"),
+            Write(3, 30),
+            Atomic(48, 8),
+            Reopen,
+            Write(1, 8),
+            Compress("lz4"),
+            Write(10, 4),
+            Close,
         ],
         counters: 0,
     },
@@ -336,6 +361,7 @@ impl Script {
             Zero(block, count) => site.zero(block, count),
             Flush => site.flush(),
             Checkpoint => site.checkpoint(),
+            Compress(with) => site.compress(with),
             Limit(segments) => {
                 file.limit(file.allocated()? + segments * u64::from(SEGMENT));
                 Ok(())

@@ -5,7 +5,7 @@ use super::{
     fill, round, site, tag_of, Plan, Profile, Shared, Trouble, BLOCKS, FAR, SEGMENT, SIZES,
 };
 use crate::engine::format::NODE_ENTRIES;
-use crate::engine::{Error, Volume, Workspace, BLOCK_SIZE};
+use crate::engine::{Compression, Error, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Placed, Rng, Sim};
 use crate::platform::BackingFile;
 use std::format;
@@ -140,13 +140,17 @@ impl<'a> Submitter<'a> {
                     _ => site.write(from, 1 + size % most).map(|_| ()),
                 }
             }),
-            18 => {
-                match size % 2 {
-                    0 => self.volume.trim(),
-                    _ => self.volume.shed(u64::MAX),
+            18 => match size % 4 {
+                0 => {
+                    self.volume.trim();
+                    Ok(())
                 }
-                Ok(())
-            }
+                1 => {
+                    self.volume.shed(u64::MAX);
+                    Ok(())
+                }
+                _ => self.compress(["zstd:1", "lz4", "zstd:4", "none"][(size / 4 % 4) as usize]),
+            },
             5 => self.write(block, up_to(64)).map(|_| ()),
             6 | 7 => self.write_through(block),
             8 | 9 => self.zero(block, up_to(16)),
@@ -597,6 +601,17 @@ impl<'a> Submitter<'a> {
         let target = sim::mark().completed;
         let result = self.volume.flush();
         self.flushed("flush", target, result)
+    }
+
+    /// Changes the compression of what is written from now on.
+    pub(super) fn compress(&mut self, with: &str) -> Result<(), Error> {
+        let compression = Compression::parse(with).ok_or(Error::Invalid("compression"))?;
+        let result = self.volume.set_compression(compression);
+        round(self.shared).say(format_args!(
+            "{}: compress with {with}: {result:?}",
+            self.name
+        ));
+        result
     }
 
     pub(super) fn checkpoint(&mut self) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use cloop::engine::format::{
 };
 use cloop::engine::repair::{repair, Doubtful};
 use cloop::engine::Access;
-use cloop::engine::{check, Algorithm, Error, BLOCK_SIZE};
+use cloop::engine::{check, Algorithm, Compression, Error, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::{BackingFile, Platform};
 use std::fs;
@@ -78,6 +78,26 @@ fn images_of_format_1_are_read() {
         assert_eq!(volume.layout().record_size, 16384);
         assert_eq!(&volume.layout().uuid, b"a simulated disk");
     }
+}
+
+#[test]
+fn an_image_with_records_of_zstandard_is_read() {
+    let (file, volume) = new_volume();
+    volume
+        .set_compression(Compression::parse("zstd:9").unwrap())
+        .unwrap();
+    let tested = history(volume);
+    if std::env::var_os("CLOOP_WRITE_FIXTURES").is_some() {
+        fs::write(path("v1-zstd.cloop"), file.copy().bytes()).unwrap();
+    }
+    let file = load("v1-zstd.cloop");
+    assert_checked(&file, "v1-zstd.cloop");
+    let (superblock, page) = newest(&file);
+    assert!(superblock.zstd);
+    assert_eq!((page[32], page[66], &page[176..178]), (2, 1, &[2, 9][..]));
+    let volume = Vol::open(file, Access::Write).unwrap();
+    assert_eq!(read_all(&volume), tested.state());
+    assert_eq!(volume.compression().to_string(), "zstd:9");
 }
 
 #[test]

@@ -9,10 +9,10 @@
 //! The home has no background threads, because the order in which threads run depends on how often the engine takes
 //! a lock. Writers, flushes, checkpoints and compaction then do all the work themselves.
 
-use cloop::engine::{Access, Algorithm, CreateOptions, Error, Volume, BLOCK_SIZE};
+use cloop::engine::{Access, Algorithm, Compression, CreateOptions, Error, Volume, BLOCK_SIZE};
 use cloop::platform::fuzz::{LoneMonitor, NoThread};
 use cloop::platform::sim::{Rng, SimFile, Survival};
-use cloop::platform::std::StdLz4;
+use cloop::platform::std::{StdLz4, StdZstdCompressor, StdZstdDecompressor};
 use cloop::platform::{BackingFile, Platform};
 use cloop::simulation::{fill, tag_of};
 use std::cell::RefCell;
@@ -116,6 +116,8 @@ impl Platform for Still {
     type File = Recorded;
     type Thread = NoThread;
     type Lz4 = StdLz4;
+    type ZstdCompressor = StdZstdCompressor;
+    type ZstdDecompressor = StdZstdDecompressor;
 
     fn spawn<F: FnOnce() + Send + 'static>(_: &'static str, _: F) -> Result<NoThread, Error> {
         Ok(NoThread)
@@ -231,7 +233,7 @@ fn play(seed: u64, record_size: u32, algorithm: Algorithm) -> [u64; 2] {
         size: SIZES[0] * BLOCK_SIZE as u64,
         record_size,
         segment_size: 256 << 10,
-        algorithm,
+        compression: Compression::of(algorithm),
         uuid: *b"a simulated disk",
     };
     let mut file = Recorded::new(SimFile::new());

@@ -6,7 +6,7 @@
 //! have been the newest content at some moment while it was under way. `CLOOP_TEST_LONG` makes it long.
 
 use cloop::engine::check::check;
-use cloop::engine::{Access, Algorithm, CreateOptions, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{Access, Algorithm, Compression, CreateOptions, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::Rng;
 use cloop::platform::std::{Std, StdFile};
 use cloop::simulation::{fill, tag_of};
@@ -245,7 +245,7 @@ fn load(record_size: u32, rounds: u64, operations: u64) {
         size: 4 << 30,
         record_size,
         segment_size: 256 << 10,
-        algorithm: Algorithm::Lz4,
+        compression: Compression::of(Algorithm::Lz4),
         uuid: *b"a file for tests",
     };
     let image = || StdFile::from_file(file.try_clone().unwrap()).unwrap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The engine against a trivial model: an array of blocks.
 
+mod compression;
 mod crash;
 mod damage;
 mod extents;

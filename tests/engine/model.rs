@@ -2,7 +2,7 @@
 //! The model: every block holds a tag, from which the bytes of the block follow.
 
 use cloop::engine::Access;
-use cloop::engine::{Algorithm, CreateOptions, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{Algorithm, Compression, CreateOptions, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::Std;
 use cloop::simulation;
@@ -20,7 +20,7 @@ pub(crate) fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
         size: BLOCKS * BLOCK_SIZE as u64,
         record_size,
         segment_size: 256 * 1024,
-        algorithm,
+        compression: Compression::of(algorithm),
         uuid: *b"a simulated disk",
     }
 }

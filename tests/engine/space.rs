@@ -6,7 +6,9 @@ use crate::repair::{overwrite, records};
 use cloop::engine::format::Kind;
 use cloop::engine::repair::{repair, Doubtful, Report};
 use cloop::engine::Access;
-use cloop::engine::{check, Algorithm, CreateOptions, Error, Stats, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{
+    check, Algorithm, Compression, CreateOptions, Error, Stats, Volume, Workspace, BLOCK_SIZE,
+};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
 use cloop::platform::{BackingFile, Platform};
@@ -24,7 +26,7 @@ fn on_disk(size: u64, record_size: u32) -> Volume<Std> {
         size,
         record_size,
         segment_size: 1 << 20,
-        algorithm: Algorithm::Lz4,
+        compression: Compression::of(Algorithm::Lz4),
         uuid: *b"an image on disk",
     };
     Volume::<Std>::create(&file, &create).unwrap();

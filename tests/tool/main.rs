@@ -11,5 +11,6 @@ mod real;
 mod refuse;
 mod resize;
 mod run;
+mod set;
 mod sysfs;
 mod transfer;

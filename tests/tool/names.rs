@@ -35,6 +35,8 @@ fn odd_names_never_reach_a_terminal() {
             vec!["info", name],
             vec!["check", name],
             vec!["resize", "--size", "2M", name],
+            vec!["set", "--compress", "zstd:2", name],
+            vec!["set", "--compress", name, name],
             vec!["compact", name],
             vec!["export", name, "raw"],
         ] {
@@ -46,7 +48,7 @@ fn odd_names_never_reach_a_terminal() {
             if outcome.status == Some(1) {
                 assert_eq!(outcome.stderr.lines().count(), 1, "{about}");
             }
-            if ["check", "resize", "compact"].contains(&args[0]) {
+            if ["check", "resize", "compact"].contains(&args[0]) || args.contains(&"zstd:2") {
                 assert_eq!((outcome.status, stdout.lines().count()), (Some(0), 1));
             }
         }

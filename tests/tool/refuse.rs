@@ -89,6 +89,7 @@ fn a_link_to_nothing() {
         vec!["create", "-s", "1M", "link"],
         vec!["import", "link", "image"],
         vec!["resize", "-s", "1M", "link"],
+        vec!["set", "-c", "zstd", "link"],
         vec!["compact", "link"],
     ] {
         lab.cloop(&args).fails(1, &parts);
@@ -124,6 +125,7 @@ fn an_immutable_file() {
         }
         for args in [
             vec!["resize", "-s", "2M", "image"],
+            vec!["set", "-c", "zstd", "image"],
             vec!["attach", "image"],
             vec!["create", "-s", "1M", "--force", "image"],
         ] {

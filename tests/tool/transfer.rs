@@ -35,7 +35,7 @@ fn round_trips_at_every_record_size() {
     let lab = Lab::new();
     mixed(&lab.path("raw"));
     for record in ["4K", "8K", "16K", "64K", "128K"] {
-        for algorithm in ["lz4", "none"] {
+        for algorithm in ["lz4", "none", "zstd:2"] {
             let args = [
                 "import", "-r", record, "-c", algorithm, "--force", "raw", "image",
             ];
@@ -249,6 +249,7 @@ fn a_killed_import_does_not_pass_for_an_image() {
         (1, vec!["info", "image"]),
         (1, vec!["export", "image", "back"]),
         (1, vec!["resize", "--size", "1G", "image"]),
+        (1, vec!["set", "-c", "zstd", "image"]),
         (1, vec!["compact", "image"]),
     ] {
         lab.cloop(&args).fails(status, &parts);

@@ -49,9 +49,13 @@
 /* Flag of struct cloop_resize. */
 #define CLOOP_RESIZE_FORCE	(1U << 0)	/* discard what lies beyond the new end */
 
-/* Values of cloop_info.algorithm. */
+/* Flag of struct cloop_set. */
+#define CLOOP_SET_COMPRESSION	(1U << 0)	/* algorithm and level are given */
+
+/* Values of cloop_info.algorithm and cloop_set.algorithm. */
 #define CLOOP_ALGORITHM_NONE	0
 #define CLOOP_ALGORITHM_LZ4	1
+#define CLOOP_ALGORITHM_ZSTD	2
 
 /**
  * struct cloop_version - version of the loaded module
@@ -124,7 +128,7 @@ struct cloop_detach {
  * @flags: CLOOP_FLAG_*
  * @size: size of the block device, in bytes
  * @record_size: unit of compression, in bytes
- * @algorithm: CLOOP_ALGORITHM_*
+ * @algorithm: CLOOP_ALGORITHM_* of new records
  * @uuid: UUID of the image
  * @segment_size: unit of space in the image, in bytes
  * @error: positive errno of the error that made the device read-only, or 0
@@ -158,7 +162,12 @@ struct cloop_detach {
  * @stuck_segments: segments that reclaim has set aside, because something in
  *	them is damaged or cannot be read
  * @memory: bytes of memory of the device: @table_memory, buffers of the log and
- *	of requests, and records that were decompressed lately
+ *	of requests, contexts of compression, and records that were decompressed
+ *	lately
+ * @level: level of the compression of new records; 0 for an algorithm without
+ *	levels
+ * @replaced: records that were compressed with CLOOP_ALGORITHM_LZ4 since the
+ *	image was attached, because there was no memory for the algorithm chosen
  * @reserved: zero
  *
  * Argument of CLOOP_CTL_INFO. All fields but @index are zero when the structure
@@ -201,7 +210,9 @@ struct cloop_info {
 	__u64 reserved_bytes;
 	__u64 stuck_segments;
 	__u64 memory;
-	__u64 reserved[9];
+	__u64 level;
+	__u64 replaced;
+	__u64 reserved[7];
 };
 
 /**
@@ -243,6 +254,30 @@ struct cloop_resize {
 	__u64 size;
 };
 
+/**
+ * struct cloop_set - change settings of a device and of its image
+ * @index: number of the device
+ * @flags: CLOOP_SET_*: the settings to change
+ * @algorithm: CLOOP_ALGORITHM_* of new records
+ * @level: level of that algorithm: 1 to 19 for CLOOP_ALGORITHM_ZSTD, else 0
+ * @reserved: zero
+ *
+ * Argument of CLOOP_CTL_SET. The settings apply to writes that begin when the
+ * command has returned, and the image keeps them. The device can be used
+ * meanwhile.
+ *
+ * Errors: ENXIO (no such device), EBUSY (it is being attached or detached),
+ * EINVAL (no setting, or not a valid one), EROFS (read-only), ENOSPC (no space to
+ * store the settings).
+ */
+struct cloop_set {
+	__s32 index;
+	__u32 flags;
+	__u32 algorithm;
+	__u32 level;
+	__u64 reserved[2];
+};
+
 /*
  * The table of ioctl numbers in the kernel has nothing in this block
  * (Documentation/userspace-api/ioctl/ioctl-number.rst, Linux 7.3).
@@ -255,5 +290,6 @@ struct cloop_resize {
 #define CLOOP_CTL_INFO		_IOWR(CLOOP_IOC_MAGIC, 0x03, struct cloop_info)
 #define CLOOP_CTL_COMPACT	_IOW(CLOOP_IOC_MAGIC, 0x04, struct cloop_compact)
 #define CLOOP_CTL_RESIZE	_IOW(CLOOP_IOC_MAGIC, 0x05, struct cloop_resize)
+#define CLOOP_CTL_SET		_IOW(CLOOP_IOC_MAGIC, 0x06, struct cloop_set)
 
 #endif /* _UAPI_LINUX_CLOOP_H */

@@ -8,7 +8,7 @@
 
 use crate::signals;
 use anyhow::{bail, Result};
-use cloop::engine::{Algorithm, Codec};
+use cloop::engine::{Algorithm, Compression};
 use rustix::io::Errno;
 use rustix::ioctl::{ioctl, opcode, Getter, Opcode, Setter, Updater};
 use std::ffi::OsStr;
@@ -33,6 +33,7 @@ const LOW: u32 = 1 << 9;
 const AUTOCLEAR: u32 = 1 << 10;
 const DETACH_LAZY: u32 = 1 << 0;
 const RESIZE_FORCE: u32 = 1 << 0;
+const SET_COMPRESSION: u32 = 1 << 0;
 const ATTACH_FORCE: u32 = 1 << 16;
 
 /// `struct cloop_version`.
@@ -100,7 +101,9 @@ pub(crate) struct Info {
     pub(crate) reserved_bytes: u64,
     pub(crate) stuck_segments: u64,
     pub(crate) memory: u64,
-    reserved: [u64; 9],
+    level: u64,
+    pub(crate) replaced: u64,
+    reserved: [u64; 7],
 }
 
 /// `struct cloop_compact`.
@@ -120,12 +123,24 @@ struct RawResize {
     size: u64,
 }
 
+/// `struct cloop_set`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawSet {
+    index: i32,
+    flags: u32,
+    algorithm: u32,
+    level: u32,
+    reserved: [u64; 2],
+}
+
 const CTL_VERSION: Opcode = opcode::read::<RawVersion>(GROUP, 0);
 const CTL_ATTACH: Opcode = opcode::read_write::<RawAttach>(GROUP, 1);
 const CTL_DETACH: Opcode = opcode::write::<RawDetach>(GROUP, 2);
 const CTL_INFO: Opcode = opcode::read_write::<Info>(GROUP, 3);
 const CTL_COMPACT: Opcode = opcode::write::<RawCompact>(GROUP, 4);
 const CTL_RESIZE: Opcode = opcode::write::<RawResize>(GROUP, 5);
+const CTL_SET: Opcode = opcode::write::<RawSet>(GROUP, 6);
 
 // The numbers contain the sizes: these hold only while the structures are those of the header.
 const _: () = assert!(CTL_VERSION == 0x8020_c700);
@@ -134,6 +149,7 @@ const _: () = assert!(CTL_DETACH == 0x4008_c702);
 const _: () = assert!(CTL_INFO == 0xc240_c703);
 const _: () = assert!(CTL_COMPACT == 0x4008_c704);
 const _: () = assert!(CTL_RESIZE == 0x4010_c705);
+const _: () = assert!(CTL_SET == 0x4020_c706);
 
 impl Info {
     /// Attached for reading only.
@@ -166,12 +182,10 @@ impl Info {
         (self.flags & FAILED != 0).then(|| Errno::from_raw_os_error(self.error as i32))
     }
 
-    /// Name of the compression of new records.
-    pub(crate) fn algorithm(&self) -> &'static str {
-        u8::try_from(self.algorithm)
-            .ok()
-            .and_then(Algorithm::from_tag)
-            .map_or("unknown", |algorithm| Codec::of(algorithm).name)
+    /// Compression of new records. None for one of a newer module.
+    pub(crate) fn compression(&self) -> Option<Compression> {
+        let algorithm = Algorithm::from_tag(u8::try_from(self.algorithm).ok()?)?;
+        Compression::new(algorithm, u8::try_from(self.level).ok()?)
     }
 
     /// Path of the image at the time of attaching.
@@ -323,6 +337,24 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_RESIZE, RawResize>::new(arg)) }
     }
 
+    /// Changes the compression of new records of an attached device, and of its image.
+    pub(crate) fn set_compression(
+        &self,
+        index: u32,
+        compression: Compression,
+    ) -> Result<(), Errno> {
+        let arg = RawSet {
+            index: i32::try_from(index).map_err(|_| Errno::INVAL)?,
+            flags: SET_COMPRESSION,
+            algorithm: compression.algorithm().tag().into(),
+            level: compression.level().into(),
+            reserved: [0; 2],
+        };
+        signals::lift_file_size_limit();
+        // SAFETY: CTL_SET only reads one `RawSet`.
+        unsafe { ioctl(&self.0, Setter::<CTL_SET, RawSet>::new(arg)) }
+    }
+
     /// The module's information about device `index`; `None` if nothing is attached there, or if the
     /// device is just being attached or detached.
     pub(crate) fn info(&self, index: u32) -> Result<Option<Info>> {
@@ -375,7 +407,9 @@ impl Info {
             reserved_bytes: 0,
             stuck_segments: 0,
             memory: 0,
-            reserved: [0; 9],
+            level: 0,
+            replaced: 0,
+            reserved: [0; 7],
         }
     }
 }
@@ -406,6 +440,7 @@ mod tests {
         compare("CLOOP_FLAG_AUTOCLEAR", AUTOCLEAR as usize);
         compare("CLOOP_DETACH_LAZY", DETACH_LAZY as usize);
         compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
+        compare("CLOOP_SET_COMPRESSION", SET_COMPRESSION as usize);
         compare("CLOOP_ATTACH_FORCE", ATTACH_FORCE as usize);
         compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);
         compare("CLOOP_CTL_ATTACH", CTL_ATTACH as usize);
@@ -415,6 +450,7 @@ mod tests {
         compare("CLOOP_CTL_RESIZE", CTL_RESIZE as usize);
         compare("CLOOP_ALGORITHM_NONE", Algorithm::Raw.tag().into());
         compare("CLOOP_ALGORITHM_LZ4", Algorithm::Lz4.tag().into());
+        compare("CLOOP_ALGORITHM_ZSTD", Algorithm::Zstd.tag().into());
         macro_rules! same {
             ($c:ident, $rust:ty: $($field:ident)*) => {
                 compare(concat!("sizeof(struct ", stringify!($c), ")"), size_of::<$rust>());
@@ -431,9 +467,10 @@ mod tests {
             mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments
             table_memory bytes_written bytes_read log_bytes flushes syncs checkpoints damaged
             errors replayed backing_dev backing_ino backing_file table_limit garbage_bytes
-            moved_bytes freed_segments reserved_bytes stuck_segments memory reserved);
+            moved_bytes freed_segments reserved_bytes stuck_segments memory level replaced reserved);
         same!(cloop_compact, RawCompact: index flags);
         same!(cloop_resize, RawResize: index flags size);
+        same!(cloop_set, RawSet: index flags algorithm level reserved);
         program += "return 0; }\n";
 
         let dir = tempfile::tempdir().unwrap();

@@ -6,9 +6,7 @@ use crate::image;
 use crate::size;
 use crate::target::Target;
 use anyhow::Result;
-use clap::builder::PossibleValuesParser;
-use clap::builder::TypedValueParser;
-use cloop::engine::{Algorithm, Codec, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
+use cloop::engine::{Codec, Compression, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
 use cloop::platform::std::Std;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -37,15 +35,24 @@ pub(crate) struct Format {
     /// Bytes compressed together: 4K (fast random writes) to 128K (best ratio)
     #[arg(short, long, value_name = "SIZE", default_value = "64K", value_parser = size::parse_record)]
     record_size: u32,
-    /// Compression of the data
-    #[arg(short, long, value_name = "ALGORITHM", default_value = Codec::ALL[0].name, value_parser = algorithms())]
-    compress: Algorithm,
+    /// Compression of the data: lz4 (fast), zstd or zstd:1 to zstd:19 (smaller), or none
+    #[arg(short, long, value_name = "ALGORITHM[:LEVEL]", default_value = Codec::ALL[0].name, value_parser = parse_compression)]
+    compress: Compression,
 }
 
-fn algorithms() -> impl TypedValueParser<Value = Algorithm> {
-    PossibleValuesParser::new(Codec::ALL.iter().map(|codec| codec.name)).try_map(|name| {
-        let codec = Codec::by_name(&name).ok_or("unknown algorithm")?;
-        Ok::<_, &str>(codec.algorithm)
+/// Reads an algorithm and its level.
+pub(crate) fn parse_compression(text: &str) -> Result<Compression, String> {
+    Compression::parse(text).ok_or_else(|| {
+        let names = Codec::ALL.iter().map(|codec| match codec.levels {
+            levels if levels.min < levels.max => {
+                format!(
+                    "{0}, {0}:{1} to {0}:{2}",
+                    codec.name, levels.min, levels.max
+                )
+            }
+            _ => codec.name.into(),
+        });
+        format!("give one of: {}", names.collect::<Vec<_>>().join(", "))
     })
 }
 
@@ -56,7 +63,7 @@ impl Format {
             size,
             record_size: self.record_size,
             segment_size: DEFAULT_SEGMENT_SIZE,
-            algorithm: self.compress,
+            compression: self.compress,
             uuid: uuid::Uuid::new_v4().into_bytes(),
         }
     }

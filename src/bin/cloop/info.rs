@@ -8,7 +8,7 @@ use crate::image::{self, Lock};
 use crate::output;
 use crate::size;
 use anyhow::Result;
-use cloop::engine::{Codec, BLOCK_SIZE};
+use cloop::engine::{Codec, Compression, BLOCK_SIZE};
 use serde::Serialize;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -58,6 +58,9 @@ struct Report {
     read_only: bool,
     uuid: Uuid,
     algorithm: &'static str,
+    /// Absent where the algorithm leaves nothing to choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<u8>,
     record_size: u32,
     segment_size: u32,
     size: u64,
@@ -104,6 +107,8 @@ struct Activity {
     /// Bytes written to the image per byte written to the device.
     write_amplification: Option<f64>,
     moved_bytes: u64,
+    /// Records that were compressed with LZ4 for lack of memory.
+    replaced: u64,
     freed_segments: u64,
     segments: u64,
     free_segments: u64,
@@ -124,6 +129,7 @@ impl Activity {
             log_bytes: info.log_bytes,
             write_amplification: ratio(info.log_bytes, info.bytes_written),
             moved_bytes: info.moved_bytes,
+            replaced: info.replaced,
             freed_segments: info.freed_segments,
             segments: info.segments,
             free_segments: info.free_segments,
@@ -185,6 +191,7 @@ fn of_image(path: &Path) -> Result<Report> {
     };
     let volume = image::open_volume(path, file)?;
     let (layout, size) = (volume.layout(), volume.size());
+    let compression = volume.compression();
     let stats = volume.stats().map_err(|e| fail::engine(path, e))?;
     let data = stats.mapped_blocks * BLOCK_SIZE as u64;
     Ok(Report {
@@ -198,7 +205,8 @@ fn of_image(path: &Path) -> Result<Report> {
         },
         read_only: false,
         uuid: Uuid::from_bytes(layout.uuid),
-        algorithm: Codec::of(volume.algorithm()).name,
+        algorithm: Codec::of(compression.algorithm()).name,
+        level: level(compression),
         record_size: layout.record_size,
         segment_size: layout.segment_size,
         size: size.bytes(),
@@ -224,9 +232,16 @@ fn of_image(path: &Path) -> Result<Report> {
     })
 }
 
+/// The level, where there is one to choose.
+fn level(compression: Compression) -> Option<u8> {
+    let levels = Codec::of(compression.algorithm()).levels;
+    (levels.min < levels.max).then(|| compression.level())
+}
+
 impl Report {
     fn of_device(device: &Device) -> Self {
         let info = &device.info;
+        let compression = info.compression();
         let blocks = info.size / BLOCK_SIZE as u64;
         let data = info.mapped_blocks * BLOCK_SIZE as u64;
         Self {
@@ -236,7 +251,8 @@ impl Report {
             state: State::Attached,
             read_only: info.read_only(),
             uuid: Uuid::from_bytes(info.uuid),
-            algorithm: info.algorithm(),
+            algorithm: compression.map_or("unknown", |c| Codec::of(c.algorithm()).name),
+            level: compression.and_then(level),
             record_size: info.record_size,
             segment_size: info.segment_size,
             size: info.size,
@@ -268,6 +284,14 @@ impl Report {
         }
     }
 
+    /// The compression as users choose it.
+    fn compression(&self) -> String {
+        match self.level {
+            Some(level) => format!("{}:{level}", self.algorithm),
+            None => self.algorithm.to_owned(),
+        }
+    }
+
     fn text(&self) -> String {
         let state = match (&self.state, &self.device) {
             (State::Attached, Some(device)) => format!(
@@ -291,7 +315,7 @@ impl Report {
                 "Compression",
                 format!(
                     "{}, records of up to {}",
-                    self.algorithm,
+                    self.compression(),
                     size::human(self.record_size.into())
                 ),
             ),

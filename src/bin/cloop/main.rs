@@ -22,6 +22,7 @@ mod list;
 mod output;
 mod progress;
 mod resize;
+mod set;
 mod signals;
 mod size;
 mod target;
@@ -50,6 +51,7 @@ enum Command {
     List(list::Args),
     Info(info::Args),
     Resize(resize::Args),
+    Set(set::Args),
     Compact(compact::Args),
     Check(check::Args),
     Import(import::Args),
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Resize(args) => resize::run(&args),
+        Command::Set(args) => set::run(&args),
         Command::Compact(args) => compact::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Import(args) => import::run(&args),

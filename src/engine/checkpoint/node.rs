@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Appending one node, of the sector table or of the segment usage.
 
-use crate::engine::codec::Params;
-use crate::engine::format::{
-    encode_node, Algorithm, Entry, Kind, NodeId, RecordHeader, NODE_BYTES,
-};
+use crate::engine::format::{encode_node, Entry, Kind, NodeId, RecordHeader, NODE_BYTES};
 use crate::engine::log::{EncodedRecord, LogState};
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
@@ -22,7 +19,7 @@ pub(super) fn append_node<P: Platform>(
 ) -> Result {
     let bytes = &mut ws.read.blocks[..NODE_BYTES];
     encode_node(&ws.words, bytes);
-    let (algorithm, payload) = ws.encoder.encode(Params::of(Algorithm::Lz4), bytes);
+    let (algorithm, payload) = ws.encoder.encode_node(bytes);
     let header = RecordHeader {
         algorithm: algorithm.tag(),
         count: id.level,

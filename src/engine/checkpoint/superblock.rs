@@ -33,6 +33,30 @@ impl<P: Platform> CheckpointState<P> {
         slot.commit(|_| Ok(()))
     }
 
+    /// Writes superblocks that differ from the last one in what `change` does, to both slots: from then on neither leads to
+    /// an image without it. Both lead to the same checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], which leaves everything as it was, and those of [`commit`](Self::commit).
+    pub(crate) fn rewrite(
+        &mut self,
+        store: &Store<P>,
+        change: impl FnOnce(&mut Superblock),
+    ) -> Result {
+        let mut next = self.superblock;
+        change(&mut next);
+        // A repair that finds neither superblock learns of it from the log.
+        let generation = next.generation + 2;
+        self.append_superblock(store, &Superblock { generation, ..next })?;
+        let durable = store.log.sync(&store.file)?;
+        while next.generation < generation {
+            next.generation += 1;
+            self.commit(store, &next, &durable)?;
+        }
+        Ok(())
+    }
+
     /// Writes `next` durably as the superblock of the next generation. The log it leads to must be durable, which `log`
     /// proves (I9). If the write fails, the volume stops writing: the slot may hold anything now, and the log must not move
     /// on from the other one.

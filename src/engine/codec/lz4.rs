@@ -3,10 +3,7 @@
 
 use super::{Codec, Levels};
 use crate::engine::format::Algorithm;
-use crate::engine::Result;
-use crate::platform::mem::Need;
 use crate::platform::{Lz4, Platform};
-use core::marker::PhantomData;
 
 pub(super) const CODEC: Codec = Codec {
     algorithm: Algorithm::Lz4,
@@ -14,31 +11,12 @@ pub(super) const CODEC: Codec = Codec {
     levels: Levels::ONE,
 };
 
-pub(super) struct Compressor<P: Platform>(P::Lz4);
-
-impl<P: Platform> Compressor<P> {
-    pub(super) fn new(need: Need) -> Result<Self> {
-        P::Lz4::new(need).map(Self)
-    }
-
-    pub(super) fn compress(&mut self, _level: i32, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        self.0.compress(src, dst)
-    }
+/// Decompresses `src` into all of `dst`. False when that does not fit exactly.
+pub(super) fn decompress<P: Platform>(src: &[u8], dst: &mut [u8]) -> bool {
+    P::Lz4::decompress(src, dst) == Some(dst.len())
 }
 
-/// LZ4 needs no memory to decompress.
-pub(super) struct Decompressor<P: Platform>(PhantomData<P>);
-
-impl<P: Platform> Decompressor<P> {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self(PhantomData))
-    }
-
-    pub(super) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        P::Lz4::decompress(src, dst) == Some(dst.len())
-    }
-
-    pub(super) fn decompress_start(&mut self, src: &[u8], dst: &mut [u8]) -> bool {
-        P::Lz4::decompress_start(src, dst) == Some(dst.len())
-    }
+/// As [`decompress`], but only the beginning of the content, as much as `dst` has room for.
+pub(super) fn decompress_start<P: Platform>(src: &[u8], dst: &mut [u8]) -> bool {
+    P::Lz4::decompress_start(src, dst) == Some(dst.len())
 }

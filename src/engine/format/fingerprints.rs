@@ -320,7 +320,7 @@ mod tests {
             size: blocks * BLOCK_SIZE as u64,
             record_size: 4096,
             segment_size: DEFAULT_SEGMENT_SIZE,
-            algorithm: crate::engine::Algorithm::Raw,
+            compression: crate::engine::Compression::of(crate::engine::Algorithm::Raw),
             uuid: [7; 16],
         };
         Volume::<Std>::create(&file, &options).unwrap();

@@ -60,6 +60,8 @@ pub enum Algorithm {
     Raw,
     /// LZ4 block format.
     Lz4,
+    /// Zstandard: one frame.
+    Zstd,
 }
 
 impl Algorithm {
@@ -68,12 +70,15 @@ impl Algorithm {
         match self {
             Self::Raw => 0,
             Self::Lz4 => 1,
+            Self::Zstd => 2,
         }
     }
 
     /// The inverse of [`tag`](Self::tag); `None` for an algorithm this software does not know.
     pub fn from_tag(tag: u8) -> Option<Self> {
-        [Self::Raw, Self::Lz4].into_iter().find(|a| a.tag() == tag)
+        [Self::Raw, Self::Lz4, Self::Zstd]
+            .into_iter()
+            .find(|a| a.tag() == tag)
     }
 }
 

@@ -5,6 +5,7 @@ use super::{
     corrupt, height_for, le32, le64, put, Algorithm, DeviceSize, Entry, Layout, BLOCK_SHIFT,
     BLOCK_SIZE, MAX_SIZE, RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
+use crate::engine::codec::Compression;
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
 use core::ops::RangeInclusive;
@@ -16,14 +17,18 @@ pub const FORMAT_VERSION: u32 = 1;
 /// [`Fingerprints`]: super::Fingerprints
 pub const SUPERBLOCK_RECORD: usize = 512;
 
-// The fields end at byte 176.
-const _: () = assert!(176 <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
+// The fields end at byte 178.
+const _: () = assert!(178 <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
 
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
 const FLAG_DETACHED: u32 = 2;
 /// Incompatible feature: the program that makes the image has not finished it.
 const INCOMPLETE: u64 = 1;
+/// Incompatible feature: records may be compressed with Zstandard.
+const ZSTD: u64 = 2;
+/// The algorithms that byte 66 may name. Versions that know no others read the image until it has the feature of another one.
+const BASIC: [Algorithm; 2] = [Algorithm::Raw, Algorithm::Lz4];
 
 /// A place in the log: that of the next record, and where a checkpoint says that its replay begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +49,12 @@ pub struct LogPosition {
 /// 12   u32  crc32c of these 4096 bytes with this field zero
 /// 16   u64  compatible features: unknown ones are ignored
 /// 24   u64  read-only-compatible features: unknown ones forbid writing
-/// 32   u64  incompatible features: bit 0 the image is not finished; unknown ones forbid opening
+/// 32   u64  incompatible features: bit 0 the image is not finished, bit 1 records may be
+///      compressed with Zstandard; unknown ones forbid opening
 /// 40   u8[16] uuid
 /// 56   u64  device size in bytes
-/// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm   67 u8 levels of the sector table
+/// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm (LZ4 if bytes
+///      176 and 177 say more)   67 u8 levels of the sector table
 /// 68   u32  flags: bit 0 cleanly closed; bit 1 the sector table may have detached subtrees
 /// 72   u64  generation
 /// 80   u64  epoch    88 u64 salt (see SegmentHeader)
@@ -58,7 +65,8 @@ pub struct LogPosition {
 /// 144  u64  entry of the sector table's root   152 u64 entry of the segment usage's root
 /// 160  u64  segments the stored usage covers
 /// 168  u64  bytes: the file is at least this long
-/// 176  zero
+/// 176  u8   algorithm   177 u8 level: of new records, where byte 66 cannot say it; else zero
+/// 178  zero
 /// 512  7 sectors of Fingerprints
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +79,10 @@ pub struct Superblock {
     pub incomplete: bool,
     /// What never changes.
     pub layout: Layout,
+    /// Records may be compressed with Zstandard.
+    pub zstd: bool,
     /// Compression of new records.
-    pub algorithm: Algorithm,
+    pub compression: Compression,
     /// Size of the device.
     pub size: DeviceSize,
     /// Cleanly closed: nothing lies in the log after the checkpoint.
@@ -131,13 +141,22 @@ impl Superblock {
         put(bytes, 8, &FORMAT_VERSION.to_le_bytes());
         put(bytes, 16, &self.compatible.to_le_bytes());
         put(bytes, 24, &self.read_only_compatible.to_le_bytes());
-        let incompatible = if self.incomplete { INCOMPLETE } else { 0 };
+        let incompatible = [(self.incomplete, INCOMPLETE), (self.zstd, ZSTD)]
+            .into_iter()
+            .fold(0, |bits, (set, bit)| bits | if set { bit } else { 0 });
         put(bytes, 32, &incompatible.to_le_bytes());
         put(bytes, 40, &layout.uuid);
         put(bytes, 56, &self.size.bytes().to_le_bytes());
         bytes[64] = layout.record_size.trailing_zeros() as u8;
         bytes[65] = layout.segment_shift() as u8;
-        bytes[66] = self.algorithm.tag();
+        let algorithm = self.compression.algorithm();
+        if BASIC.contains(&algorithm) {
+            bytes[66] = algorithm.tag();
+        } else {
+            bytes[66] = Algorithm::Lz4.tag();
+            bytes[176] = algorithm.tag();
+            bytes[177] = self.compression.level();
+        }
         bytes[67] = self.height;
         let clean = if self.clean { FLAG_CLEAN } else { 0 };
         let flags = clean | if self.detached { FLAG_DETACHED } else { 0 };
@@ -191,9 +210,12 @@ impl Superblock {
         if version == 0 || version > FORMAT_VERSION {
             return Err(Error::Version(version));
         }
-        let unknown = le64(bytes, 32) & !INCOMPLETE;
+        let unknown = le64(bytes, 32) & !(INCOMPLETE | ZSTD);
         if unknown != 0 {
             return Err(Error::Feature(unknown));
+        }
+        if Algorithm::from_tag(bytes[66].max(bytes[176])).is_none() {
+            return corrupt("superblock: unknown compression algorithm", offset);
         }
         match Self::fields(bytes).filter(Self::plausible) {
             Some(found) if found.offset() == offset => Ok(found),
@@ -216,12 +238,13 @@ impl Superblock {
             compatible: le64(bytes, 16),
             read_only_compatible: le64(bytes, 24),
             incomplete: le64(bytes, 32) & INCOMPLETE != 0,
+            zstd: le64(bytes, 32) & ZSTD != 0,
             layout: Layout {
                 record_size: shift(64, record_shifts)?,
                 segment_size: shift(65, SEGMENT_SHIFTS)?,
                 uuid,
             },
-            algorithm: Algorithm::from_tag(bytes[66])?,
+            compression: Self::compression_of(bytes)?,
             size: DeviceSize::from_bytes(le64(bytes, 56)).ok()?,
             clean: flags & FLAG_CLEAN != 0,
             detached: flags & FLAG_DETACHED != 0,
@@ -242,6 +265,15 @@ impl Superblock {
             usage_segments: le64(bytes, 160),
             length: le64(bytes, 168),
         })
+    }
+
+    /// The compression of new records.
+    fn compression_of(bytes: &[u8]) -> Option<Compression> {
+        let basic = Algorithm::from_tag(bytes[66]).filter(|algorithm| BASIC.contains(algorithm))?;
+        match bytes[176] {
+            0 => Some(Compression::of(basic)),
+            tag => Compression::new(Algorithm::from_tag(tag)?, bytes[177]),
+        }
     }
 
     /// Whether the fields keep to their bounds and agree with each other.

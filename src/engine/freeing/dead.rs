@@ -196,7 +196,7 @@ mod tests {
     use super::*;
     use crate::engine::format::{Entry, Fingerprints, Layout};
     use crate::engine::map::table::Table;
-    use crate::engine::{Access, Algorithm, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
     use crate::platform::std::mem::set_failing_allocation;
     use crate::platform::std::{Std, StdFile};
 
@@ -252,7 +252,7 @@ mod tests {
             size: 64 << 20,
             record_size: 4096,
             segment_size: 1 << 18,
-            algorithm: Algorithm::Raw,
+            compression: Compression::of(Algorithm::Raw),
             uuid: [7; 16],
         };
         Volume::<Std>::create(&file, &options).unwrap();

@@ -2,7 +2,7 @@
 //! [`DataRecord`]: blocks of data, encoded as one record of the log. Writes make them, and reclaim does when it relocates
 //! live blocks.
 
-use crate::engine::codec::{Encoder, Params};
+use crate::engine::codec::{Codecs, Encoder};
 use crate::engine::format::{Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE};
 use crate::engine::log::{EncodedRecord, Placed};
 use crate::engine::map::Map;
@@ -51,14 +51,14 @@ impl<'a> DataRecord<'a> {
     /// Encodes `span` blocks from `block` on. `content` is the blocks of `mask`, one after the other.
     pub(crate) fn new<P: Platform>(
         encoder: &'a mut Encoder<P>,
-        params: Params,
+        codecs: &Codecs<P>,
         block: u64,
         span: usize,
         mask: u32,
         content: &'a [u8],
     ) -> Self {
         let count = mask.count_ones() as usize;
-        let (algorithm, payload) = encoder.encode(params, content);
+        let (algorithm, payload) = encoder.encode(codecs, content);
         let header = RecordHeader {
             algorithm: algorithm.tag(),
             span: span as u8,

@@ -43,7 +43,7 @@ impl<'a, P: Platform> Reader<'a, P> {
     /// [`Error::Corrupt`] for a damaged record or node, and those of memory, of the backing file and of the sink.
     pub(crate) fn read(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         block: u64,
         count: u64,
         sink: &mut dyn Sink,
@@ -64,7 +64,7 @@ impl<'a, P: Platform> Reader<'a, P> {
     /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to the run, with the incarnations of
     /// the segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and the run
     /// stays empty.
-    fn look_up(&self, buffers: &mut ReadBuffers<P>, block: u64, max: u64) -> Result<u64> {
+    fn look_up(&self, buffers: &mut ReadBuffers, block: u64, max: u64) -> Result<u64> {
         buffers.run.clear();
         loop {
             // The leaf of a read is nearly always loaded. The loader would find that out under the lock as well, and the
@@ -99,7 +99,7 @@ impl<'a, P: Platform> Reader<'a, P> {
     #[inline(never)]
     fn read_some(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         block: u64,
         max: u64,
         sink: &mut dyn Sink,
@@ -154,7 +154,7 @@ impl<'a, P: Platform> Reader<'a, P> {
     /// record is used before its CRC and its fields were checked (I18).
     fn read_record(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         block: u64,
         part: Range<usize>,
         sink: &mut dyn Sink,
@@ -177,7 +177,7 @@ impl<'a, P: Platform> Reader<'a, P> {
             }
             Cached::Missing(claim) => claim,
         };
-        let decompressor = &mut buffers.decompressor;
+        let codecs = self.records.codecs;
         let (header, payload) =
             self.records
                 .first_record(run, &mut buffers.window, &mut buffers.record)?;
@@ -186,11 +186,10 @@ impl<'a, P: Platform> Reader<'a, P> {
             return other();
         };
         let packed = &payload[header.mask_len()..];
-        let mut decompress =
-            |to: &mut [u8]| match decompressor.decompress(header.algorithm, packed, to) {
-                true => Ok(()),
-                false => corrupt("record payload", entry.address()),
-            };
+        let decompress = |to: &mut [u8]| match codecs.decompress(header.algorithm, packed, to) {
+            true => Ok(()),
+            false => corrupt(codecs.objection(header.algorithm), entry.address()),
+        };
         let stored = usize::from(header.count) * BLOCK_SIZE;
         let wanted = index * BLOCK_SIZE..index * BLOCK_SIZE + len;
         // Where all of the record is wanted by this request alone, it is not kept.
@@ -208,10 +207,9 @@ impl<'a, P: Platform> Reader<'a, P> {
             let Some(blocks) = buffers.blocks.get_mut(..stored) else {
                 return corrupt("record", entry.address());
             };
-            let start = &mut blocks[..wanted.end];
-            return match decompressor.decompress_start(header.algorithm, packed, start) {
-                true => sink.put(&start[wanted]),
-                false => corrupt("record payload", entry.address()),
+            return match codecs.decompress_start(header.algorithm, packed, blocks, wanted.end) {
+                true => sink.put(&blocks[wanted]),
+                false => corrupt(codecs.objection(header.algorithm), entry.address()),
             };
         } else if let Some(mut record) = claim.memory() {
             let Some(blocks) = record.memory(stored) else {
@@ -236,7 +234,7 @@ impl<'a, P: Platform> Reader<'a, P> {
     /// [`Error::Corrupt`] for a damaged node, and those of memory and of the backing file.
     pub(crate) fn next_mapped(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         range: Range<u64>,
     ) -> Result<Option<(u64, u64)>> {
         let (mut at, mut start) = (range.start, None);
@@ -262,7 +260,7 @@ impl<'a, P: Platform> Reader<'a, P> {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::{Access, Algorithm, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
     use crate::platform::std::{Std, StdFile};
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -276,7 +274,7 @@ mod tests {
             size: 1 << 24,
             record_size: 16_384,
             segment_size: 1 << 18,
-            algorithm: Algorithm::Lz4,
+            compression: Compression::of(Algorithm::Lz4),
             uuid: [7; 16],
         };
         Volume::<Std>::create(&image, &options).unwrap();

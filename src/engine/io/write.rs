@@ -2,8 +2,8 @@
 //! [`Writer`]: the write path. Data is split into records, blocks of zeros are left out, the rest is compressed, and log
 //! and table change together.
 
-use crate::engine::codec::{Encoder, Params};
-use crate::engine::format::{Algorithm, Layout, BLOCK_SIZE, RECORD_HEADER, UNIT};
+use crate::engine::codec::{Codecs, Encoder};
+use crate::engine::format::{Layout, BLOCK_SIZE, RECORD_HEADER, UNIT};
 use crate::engine::io::data::{gather, DataRecord};
 use crate::engine::log::Log;
 use crate::engine::map::load::{Loader, Missing};
@@ -44,8 +44,7 @@ enum Cut {
 pub(crate) struct Writer<'a, P: Platform> {
     pub(super) file: &'a P::File,
     layout: &'a Layout,
-    /// Compression of the records.
-    algorithm: Algorithm,
+    codecs: &'a Codecs<P>,
     pub(super) log: &'a Log<P>,
     pub(super) map: &'a SharedMap<P>,
     pub(super) loader: Loader<'a, P>,
@@ -57,7 +56,7 @@ impl<'a, P: Platform> Writer<'a, P> {
         Self {
             file: &store.file,
             layout: &store.layout,
-            algorithm: store.algorithm,
+            codecs: &store.codecs,
             log: &store.log,
             map: &store.map,
             loader: store.loader(),
@@ -193,8 +192,7 @@ impl<'a, P: Platform> Writer<'a, P> {
             let kept = blocks.filter(|(i, _)| (mask >> i) & 1 == 1);
             gather(kept.map(|(_, block)| block), gathered)
         };
-        let params = Params::of(self.algorithm);
-        DataRecord::new::<P>(encoder, params, block, span, mask, content)
+        DataRecord::new::<P>(encoder, self.codecs, block, span, mask, content)
     }
 
     /// The number of blocks to which a record is cut that does not fit into the rest of the current segment, so that no

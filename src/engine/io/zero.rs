@@ -32,7 +32,7 @@ impl<P: Platform> Writer<'_, P> {
     /// # Errors
     ///
     /// Those of [`Log::slot`](crate::engine::log::Log::slot) and of [`Loader::node`](crate::engine::map::load::Loader::node).
-    pub(crate) fn zero(&self, buffers: &mut ReadBuffers<P>, block: u64, count: u64) -> Result {
+    pub(crate) fn zero(&self, buffers: &mut ReadBuffers, block: u64, count: u64) -> Result {
         let (mut at, end) = (block, block + count);
         while at < end {
             let survey = self.map.lock().survey(at..end, ZERO_SPAN);
@@ -95,7 +95,7 @@ impl<P: Platform> Writer<'_, P> {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::{Access, Algorithm, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
     use crate::platform::std::{Std, StdFile};
 
     /// Blocks below a leaf of the sector table.
@@ -108,7 +108,7 @@ mod tests {
             size: blocks * BLOCK_SIZE as u64,
             record_size: 4096,
             segment_size: crate::engine::DEFAULT_SEGMENT_SIZE,
-            algorithm: Algorithm::Lz4,
+            compression: Compression::of(Algorithm::Lz4),
             uuid: [7; 16],
         };
         Volume::<Std>::create(&file, &options).unwrap();

@@ -61,7 +61,7 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// Loads the way to the leaf of `block`, see [`node`](Self::node).
     pub(crate) fn leaf(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         block: u64,
         missing: Missing,
     ) -> Result<Found> {
@@ -76,7 +76,7 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// way that is damaged.
     pub(crate) fn node(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         wanted: NodeId,
         missing: Missing,
     ) -> Result<Found> {
@@ -179,7 +179,7 @@ impl<'a, P: Platform> Loader<'a, P> {
     /// Those of memory and of the backing file, and [`Error::Corrupt`](crate::engine::Error::Corrupt).
     pub(crate) fn read(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         id: NodeId,
         entry: Entry,
         incarnation: IncarnationId,
@@ -214,7 +214,7 @@ mod tests {
             size: 1 << 24,
             record_size: 4096,
             segment_size: DEFAULT_SEGMENT_SIZE,
-            algorithm: crate::engine::Algorithm::Raw,
+            compression: crate::engine::Compression::of(crate::engine::Algorithm::Raw),
             uuid: [7; 16],
         };
         Volume::<Std>::create(&image, &options).unwrap();

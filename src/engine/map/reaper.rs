@@ -64,7 +64,7 @@ impl Reaper {
     pub(crate) fn reap<P: Platform>(
         &mut self,
         loader: &Loader<'_, P>,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         limit: usize,
     ) -> Result<Progress> {
         for _ in 0..limit {
@@ -112,7 +112,7 @@ impl Reaper {
 /// Takes a detached leaf off the counts; of an inner node, detaches each child.
 fn reap_node<P: Platform>(
     loader: &Loader<'_, P>,
-    buffers: &mut ReadBuffers<P>,
+    buffers: &mut ReadBuffers,
     id: NodeId,
     entry: Entry,
 ) -> Result {

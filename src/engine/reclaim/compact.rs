@@ -51,7 +51,8 @@ impl<P: Platform> Maintenance<P> {
     /// Empties segments once, and frees them; false when there was nothing to move.
     fn compact_round(&mut self, store: &Store<P>) -> Result<bool> {
         store.check_open()?;
-        let mut going = || !store.quiet() && !store.log.lock().closing();
+        let awaited = || store.codecs.announcement_awaited();
+        let mut going = || !store.quiet() && !awaited() && !store.log.lock().closing();
         while self.reap(store)? == Progress::More && going() {}
         // Records are relocated to where the reserve is.
         store.log.move_reserve(&store.file);
@@ -61,7 +62,7 @@ impl<P: Platform> Maintenance<P> {
         let moved = emptied? > 0 || far(store) && leave_segment(store)?;
         self.free_dead(store)?;
         self.deallocate_all(store);
-        Ok(moved)
+        Ok(moved || awaited())
     }
 
     /// Frees the segments that the log has left last, which needs two more checkpoints. Once nothing dead is left, two more

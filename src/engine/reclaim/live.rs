@@ -46,7 +46,7 @@ pub(super) fn node_of(header: &RecordHeader) -> NodeId {
 /// True if the stored copy of a node of the sector table, if there is such a node, is at this address.
 pub(super) fn node_is_live<P: Platform>(
     store: &Store<P>,
-    buffers: &mut ReadBuffers<P>,
+    buffers: &mut ReadBuffers,
     id: NodeId,
     address: u64,
 ) -> Result<bool> {

@@ -4,10 +4,9 @@
 use super::live::{live_blocks, node_is_live, node_of, Live};
 use super::Maintenance;
 use crate::engine::checkpoint::CheckpointKind;
-use crate::engine::codec::Params;
+use crate::engine::codec::Codecs;
 use crate::engine::format::{
-    Algorithm, Entry, Kind, NodeId, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER,
-    SEGMENT_HEADER, UNIT,
+    Entry, Kind, NodeId, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::data::{gather, DataRecord};
 use crate::engine::log::EncodedRecord;
@@ -157,7 +156,7 @@ fn relocate_data<P: Platform>(
         let record = if piece.is_all(header, mask) {
             DataRecord::again::<P>(header, mask, payload)
         } else {
-            match repack(store.algorithm, ws, header, payload, mask, &piece) {
+            match repack(&store.codecs, ws, header, payload, mask, &piece) {
                 Some(record) => record,
                 None => return Ok(()),
             }
@@ -181,7 +180,7 @@ fn relocate_data<P: Platform>(
 
 /// Encodes a piece of a data record anew, in `ws`. None if the record cannot be decompressed.
 fn repack<'a, P: Platform>(
-    algorithm: Algorithm,
+    codecs: &Codecs<P>,
     ws: &'a mut Workspace<P>,
     header: &RecordHeader,
     payload: &[u8],
@@ -191,8 +190,7 @@ fn repack<'a, P: Platform>(
     let packed = &payload[header.mask_len()..];
     let stored = usize::from(header.count) * BLOCK_SIZE;
     let blocks = ws.read.blocks.get_mut(..stored)?;
-    let decompressor = &mut ws.read.decompressor;
-    if !decompressor.decompress(header.algorithm, packed, blocks) {
+    if !codecs.decompress(header.algorithm, packed, blocks) {
         return None;
     }
     let kept = (0..u32::BITS)
@@ -203,7 +201,7 @@ fn repack<'a, P: Platform>(
     let content = gather(kept, &mut ws.gather);
     Some(DataRecord::new::<P>(
         &mut ws.encoder,
-        Params::of(algorithm),
+        codecs,
         header.number + u64::from(piece.from),
         piece.span as usize,
         piece.mask,
@@ -216,7 +214,7 @@ fn repack<'a, P: Platform>(
 #[inline(never)]
 fn relocate_node<P: Platform>(
     store: &Store<P>,
-    buffers: &mut ReadBuffers<P>,
+    buffers: &mut ReadBuffers,
     header: &RecordHeader,
     payload: &[u8],
     address: u64,

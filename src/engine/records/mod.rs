@@ -5,7 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod window;
 
 use self::window::{Window, GAP, WINDOW};
-use crate::engine::codec::Decompressor;
+use crate::engine::codec::Codecs;
 use crate::engine::format::{
     corrupt, decode_node, Entry, IncarnationId, Kind, Layout, NodeId, RecordHeader, BLOCK_SIZE,
     NODE_BYTES, NODE_ENTRIES, RECORD_HEADER,
@@ -19,19 +19,18 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Scratch memory to read blocks, for one request at a time. Front ends keep a few and reuse them, so that no read depends
 /// on an allocation.
-pub struct ReadBuffers<P: Platform> {
+pub struct ReadBuffers {
     /// A record as it is stored, with the sectors around it.
     pub(crate) record: Buf,
     /// A record's blocks, or a node's bytes.
     pub(crate) blocks: Buf,
-    pub(crate) decompressor: Decompressor<P>,
     /// Several records of a large request.
     pub(crate) window: Window,
     /// Entries of the blocks being read, and the incarnations of the segments that they point into.
     pub(crate) run: Vec<(Entry, IncarnationId)>,
 }
 
-impl<P: Platform> ReadBuffers<P> {
+impl ReadBuffers {
     /// For the records of images of this geometry.
     // A stack frame of its own: opening an image has many.
     #[inline(never)]
@@ -42,7 +41,6 @@ impl<P: Platform> ReadBuffers<P> {
         Ok(Self {
             record: Buf::zeroed_if(need, stored)?,
             blocks: Buf::zeroed_if(need, blocks)?,
-            decompressor: Decompressor::new()?,
             window: Window::default(),
             run: Vec::with_capacity_if(need, NODE_ENTRIES)?,
         })
@@ -55,7 +53,7 @@ impl<P: Platform> ReadBuffers<P> {
     }
 }
 
-impl<P: Platform> AsMut<Self> for ReadBuffers<P> {
+impl AsMut<Self> for ReadBuffers {
     fn as_mut(&mut self) -> &mut Self {
         self
     }
@@ -89,6 +87,7 @@ impl Reads {
 pub(crate) struct Records<'a, P: Platform> {
     pub(crate) file: &'a P::File,
     pub(crate) layout: &'a Layout,
+    pub(crate) codecs: &'a Codecs<P>,
     /// Holds the records that are not written yet.
     pub(crate) log: &'a Log<P>,
     pub(crate) windows: &'a Pool<P, Buf>,
@@ -204,7 +203,7 @@ impl<P: Platform> Records<'_, P> {
     /// Those of [`record`](Self::record).
     pub(crate) fn node(
         &self,
-        buffers: &mut ReadBuffers<P>,
+        buffers: &mut ReadBuffers,
         kind: Kind,
         id: NodeId,
         entry: Entry,
@@ -220,9 +219,7 @@ impl<P: Platform> Records<'_, P> {
             && place == Entry::new(entry.address(), header.units(), 0, 1)
             && header.count == id.level
             && header.number == id.index
-            && buffers
-                .decompressor
-                .decompress(header.algorithm, payload, bytes);
+            && Codecs::<P>::decompress_node(header.algorithm, payload, bytes);
         if !right {
             return corrupt("table node", entry.address());
         }

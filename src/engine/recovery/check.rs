@@ -418,14 +418,11 @@ impl<P: Platform> Check<'_, P> {
             Ok((header, payload)) => {
                 let mask = header.mask(payload);
                 let stored = usize::from(header.count) * BLOCK_SIZE;
+                let codecs = &self.store.codecs;
                 if let Some(mask) = mask.filter(|_| stored <= ws.read.blocks.len()) {
                     let packed = &payload[header.mask_len()..];
                     let blocks = &mut ws.read.blocks[..stored];
-                    if ws
-                        .read
-                        .decompressor
-                        .decompress(header.algorithm, packed, blocks)
-                    {
+                    if codecs.decompress(header.algorithm, packed, blocks) {
                         let units = header.units();
                         self.extent(entry, units)?;
                         return Ok(Some(Held {
@@ -436,7 +433,7 @@ impl<P: Platform> Check<'_, P> {
                     }
                 }
                 Error::Corrupt {
-                    what: "record payload",
+                    what: codecs.objection(header.algorithm),
                     offset: entry.address(),
                 }
             }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Creating an image: two superblocks, and nothing else.
 
+use crate::engine::codec::Compression;
 use crate::engine::format::{
-    Algorithm, DeviceSize, Entry, Fingerprints, Layout, LogPosition, Superblock, BLOCK_SIZE,
-    RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS,
+    DeviceSize, Entry, Fingerprints, Layout, LogPosition, Superblock, BLOCK_SIZE, RECORD_SIZES,
+    SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS,
 };
 use crate::engine::{Error, Result};
 use crate::platform::mem::Buf;
@@ -20,7 +21,7 @@ pub struct CreateOptions {
     /// [`DEFAULT_SEGMENT_SIZE`](crate::engine::DEFAULT_SEGMENT_SIZE) suits all images but those of tests.
     pub segment_size: u32,
     /// Compression of the data.
-    pub algorithm: Algorithm,
+    pub compression: Compression,
     /// Identity; random.
     pub uuid: [u8; 16],
 }
@@ -58,7 +59,8 @@ impl CreateOptions {
             read_only_compatible: 0,
             incomplete,
             layout: self.layout()?,
-            algorithm: self.algorithm,
+            zstd: false,
+            compression: self.compression,
             size,
             clean: true,
             detached: false,

@@ -102,7 +102,7 @@ fn attempt<P: Platform>(
     access: Access,
 ) -> Result<Opened<P>> {
     let newest = &superblocks.newest;
-    let superblock = begin_epoch::<P>(found, newest, access)?;
+    let superblock = begin_epoch::<P>(found, superblocks, access)?;
     let mut page = Buf::zeroed(BLOCK_SIZE)?;
     let store = store_of(file, &superblock, found, newest, &mut page, access)?;
     let mut ws = store.workspace()?;
@@ -190,17 +190,20 @@ fn recover<P: Platform>(
     Ok((usage_nodes, replayed))
 }
 
-/// The superblock to go on from. Size and algorithm are the newest ones, whichever checkpoint leads to them; a volume
+/// The superblock to go on from. Size and compression are the newest ones, whichever checkpoint leads to them; a volume
 /// that will be written begins a new epoch.
 fn begin_epoch<P: Platform>(
     found: &Superblock,
-    newest: &Superblock,
+    superblocks: &Superblocks,
     access: Access,
 ) -> Result<Box<Superblock>> {
+    let newest = &superblocks.newest;
     let mut superblock = boxed(*found)?;
     superblock.generation = newest.generation;
     superblock.size = newest.size;
-    superblock.algorithm = newest.algorithm;
+    superblock.compression = newest.compression;
+    // Records of it may follow either of the two.
+    superblock.zstd = superblocks.zstd();
     if access == Access::Write {
         superblock.epoch = newest.epoch + 1;
         superblock.salt = P::random_u64();

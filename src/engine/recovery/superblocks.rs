@@ -69,6 +69,11 @@ impl Superblocks {
         slots
     }
 
+    /// Whether there may be records that are compressed with Zstandard.
+    pub(crate) fn zstd(&self) -> bool {
+        self.newest.zstd || self.older.is_some_and(|older| older.zstd)
+    }
+
     /// The length in bytes that the file has at least, as either superblock says.
     pub(crate) fn length(&self) -> u64 {
         let older = self.older.map_or(0, |older| older.length);

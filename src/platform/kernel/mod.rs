@@ -31,6 +31,8 @@ impl Platform for Kernel {
     type File = KernelFile;
     type Thread = thread::KernelThread;
     type Lz4 = codec::KernelLz4;
+    type ZstdCompressor = codec::KernelZstdCompressor;
+    type ZstdDecompressor = codec::KernelZstdDecompressor;
 
     fn spawn<F: FnOnce() + Send + 'static>(
         name: &'static str,

@@ -16,7 +16,7 @@ pub(crate) use self::history::{overtaking, since};
 
 use super::held::{self, Hold};
 use super::std::mem::{set_failing_allocation, set_scarcity};
-use super::std::StdLz4;
+use super::std::{StdLz4, StdZstdCompressor, StdZstdDecompressor};
 use super::{Monitor, MonitorGuard, Platform, Rank, Sabotage, Thread, WaitEvent};
 use crate::engine::Error;
 use core::cell::{Cell, RefCell};
@@ -106,6 +106,8 @@ impl Platform for Sim {
     type File = SimFile;
     type Thread = SimThread;
     type Lz4 = StdLz4;
+    type ZstdCompressor = StdZstdCompressor;
+    type ZstdDecompressor = StdZstdDecompressor;
 
     fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, f: F) -> Result<SimThread, Error> {
         shuttle::thread::Builder::new()

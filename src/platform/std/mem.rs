@@ -40,7 +40,7 @@ pub(crate) fn set_scarcity(n: u64) {
 }
 
 /// Every allocation that is needed this much asks here first.
-fn allocate_if(need: Need) -> Result<(), Error> {
+pub(super) fn allocate_if(need: Need) -> Result<(), Error> {
     #[cfg(feature = "sim")]
     if need == Need::Optional {
         OPTIONAL.set(OPTIONAL.get() + 1);

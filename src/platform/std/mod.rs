@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The user-space home of the engine: tools and tests.
 
+mod codec;
 mod file;
 pub mod mem;
 
+pub use self::codec::{StdLz4, StdZstdCompressor, StdZstdDecompressor};
 pub use self::file::StdFile;
 
 use super::held::Hold;
-use super::{BackingFile, Lz4, Monitor, MonitorGuard, Platform, Rank, Thread};
+use super::{BackingFile, Monitor, MonitorGuard, Platform, Rank, Thread};
 use crate::engine::Error;
 use core::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -24,6 +26,8 @@ impl<F: BackingFile> Platform for Std<F> {
     type File = F;
     type Thread = StdThread;
     type Lz4 = StdLz4;
+    type ZstdCompressor = StdZstdCompressor;
+    type ZstdDecompressor = StdZstdDecompressor;
 
     fn spawn<G: FnOnce() + Send + 'static>(name: &'static str, f: G) -> Result<StdThread, Error> {
         std::thread::Builder::new()
@@ -168,28 +172,5 @@ impl Thread for StdThread {
             // A panic in it has been printed already.
             let _ = handle.join();
         }
-    }
-}
-
-/// LZ4 by its reference implementation, whose scratch memory belongs to the thread.
-#[derive(Debug)]
-pub struct StdLz4;
-
-impl Lz4 for StdLz4 {
-    fn new(_need: mem::Need) -> Result<Self, Error> {
-        Ok(Self)
-    }
-
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        lzzzz::lz4::compress(src, dst, lzzzz::lz4::ACC_LEVEL_DEFAULT).ok()
-    }
-
-    fn decompress(src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        lzzzz::lz4::decompress(src, dst).ok()
-    }
-
-    fn decompress_start(src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        let whole = dst.len();
-        lzzzz::lz4::decompress_partial(src, dst, whole).ok()
     }
 }

@@ -4,8 +4,8 @@
 use super::incarnations::Epoch;
 use super::{next_record, space, Patch, Repair, Report};
 use crate::engine::format::{
-    corrupt, le64, Entry, IncarnationId, Kind, NodeId, RecordHeader, SegmentHeader, SEGMENT_HEADER,
-    UNIT,
+    corrupt, le64, Algorithm, Entry, IncarnationId, Kind, NodeId, RecordHeader, SegmentHeader,
+    SEGMENT_HEADER, UNIT,
 };
 use crate::engine::io::zero::zero_end;
 use crate::engine::recovery::{ends_unread, read_around};
@@ -433,6 +433,8 @@ impl<P: Platform> Repair<'_, P> {
         if era == Era::Late {
             self.begin_proof();
         }
+        // All superblocks that say so may be lost.
+        self.next.zstd |= header.algorithm == Algorithm::Zstd.tag();
         let mut index = 0;
         for i in 0..u64::from(header.span) {
             let stored = (mask >> i) & 1 == 1;
