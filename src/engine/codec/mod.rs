@@ -6,6 +6,7 @@
 //! the part of the memory of a request. Callers know neither the algorithms nor how many there are.
 
 mod lz4;
+mod noise;
 mod raw;
 mod zstd;
 
@@ -322,6 +323,10 @@ impl<P: Platform> Encoder<P> {
         match algorithm {
             Algorithm::Raw => (Algorithm::Raw, content),
             Algorithm::Lz4 => self.encode_lz4(content),
+            // LZ4 finds repetitions at a fraction of the cost.
+            Algorithm::Zstd if noise::looks_like_noise(content) && !self.lz4_shrinks(content) => {
+                (Algorithm::Raw, content)
+            }
             Algorithm::Zstd => {
                 let limit = self.limit(content);
                 let to = &mut self.packed[..limit];
@@ -337,6 +342,13 @@ impl<P: Platform> Encoder<P> {
     /// The payload to store for a node of a table. Its algorithm needs no more memory than this.
     pub(crate) fn encode_node<'a>(&'a mut self, node: &'a [u8]) -> (Algorithm, &'a [u8]) {
         self.encode_lz4(node)
+    }
+
+    fn lz4_shrinks(&mut self, content: &[u8]) -> bool {
+        let limit = self.limit(content);
+        self.lz4
+            .compress(content, &mut self.packed[..limit])
+            .is_some()
     }
 
     fn encode_lz4<'a>(&'a mut self, content: &'a [u8]) -> (Algorithm, &'a [u8]) {
