@@ -102,3 +102,53 @@ fn leave_segment<P: Platform>(store: &Store<P>) -> Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::io::write::Writer;
+    use crate::engine::recovery::create::{create, CreateOptions};
+    use crate::engine::recovery::open::{begin_writing, open, Expected};
+    use crate::engine::space::SpaceClass;
+    use crate::engine::{Access, Algorithm, Compression, BLOCK_SIZE};
+    use crate::platform::sim::Rng;
+    use crate::platform::std::{Std, StdFile};
+    use core::sync::atomic::Ordering;
+    use std::vec;
+
+    /// A write that must have a superblock before its record does not wait until the compaction has ended.
+    #[test]
+    fn a_compaction_makes_way_for_an_announcement() {
+        let file = StdFile::from_file(tempfile::tempfile().unwrap()).unwrap();
+        let options = CreateOptions {
+            size: 1 << 24,
+            record_size: 65_536,
+            segment_size: 1 << 18,
+            compression: Compression::of(Algorithm::Zstd),
+            uuid: [7; 16],
+        };
+        create::<Std>(&file, &options, false).unwrap();
+        let mut opened = open::<Std>(file, Access::Write, Expected::Complete).unwrap();
+        begin_writing(&mut opened).unwrap();
+        let store = &*opened.store;
+        let mut ws = store.workspace().unwrap();
+        let (mut data, mut rng) = (vec![0; 16 * BLOCK_SIZE], Rng(5));
+        for block in (0..2048).step_by(16) {
+            for word in data.chunks_exact_mut(8) {
+                word.copy_from_slice(&rng.next_u64().to_le_bytes());
+            }
+            let writer = Writer::new(store);
+            writer
+                .write(&mut ws, block, &data, SpaceClass::User)
+                .unwrap();
+            writer.zero(&mut ws.read, block + 4, 8).unwrap();
+        }
+        let moved = || store.counters.moved.load(Ordering::Relaxed);
+        store.codecs.await_announcement(true);
+        // There is more to do.
+        assert_eq!(opened.maintenance.compact_round(store), Ok(true));
+        assert_eq!(moved(), 0);
+        store.codecs.await_announcement(false);
+        assert_eq!(opened.maintenance.compact_round(store), Ok(true));
+        assert!(moved() > 0);
+    }
+}
