@@ -30,7 +30,7 @@ const STEP: usize = 1;
 /// Segments emptied between two checkpoints while users do not write.
 const IDLE_BATCH: usize = 8;
 
-/// Writes sealed chunks and reserves segments ahead, so that writers and flushes find less to do.
+/// Writes sealed chunks, reserves segments ahead and warms up the next one, so that writers and flushes find less to do.
 pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
     // The state of the space when a reservation failed: the thread tries again when it has changed. Writers try for
     // themselves.
@@ -46,7 +46,9 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
                 let wanted = store.log.wants_segment(&state) && refused != Some(space);
                 match state.due::<P>(u64::MAX) {
                     Due::Now => break (space, wanted),
-                    _ if wanted => break (space, wanted),
+                    _ if wanted || store.log.wants_warm_up(&store.file, &state) => {
+                        break (space, wanted)
+                    }
                     Due::In(ms) => state.wait_idle(ms),
                     Due::Never => state.wait_idle(0),
                 };
@@ -57,6 +59,7 @@ pub(crate) fn write_behind<P: Platform>(store: &Store<P>) {
             let reserved = store.log.reserve_if_wanted(&store.file);
             refused = reserved.err().map(|_| space);
         }
+        store.log.warm_up(&store.file);
         if wanted {
             store.watch_space();
         }

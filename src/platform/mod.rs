@@ -196,6 +196,8 @@ pub enum Sabotage {
     UnloggedFree,
     /// With the space of free segments that of the segments beside them is given back, which are in use.
     GreedyPunch,
+    /// The log enters a segment that is still being filled with zeros.
+    EarlyEntry,
     /// A checkpoint stores the entries of detached subtrees as if they were attached.
     LostDetach,
     /// Nodes of the sector table are taken out of memory although they were changed.
@@ -263,7 +265,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -285,6 +287,7 @@ impl Sabotage {
         Self::EarlyFree,
         Self::UnloggedFree,
         Self::GreedyPunch,
+        Self::EarlyEntry,
         Self::LostDetach,
         Self::EvictDirty,
         Self::ForgottenLeaf,

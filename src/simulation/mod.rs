@@ -98,18 +98,21 @@ pub enum Profile {
     /// Overlapping writes, discards and reads of the same few blocks by up to five submitters, beside all that moves
     /// blocks and leaves of the sector table, on a disk with slow reads.
     Clash,
+    /// Small writes, each of which is flushed, and large ones beside them, on a disk with slow writes.
+    Commits,
     /// Up to 64 submitters that write incompressible data again and again, on an image that reaches its largest size.
     Crowd,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Mixed,
         Self::Pressure,
         Self::Leaves,
         Self::Refill,
         Self::Clash,
+        Self::Commits,
         Self::Crowd,
     ];
 
@@ -187,6 +190,7 @@ impl Plan {
             4 => Profile::Refill,
             5 | 6 => Profile::Clash,
             7 => Profile::Crowd,
+            8 => Profile::Commits,
             _ => Profile::Mixed,
         };
         let trouble = match rng.below(7) {
@@ -247,6 +251,7 @@ impl Plan {
         let (profile, snapshots) = match sabotage {
             // It shows in what submitters are told, not on the disk.
             sabotage if sabotage.is_race() => (Profile::Clash, 10_000),
+            Sabotage::EarlyEntry => (Profile::Commits, random.snapshots),
             Sabotage::UnfairGrant | Sabotage::HastyVerdict => (Profile::Crowd, 10_000),
             _ => (profiles[(seed % 4) as usize], random.snapshots),
         };
@@ -802,6 +807,9 @@ fn cause_trouble(plan: Plan, file: &SimFile, rng: &mut Rng) -> Harm {
         file.slow_reads(3, Rng(rng.next_u64()));
     } else if rng.below(4) == 0 {
         file.slow_reads(16, Rng(rng.next_u64()));
+    }
+    if plan.profile == Profile::Commits {
+        file.slow_writes(3, Rng(rng.next_u64()));
     }
     let when = rng.below(reach);
     match plan.trouble {

@@ -50,6 +50,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
             Profile::Leaves => site.roam(),
             Profile::Refill => site.refill(),
             Profile::Clash => site.clash(),
+            Profile::Commits => site.commit(),
             Profile::Crowd => site.crowd(),
         };
         match result {
@@ -187,6 +188,22 @@ impl<'a> Submitter<'a> {
             28 => self.flush(),
             // Fills the segment, so that those before it die.
             _ => self.write_raw(block, 16 + up_to(32)).map(|_| ()),
+        }
+    }
+
+    /// Flushes each small write, as a database does, and writes much now and then: the next segment is filled beforehand.
+    fn commit(&mut self) -> Result<(), Error> {
+        let block = self.rng.below(BLOCKS - 64);
+        let size = self.rng.next_u64();
+        match self.rng.below(32) {
+            0..=26 => {
+                self.write(block % 64, 1 + size % 2)?;
+                self.flush()
+            }
+            27 => self.write_through(block % 64),
+            28 => self.read(block % 64, 1 + size % 16),
+            29 => self.zero(block, 1 + size % 64),
+            _ => self.write_raw(block, 16 + size % 48).map(|_| ()),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::extents::{during, in_memory};
 use crate::model::{fill, options};
 use crate::space::rest;
 use cloop::bench::Counted;
-use cloop::engine::{Access, Algorithm, CreateOptions, Error, Volume, BLOCK_SIZE};
+use cloop::engine::{Access, Algorithm, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use cloop::platform::BackingFile;
 use std::collections::BTreeSet;
@@ -180,5 +180,30 @@ fn a_flush_seldom_commits_the_journal_of_the_file_system() {
     assert!(counts.syncs >= FLUSHES, "{counts:?}");
     // One for a segment that is new, and those of the checkpoints.
     assert!(commits < FLUSHES / 10, "{commits}");
+    volume.close().unwrap();
+}
+
+/// So it is soon after users have begun to flush often, although the log has a reserve then that is only allocated.
+#[test]
+fn a_reserve_is_written_before_it_is_needed() {
+    const FLUSHES: u64 = 4000;
+    let (volume, journal) = volume();
+    let mut ws = volume.workspace().unwrap();
+    let mut block = vec![0; BLOCK_SIZE];
+    let mut write = |n: u64, ws: &mut Workspace<_>| {
+        fill(n as u32, &mut block);
+        volume.write(ws, n * 7919 % 16384, &block).unwrap();
+    };
+    (0..4096).for_each(|n| write(n, &mut ws));
+    volume.flush().unwrap();
+    let before = journal.lock().unwrap().commits;
+    for n in 0..FLUSHES {
+        write(n, &mut ws);
+        volume.flush().unwrap();
+    }
+    let commits = journal.lock().unwrap().commits - before;
+    println!("{commits} commits");
+    // In the current segment, and one for each further one, if the thread that fills them is in time.
+    assert!(commits < FLUSHES / 5, "{commits}");
     volume.close().unwrap();
 }

@@ -91,6 +91,8 @@ impl<P: Platform> Log<P> {
         }
         state.syncing = false;
         match state.error {
+            // The thread that fills segments beforehand does not know yet that it should.
+            None if self.wants_warm_up(file, &state) => state.notify_all(),
             None => Self::notify_of_progress(&mut state),
             Some(_) => state.notify_all(),
         }

@@ -42,7 +42,7 @@ use crate::engine::access::Access;
 use crate::engine::format::{
     self, IncarnationId, Layout, LogPosition, Superblock, BLOCK_SIZE, SEGMENT_HEADER,
 };
-use crate::engine::space::{Allocator, CheckpointCost, Space, SpaceClass};
+use crate::engine::space::{Allocator, Backing, CheckpointCost, Space, SpaceClass};
 use crate::engine::spares::Spares;
 use crate::engine::{Error, Result};
 use crate::platform::mem::{arc, Arc, Buf, Need, Unique, Vec};
@@ -159,7 +159,7 @@ impl<P: Platform> Log<P> {
     pub(crate) fn start(&self, file: &P::File, seq: u64) -> Result {
         let (index, _) = self.reserve(file, Limit::Backing)?;
         let next = match self.reserve(file, Limit::Backing) {
-            Ok((next, _)) => next,
+            Ok(next) => next,
             Err(error) => {
                 self.lock().space.release(index);
                 return Err(error);
@@ -178,7 +178,7 @@ impl<P: Platform> Log<P> {
         state: &mut LogState,
         index: u64,
         seq: u64,
-        next: u64,
+        (next, next_backing): (u64, Backing),
         before: Option<LeftSegment>,
     ) {
         state.current = Some(Current {
@@ -187,6 +187,7 @@ impl<P: Platform> Log<P> {
             seed: format::seed::<P>(&self.layout.uuid, self.salt, seq, index),
             offset: SEGMENT_HEADER as u32,
             next,
+            next_backing,
             before,
             unused_end: 0,
         });

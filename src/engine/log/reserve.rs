@@ -182,36 +182,57 @@ impl<P: Platform> Log<P> {
             return Ok(());
         };
         let (index, backing) = self.reserve(file, Limit::of(class))?;
-        if backing == Backing::Ahead {
-            self.warm_up(file, index);
-        }
         // Dropped before the hold, which takes the lock.
         let mut state = self.lock();
-        state.space.add_to_reserve(index)
+        state.space.add_to_reserve(index, backing)
     }
 
-    /// Fills a segment that was allocated and not written with zeros, if users flush often. Otherwise each flush in it would
-    /// make file systems such as ext4 and XFS note durably that some more of it is written: a commit of their journal. A
-    /// segment that becomes free later is written already, and needs no filling. An error does no harm.
-    fn warm_up(&self, file: &P::File, index: u64) {
-        if file.fixed_size() || !self.lock().flushes.are_frequent(&self.layout) {
-            return;
-        }
-        let Ok(zeros) = Buf::zeroed_if(Need::Optional, self.layout.segment_size as usize) else {
-            return;
+    /// True if the next segment should be written before the log enters it: it was only allocated, and users flush often. Each
+    /// flush in it would make file systems such as ext4 and XFS note durably that some more of it is written: a commit of
+    /// their journal.
+    pub(crate) fn wants_warm_up(&self, file: &P::File, state: &LogState) -> bool {
+        let cold = |c: Current| {
+            c.next_backing == Backing::Ahead && state.flushes.are_frequent(&self.layout, c.offset)
         };
+        state.current.is_some_and(cold)
+            && !file.fixed_size()
+            && !state.space.file_end_held()
+            && state.error.is_none()
+    }
+
+    /// Fills the next segment with zeros, if that is [wanted](Self::wants_warm_up). One that becomes free later is written
+    /// already, and needs no filling.
+    pub(crate) fn warm_up(&self, file: &P::File) {
+        let index = {
+            let mut state = self.lock();
+            let Some(current) = state.current.filter(|_| self.wants_warm_up(file, &state)) else {
+                return;
+            };
+            state.space.hold_file_end();
+            state.filling_next = true;
+            current.next
+        };
+        // Given back when the log may enter the segment.
+        let _hold = FileEndHold { log: self };
         let (offset, len) = self.layout.dispensable(index, 0);
-        let filled = file.write_at(&zeros[..len as usize], offset);
-        self.lock().note(&filled);
+        let zeros = Buf::zeroed_if(Need::Optional, len as usize);
+        let filled = zeros.and_then(|zeros| file.write_at(&zeros, offset));
+        let mut state = self.lock();
+        state.note(&filled);
+        state.filling_next = false;
+        // An error does no harm. The segment counts as filled, so that this is not tried again.
+        if let Some(current) = state.current.as_mut() {
+            current.next_backing = Backing::Warm;
+        }
     }
 
     /// Reserves one more segment, once no other thread does.
     fn reserve_now(&self, file: &P::File, limit: Limit) -> Result {
         let _hold = self.hold_file_end();
-        let (index, _) = self.reserve(file, limit)?;
+        let (index, backing) = self.reserve(file, limit)?;
         // Dropped before the hold, which takes the lock.
         let mut state = self.lock();
-        state.space.add_to_reserve(index)
+        state.space.add_to_reserve(index, backing)
     }
 
     /// Reserves one more segment if users' writes will need it.
@@ -261,9 +282,13 @@ impl<P: Platform> Log<P> {
         if !complete && self.allocate(file, index..index + 1).is_err() {
             return Ok(false);
         }
+        let backing = match complete {
+            true => Backing::Warm,
+            false => Backing::Ahead,
+        };
         let mut state = self.lock();
         // Without memory for it the segment is only free.
-        if state.space.add_to_reserve(index).is_err() {
+        if state.space.add_to_reserve(index, backing).is_err() {
             state.notify_all();
             return Ok(true);
         }
@@ -332,11 +357,11 @@ impl<P: Platform> Log<P> {
     fn fill_reserve(&self, state: &mut LogState) {
         let wanted = self.floor(state, SpaceClass::User) + state.space.wanted(self.usable());
         while state.space.reserved() <= wanted {
-            let Some((index, _)) = state.space.take_held() else {
+            let Some((index, backing)) = state.space.take_held() else {
                 return;
             };
             // Without memory for it the segment stays free.
-            if state.space.add_to_reserve(index).is_err() {
+            if state.space.add_to_reserve(index, backing).is_err() {
                 return;
             }
         }
@@ -355,10 +380,10 @@ impl<P: Platform> Log<P> {
         let mut state = self.lock();
         let enough = self.floor(&state, SpaceClass::User) + 1;
         while !state.space.file_end_held() && state.space.reserved() > enough {
-            let Some(far) = state.space.take_farthest() else {
+            let Some((far, backing)) = state.space.take_farthest() else {
                 break;
             };
-            state.space.release_with(far, Backing::Ahead);
+            state.space.release_with(far, backing);
         }
         state.space.settle();
     }
@@ -380,12 +405,12 @@ impl<P: Platform> Log<P> {
                 state.space.release(near);
                 return;
             }
-            if state.space.add_to_reserve(near).is_err() {
+            if state.space.add_to_reserve(near, Backing::Ahead).is_err() {
                 return;
             }
             let far = state.space.take_farthest();
             drop(state);
-            if let Some(far) = far {
+            if let Some((far, _)) = far {
                 self.deallocate(file, far..far + 1);
             }
         }

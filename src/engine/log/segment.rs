@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The segments of the log in memory: the one that it fills, and the one that it left before.
 
+use crate::engine::space::Backing;
+
 /// The segment that the log fills.
 #[derive(Clone, Copy)]
 pub(super) struct Current {
@@ -9,8 +11,9 @@ pub(super) struct Current {
     pub(super) seed: u32,
     /// Where the next record goes: a byte offset in the segment.
     pub(super) offset: u32,
-    /// The segment after this one, already reserved.
+    /// The segment after this one, already reserved, and what the backing file holds of it.
     pub(super) next: u64,
+    pub(super) next_backing: Backing,
     /// The segment before this one.
     pub(super) before: Option<LeftSegment>,
     /// The unused end of this segment once it is full, see [`LeftSegment::unused_end`].

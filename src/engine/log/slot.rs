@@ -8,7 +8,7 @@ use super::state::LogState;
 use super::{Log, LogGuard, LINK_BYTES};
 use crate::engine::space::{Answer, SpaceClass};
 use crate::engine::{Error, Result};
-use crate::platform::{MonitorGuard, Platform, WaitEvent};
+use crate::platform::{MonitorGuard, Platform, Sabotage, WaitEvent};
 
 /// The next place in the log, held for one record: the lock of the log is taken, and the segment, the buffer and
 /// the reserve have space for the record.
@@ -247,6 +247,16 @@ impl<P: Platform> Log<P> {
                 P::waited(WaitEvent::Admitted(class as u8, turn.ticket));
                 turn.end(&mut state);
                 return Ok(state);
+            }
+            if !fits && state.filling_next && !P::sabotaged(Sabotage::EarlyEntry) {
+                state.wait();
+                continue;
+            }
+            if !fits && self.wants_warm_up(file, &state) {
+                // The write-behind thread is late.
+                drop(state);
+                self.warm_up(file);
+                continue;
             }
             // The end of a segment that was flushed to its last sector is already linked.
             let linked = current.offset == self.layout.segment_size;

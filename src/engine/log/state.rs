@@ -34,6 +34,8 @@ pub(crate) struct LogState {
     pub(super) flushed: bool,
     /// How often the log is made durable.
     pub(super) flushes: Flushes,
+    /// The segment after the current one is being filled with zeros. The log does not enter it meanwhile.
+    pub(super) filling_next: bool,
     /// The first error that made it unsafe to continue the log.
     pub(super) error: Option<Error>,
     /// The backing file refuses writes for a reason that passes.
@@ -73,9 +75,13 @@ impl Flushes {
         (self.before, self.here) = (self.here, 0);
     }
 
-    /// True if there is one for every 16 KiB of a segment at least.
-    pub(super) fn are_frequent(&self, layout: &Layout) -> bool {
-        self.here.max(self.before) >= layout.segment_size >> 14
+    /// True if there is one for every 16 KiB of a segment at least: of the one before, or so far of the current one, `here`
+    /// bytes of which are used.
+    pub(super) fn are_frequent(&self, layout: &Layout, here: u32) -> bool {
+        let often = |flushes, bytes| flushes >= bytes >> 14;
+        // The first few flushes of a segment do not say much.
+        let known = self.here >= layout.segment_size >> 16;
+        often(self.before, layout.segment_size) || known && often(self.here, here)
     }
 }
 
@@ -134,6 +140,7 @@ impl LogState {
             syncing: false,
             flushed: false,
             flushes: Flushes::default(),
+            filling_next: false,
             error,
             retry: None,
             patience: Patience::Bounded,

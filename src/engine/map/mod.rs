@@ -35,11 +35,12 @@ use self::table::{Found, Scope, Search, Table};
 use self::usage::Usage;
 use crate::engine::format::{Entry, Fingerprints, Layout, NodeId};
 use crate::engine::{Error, Result};
+use crate::platform::mem::{boxed, Box};
 
 /// Sector table and segment usage of an image.
 pub(crate) struct Map {
     table: Table,
-    usage: Usage,
+    usage: Box<Usage>,
     /// A checkpoint is being written, and changes that its table does not contain are counted apart.
     writing: bool,
     /// Blocks mapped.
@@ -72,7 +73,7 @@ impl Map {
     ) -> Result<Self> {
         Ok(Self {
             table,
-            usage: Usage::new(layout),
+            usage: boxed(Usage::new(layout))?,
             writing: false,
             mapped,
             mapped_after: 0,

@@ -118,6 +118,6 @@ impl Map {
 
     /// Forgets all segments.
     pub(crate) fn forget_segments(&mut self, layout: Layout) {
-        self.usage = Usage::new(layout);
+        *self.usage = Usage::new(layout);
     }
 }

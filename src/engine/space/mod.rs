@@ -97,8 +97,8 @@ pub(crate) enum Surplus {
 /// no read is under way. When the device is idle free segments hold none.
 pub(crate) struct Space {
     allocator: Allocator,
-    /// Segments with their space, for the log to use.
-    reserve: Vec<u64>,
+    /// Segments with all of their space, which is allocated or written, for the log to use.
+    reserve: Vec<(u64, Backing)>,
     file_end: FileEnd,
     /// Segments that the log took from the reserve since the device was idle.
     filled: u64,
@@ -260,16 +260,16 @@ impl Space {
 
     /// The segments in the reserve.
     pub(crate) fn reserve(&self) -> impl Iterator<Item = u64> + Clone + '_ {
-        self.reserve.iter().copied()
+        self.reserve.iter().map(|&(index, _)| index)
     }
 
-    /// Puts segment `index`, whose space is allocated, into the reserve.
+    /// Puts segment `index`, of which the backing file holds all space, into the reserve.
     ///
     /// # Errors
     ///
     /// Those of memory. The segment is free then.
-    pub(crate) fn add_to_reserve(&mut self, index: u64) -> Result {
-        let added = self.reserve.push(index);
+    pub(crate) fn add_to_reserve(&mut self, index: u64, backing: Backing) -> Result {
+        let added = self.reserve.push((index, backing));
         if added.is_err() {
             self.release_with(index, Backing::Partial);
         }
@@ -277,17 +277,17 @@ impl Space {
     }
 
     /// Takes the reserved segment nearest to the beginning of the image, for the log to fill.
-    pub(crate) fn take_nearest(&mut self) -> Option<u64> {
-        let indices = self.reserve.iter().enumerate();
-        let (at, _) = indices.min_by_key(|(_, &index)| index)?;
+    pub(crate) fn take_nearest(&mut self) -> Option<(u64, Backing)> {
+        let segments = self.reserve.iter().enumerate();
+        let (at, _) = segments.min_by_key(|(_, &(index, _))| index)?;
         self.filled += 1;
         self.reserve.remove(at)
     }
 
     /// Takes the reserved segment farthest from the beginning of the image.
-    pub(crate) fn take_farthest(&mut self) -> Option<u64> {
-        let indices = self.reserve.iter().enumerate();
-        let (at, _) = indices.max_by_key(|(_, &index)| index)?;
+    pub(crate) fn take_farthest(&mut self) -> Option<(u64, Backing)> {
+        let segments = self.reserve.iter().enumerate();
+        let (at, _) = segments.max_by_key(|(_, &(index, _))| index)?;
         self.reserve.remove(at)
     }
 

@@ -331,7 +331,7 @@ mod tests {
         };
         let size = DeviceSize::from_blocks(1000);
         let mut space = Space::new(Allocator::new(0, 0), layout, size).unwrap();
-        (0..reserve).for_each(|index| space.add_to_reserve(index).unwrap());
+        (0..reserve).for_each(|index| space.add_to_reserve(index, Backing::Ahead).unwrap());
         space
     }
 

@@ -272,6 +272,8 @@ struct Disk {
     failing_read: Option<u64>,
     /// One of this many reads is slow.
     slow_reads: Option<(u64, Rng)>,
+    /// One of this many long writes is slow.
+    slow_writes: Option<(u64, Rng)>,
     /// A snapshot is taken at one of this many operations.
     schedule: Option<(u64, Rng)>,
     snapshots: Vec<Snapshot>,
@@ -486,6 +488,11 @@ impl SimFile {
         self.disk().slow_reads = Some((n, rng));
     }
 
+    /// From now on, one of `n` long writes takes so long that many other operations overtake it before it changes anything.
+    pub fn slow_writes(&self, n: u64, rng: Rng) {
+        self.disk().slow_writes = Some((n, rng));
+    }
+
     /// Removes every fault that is still to come or that lasts.
     pub fn repair(&self) {
         let mut disk = self.disk();
@@ -520,6 +527,16 @@ impl SimFile {
         }
     }
 
+    /// As [`pass`](Self::pass), for a write of `len` bytes.
+    fn pass_write(&self, len: usize) {
+        self.pass();
+        let slow = match &mut self.disk().slow_writes {
+            Some((n, rng)) => len >= LONG && rng.below(*n) == 0,
+            None => false,
+        };
+        linger(if slow { 5 * SLOW } else { 0 });
+    }
+
     /// As [`pass`](Self::pass), for one of the two moments of a read.
     fn pass_read(&self) {
         scheduling_point();
@@ -549,6 +566,9 @@ fn passing_error(number: u64) -> Error {
     ];
     errors[number as usize % errors.len()]
 }
+
+/// Bytes of a long write.
+const LONG: usize = 128 << 10;
 
 /// Scheduling points of a slow operation.
 const SLOW: u32 = 100;
@@ -756,7 +776,7 @@ impl BackingFile for SimFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error> {
-        self.pass();
+        self.pass_write(buf.len());
         let mut disk = self.disk();
         disk.find_room(offset, buf.len() as u64)?;
         let step = disk.step();
