@@ -630,7 +630,7 @@ fn what_others_take_is_not_counted_on() {
                 Err(Error::NoSpace) => refused += 1,
                 Err(error) => panic!("seed {seed}, round {round}: {error}"),
             }
-            if round == 0 || rng.below(16) == 0 {
+            if round == 0 || rng.below(4) == 0 {
                 volume.compact(&mut |_| true).unwrap();
             }
             let done = volume.zero(&mut ws, rng.below(BLOCKS - 4), 4);
