@@ -311,7 +311,7 @@ impl Stock<'_> {
 mod tests {
     use super::*;
     use crate::engine::format::{DeviceSize, Layout};
-    use crate::engine::space::Allocator;
+    use crate::engine::space::{Allocator, Backing};
     use crate::platform::mem::Box;
 
     const SUPPLY: Supply = Supply {
