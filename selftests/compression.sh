@@ -36,8 +36,9 @@ check "ext4 with zstd at level 9" ext4 zstd:9
 
 # Each step saves more than the one before, and every image has the same contents.
 levels() {
-	local level bytes before=$GiB
-	data "$tmp/data" 16
+	local level bytes before=$GiB size
+	size=$(scaled 6 3)
+	data "$tmp/data" "$size"
 	for level in none lz4 zstd:1 zstd:9 zstd:19; do
 		image "$level" --size 32M --record-size 128K --compress "$level"
 		attach "$image"
@@ -51,7 +52,7 @@ levels() {
 		detach "$device"
 		# What the kernel has written, the tool's library reads, and the other way round.
 		cloop export --force "$image" "$tmp/back"
-		cmp -n $((16 * MiB)) "$tmp/data" "$tmp/back"
+		cmp -n $((size * MiB)) "$tmp/data" "$tmp/back"
 		intact "$image"
 		rm "$image"
 		cloop import --compress "$level" "$tmp/data" "$image"
@@ -72,9 +73,9 @@ settle() {
 	chosen "$1"
 }
 
-# A copy of the image is what a crash of the machine would leave.
+# A copy of the image at one moment is what a crash of the machine would leave.
 changed() {
-	local writer i with ways=(tool sysfs)
+	local writer i rounds with ways=(tool sysfs)
 	image disk --size 64M
 	attach "$image"
 	data "$tmp/data" 24
@@ -85,12 +86,17 @@ changed() {
 		done
 	) &
 	writer=$!
-	for i in {0..11}; do
+	rounds=$(scaled 5 3)
+	for ((i = 0; i < rounds; i++)); do
 		for with in zstd:1 none zstd:12 lz4; do
 			settle "$with" "${ways[i % 2]}"
 			((i % 4)) || {
-				copy if="$image" of="$backing/copy" bs=1M
-				cloop info --json "$backing/copy" >"$tmp/info"
+				trap 'fsfreeze -u "$backing"' EXIT
+				fsfreeze -f "$backing"
+				copy if="$image" of="$tmp/copy" bs=1M
+				trap - EXIT
+				fsfreeze -u "$backing"
+				cloop info --json "$tmp/copy" >"$tmp/info"
 				is "$(jq -r '.algorithm + if .level then ":\(.level)" else "" end' "$tmp/info")" = "$with" \
 					"compression after a crash"
 			}
