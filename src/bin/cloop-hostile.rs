@@ -7,7 +7,7 @@
 //! the block can be read, 2 if it can only be read before the rest of its record is, 0 if it cannot. If it is
 //! not 0, the contents follow.
 
-use cloop::hostile::{bases, named, random_forgery, survey, Forgery, Image};
+use cloop::hostile::{bases, first_read, named, random_forgery, survey, Forgery, Image};
 use cloop::platform::fuzz::{Fuzz, MemFile};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -63,7 +63,8 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
             image.write_all_at(page, at * 4096)?;
         }
     }
-    let survey = survey::<Home>(&MemFile::new(bytes));
+    let file = MemFile::new(bytes);
+    let survey = survey::<Home>(&file);
     let mut out = BufWriter::new(File::create(dir.join(format!("{name}.blocks")))?);
     out.write_all(match survey.refused {
         Some(_) => b"r",
@@ -72,13 +73,14 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     })?;
     for (block, held) in &survey.blocks {
         out.write_all(&block.to_le_bytes())?;
-        let (how, bytes) = match (held, survey.starts.get(block)) {
-            (Some(bytes), _) => (1, Some(bytes)),
-            (None, Some(start)) => (2, Some(start)),
-            (None, None) => (0, None),
+        let found = match held {
+            Some(bytes) => Some((1, *bytes)),
+            None => first_read::<Home>(&file, *block).map(|start| (2, start)),
         };
-        out.write_all(&[how])?;
-        out.write_all(bytes.map_or(&[], |bytes| &bytes[..]))?;
+        out.write_all(&[found.map_or(0, |(how, _)| how)])?;
+        if let Some((_, bytes)) = found {
+            out.write_all(&bytes)?;
+        }
     }
     out.flush()
 }

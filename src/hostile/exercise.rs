@@ -25,9 +25,6 @@ pub struct Survey {
     pub findings: Vec<Finding>,
     /// The mapped blocks that were looked at, with their contents; `None` for a block that cannot be read.
     pub blocks: BTreeMap<u64, Option<[u8; BLOCK_SIZE]>>,
-    /// Those of the blocks that cannot be read whose contents a fresh volume finds: the forged payload of their record does
-    /// not decompress to its end, and the first small read of a record decompresses no more than it needs.
-    pub starts: BTreeMap<u64, [u8; BLOCK_SIZE]>,
     /// A part of the table could not be read.
     pub blind: bool,
 }
@@ -56,10 +53,7 @@ pub fn survey<P: Platform<File = MemFile>>(file: &MemFile) -> Survey {
         "check and opening disagree"
     );
     match volume {
-        Ok(volume) => {
-            read_some(&volume, &mut survey);
-            read_starts(file, &volume, &mut survey);
-        }
+        Ok(volume) => read_some(&volume, &mut survey),
         Err(error) => survey.refused = Some(error),
     }
     if survey.sound() {
@@ -106,18 +100,17 @@ fn read_some<P: Platform<File = MemFile>>(volume: &Volume<P>, survey: &mut Surve
     }
 }
 
-fn read_starts<P: Platform<File = MemFile>>(
+/// What the first read of `block`, which a survey could not read, may find: the forged payload of its record does not
+/// decompress to its end, and the first small read of a record decompresses no more than it needs.
+///
+/// # Panics
+/// If the image cannot be opened.
+pub fn first_read<P: Platform<File = MemFile>>(
     file: &MemFile,
-    volume: &Volume<P>,
-    survey: &mut Survey,
-) {
-    let mut ws = volume.workspace().expect("memory");
-    for (&block, _) in survey.blocks.iter().filter(|(_, held)| held.is_none()) {
-        let fresh = Volume::<P>::open(file.clone(), Access::Read).expect("the same image");
-        if let Ok(start) = read_block(&fresh, &mut ws, block) {
-            survey.starts.insert(block, start);
-        }
-    }
+    block: u64,
+) -> Option<[u8; BLOCK_SIZE]> {
+    let fresh = Volume::<P>::open(file.clone(), Access::Read).expect("the same image");
+    read_block(&fresh, &mut fresh.workspace().expect("memory"), block).ok()
 }
 
 fn read_block<P: Platform<File = MemFile>>(

@@ -11,7 +11,7 @@ mod forgery;
 mod maker;
 mod named;
 
-pub use self::exercise::{exercise, mend, survey, Survey};
+pub use self::exercise::{exercise, first_read, mend, survey, Survey};
 pub use self::field::{Field, Image};
 pub use self::forgery::{
     bases, compact, exercise_compact, exercise_forgery, expand, forgery_bases, random_forgery,
