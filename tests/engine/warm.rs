@@ -160,17 +160,22 @@ fn segments_that_become_free_are_used_again() {
     volume.close().unwrap();
 }
 
+/// Overwrites one block, the `n`th of a sequence.
+fn scatter(volume: &Vol, ws: &mut Workspace<Std<Counted<Journaled>>>, n: u64) {
+    let mut block = vec![0; BLOCK_SIZE];
+    fill(n as u32, &mut block);
+    volume.write(ws, n * 7919 % 16384, &block).unwrap();
+}
+
 /// Who flushes often has the file system commit its journal seldom.
 #[test]
 fn a_flush_seldom_commits_the_journal_of_the_file_system() {
     const FLUSHES: u64 = 20_000;
     let (volume, journal) = volume();
     let mut ws = volume.workspace().unwrap();
-    let mut block = vec![0; BLOCK_SIZE];
     let counts = during(&volume, || {
         for n in 0..FLUSHES {
-            fill(n as u32, &mut block);
-            volume.write(&mut ws, n * 7919 % 16384, &block).unwrap();
+            scatter(&volume, &mut ws, n);
             volume.flush().unwrap();
         }
     });
@@ -189,16 +194,11 @@ fn a_reserve_is_written_before_it_is_needed() {
     const FLUSHES: u64 = 4000;
     let (volume, journal) = volume();
     let mut ws = volume.workspace().unwrap();
-    let mut block = vec![0; BLOCK_SIZE];
-    let mut write = |n: u64, ws: &mut Workspace<_>| {
-        fill(n as u32, &mut block);
-        volume.write(ws, n * 7919 % 16384, &block).unwrap();
-    };
-    (0..4096).for_each(|n| write(n, &mut ws));
+    (0..4096).for_each(|n| scatter(&volume, &mut ws, n));
     volume.flush().unwrap();
     let before = journal.lock().unwrap().commits;
     for n in 0..FLUSHES {
-        write(n, &mut ws);
+        scatter(&volume, &mut ws, n);
         volume.flush().unwrap();
     }
     let commits = journal.lock().unwrap().commits - before;
