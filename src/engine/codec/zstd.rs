@@ -25,7 +25,7 @@ pub(super) const CODEC: Codec = Codec {
     },
 };
 
-/// Contexts of each kind that exist at most. Nobody holds one while waiting for anything, so as many are in use as there are
+/// Contexts of each kind that exist at most. A thread that holds one waits for nothing, so as many are in use as there are
 /// CPUs that serve the image, and few more.
 const MOST: usize = 64;
 
