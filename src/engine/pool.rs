@@ -81,19 +81,11 @@ impl<P: Platform, T: Send + 'static> Pool<P, T> {
         result
     }
 
-    // A stack frame of its own: a request is served below that of the caller.
-    #[inline(never)]
     fn take(&self, make: impl Fn(Need) -> Result<T>) -> T {
-        let mut spares = self.spares.lock();
         loop {
-            let taken;
-            (taken, spares) = self.take_or_make(spares, &make);
-            if let Some(object) = taken {
+            // The reserve is there to wait for.
+            if let Some(object) = self.take_if_any(&make) {
                 return object;
-            }
-            // Those that exist are in use, unless a request has ended meanwhile. It notifies.
-            if spares.is_empty() {
-                spares.wait();
             }
         }
     }
