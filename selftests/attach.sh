@@ -35,6 +35,34 @@ attach_and_detach() {
 }
 check "a device appears, says what it is, and goes" attach_and_detach
 
+# figures: data, live records, ratio, allocated and reserved bytes of the only device, by cloop list.
+figures() {
+	cloop list --json | jq -r '.cloopdevices[0] | "\(.mapped_bytes) \(.live_bytes) \(.ratio) \(.allocated_bytes) \(.reserved_bytes)"'
+}
+
+honest() {
+	local mapped live ratio allocated reserved
+	image disk --size 1G
+	attach "$image"
+	read -r mapped live ratio allocated reserved <<<"$(figures)"
+	is "$mapped $ratio" = "0 null" "data and ratio"
+	is "$live" -lt 4096 "bytes of live records"
+	is "$reserved" -ge $((7 * MiB)) "bytes reserved"
+	is "$((allocated - reserved))" -le $((3 * MiB)) "bytes allocated beyond the reserve"
+	mkfs.ext4 -q "$device"
+	sync "$device"
+	sleep 1
+	figure "data, live, ratio, allocated, reserved: $(figures)"
+	read -r mapped live ratio allocated reserved <<<"$(figures)"
+	is "$((mapped > live))" -eq 1 "more data than live records"
+	is "$(jq -n "$ratio > 1")" = true "ratio above 1"
+	is "$(cloop info --json "$device" | jq .ratio)" = "$ratio" "ratio that info says"
+	is "$((allocated - reserved - live))" -le $((4 * MiB)) "bytes allocated beyond reserve and live records"
+	cloop list | grep "^$device "
+	detach "$device"
+}
+check "an empty device has no ratio, and the reserve does not spoil that of a new file system" honest
+
 numbers() {
 	image one --size 8M
 	image two --size 8M

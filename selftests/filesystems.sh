@@ -14,7 +14,7 @@ clean() {
 }
 
 filesystem() {
-	local type=$1 mapped allocated
+	local type=$1 mapped saves
 	needs "$type"
 	image disk --size 512M
 	attach "$image"
@@ -52,8 +52,8 @@ filesystem() {
 	fi
 	umount "$mnt"
 	detach "$device"
-	allocated=$(cloop info --json "$image" | jq '.ratio > 1.2')
-	is "$allocated" = true "ratio above 1.2"
+	saves=$(cloop info --json "$image" | jq '.ratio > 1.2')
+	is "$saves" = true "ratio above 1.2"
 }
 
 for type in ext4 xfs btrfs; do

@@ -20,7 +20,7 @@ files() {
 }
 
 # shrinks MOST WHAT: after a while at most MOST bytes are live, and the image is as small as is promised
-# for this much live data (P3).
+# for live records of this size (P3).
 shrinks() {
 	local began live allocated
 	began=$(now)

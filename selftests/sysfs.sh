@@ -63,6 +63,9 @@ values() {
 		is "${there[$file]}" = "${said[$file]}" "$file"
 	done
 	is "${there[mapped_bytes]}" -eq $((said[mapped_blocks] * 4096)) "mapped_bytes"
+	is "${there[mapped_bytes]}" -eq "${said[mapped_bytes]}" "mapped_bytes"
+	is "$(printf '%.3f' "${said[ratio]}")" = \
+		"$(jq -n "${there[mapped_bytes]} / ${there[live_bytes]}" | xargs printf '%.3f')" "ratio"
 	is "${there[write_amplification]}" = "$(printf '%.2f' "${said[write_amplification]}")" "write_amplification"
 	# Each file has one line, and two files can be written.
 	is "$(wc -l <"$tmp/there")" -eq "$(find "/sys/block/$name/cloop" -type f | wc -l)" "lines"

@@ -54,6 +54,10 @@ fn defaults_and_text() {
         "Compression:   lz4, records of up to 64K",
         "Logical size:  1G (1073741824 bytes)",
         "Zero blocks:   262144 (1G)",
+        "Data:          0 bytes",
+        "Live records:  0 bytes",
+        "Ratio:         -",
+        "Reserve:       0 bytes",
     ] {
         assert!(text.lines().any(|l| l == line), "lacks {line:?}:\n{text}");
     }

@@ -135,7 +135,7 @@ struct cloop_detach {
  * @mapped_blocks: 4096-byte blocks that hold data
  * @live_bytes: bytes of live records, headers included: those that hold data or
  *	the sector table
- * @stored_bytes: bytes of the segments in use
+ * @stored_bytes: bytes of the segments in use, those of the reserve among them
  * @allocated_bytes: bytes that the image occupies on its file system
  * @segments: segments in use
  * @free_segments: segments that can be used again
@@ -158,7 +158,8 @@ struct cloop_detach {
  *	reclaim can gain
  * @moved_bytes: live bytes that reclaim relocated since the image was attached
  * @freed_segments: segments that became free since the image was attached
- * @reserved_bytes: bytes of space that is allocated for the log
+ * @reserved_bytes: bytes of space that is allocated and waits for records of the
+ *	log: that of its reserve, and that of free segments
  * @stuck_segments: segments that reclaim has set aside, because something in
  *	them is damaged or cannot be read
  * @memory: bytes of memory of the device: @table_memory, buffers of the log and

@@ -229,7 +229,7 @@ fn conclude(path: &Path, summary: &Summary) -> String {
         (n, _) => format!("{n} errors"),
     };
     format!(
-        "{}: {state}, {} records, {} table nodes, {} mapped blocks, {} bytes of live data\n",
+        "{}: {state}, {} records, {} table nodes, {} mapped blocks, {} bytes of live records\n",
         output::shown(path),
         summary.records,
         summary.nodes,

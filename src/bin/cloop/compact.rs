@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// Relocate live data and give the rest of the space back.
+/// Relocate live records and give the rest of the space back.
 ///
 /// A device can be used meanwhile. Interrupting loses nothing, and the work so far is kept.
 #[derive(clap::Args)]

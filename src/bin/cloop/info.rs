@@ -31,8 +31,19 @@ pub(crate) struct Args {
 }
 
 /// `whole / part`; `None` if the quotient has no meaning.
-pub(crate) fn ratio(whole: u64, part: u64) -> Option<f64> {
+fn quotient(whole: u64, part: u64) -> Option<f64> {
     (whole > 0 && part > 0).then(|| whole as f64 / part as f64)
+}
+
+/// The ratio, by its only definition: bytes of data on the device per byte of the live records that hold it. `None` if one of
+/// them is 0.
+pub(crate) fn ratio(mapped_bytes: u64, live_bytes: u64) -> Option<f64> {
+    quotient(mapped_bytes, live_bytes)
+}
+
+/// A quotient for people.
+pub(crate) fn hundredths(quotient: Option<f64>) -> String {
+    quotient.map_or("-".to_owned(), |q| format!("{q:.2}"))
 }
 
 #[derive(Serialize)]
@@ -65,10 +76,14 @@ struct Report {
     segment_size: u32,
     size: u64,
     mapped_blocks: u64,
+    /// The data: that of the mapped blocks.
+    mapped_bytes: u64,
     zero_blocks: u64,
     live_bytes: u64,
     stored_bytes: u64,
     allocated_bytes: u64,
+    /// The reserve: the part of `allocated_bytes` that waits for records of the log.
+    reserved_bytes: u64,
     /// Garbage in the segments, in bytes: the space that reclaim can gain.
     garbage_bytes: u64,
     /// Bytes by which the image can still grow.
@@ -76,10 +91,8 @@ struct Report {
     /// The last write that needed space found none.
     full: bool,
     low: bool,
-    /// Data on the device per byte of live records.
+    /// See [`ratio`].
     ratio: Option<f64>,
-    /// Data on the device per byte that the image occupies.
-    allocated_ratio: Option<f64>,
     /// Records of the log that the last attach replayed (attached), or that the next one will replay.
     replayed_records: u64,
     /// Reads that found a damaged record since the image was attached.
@@ -112,7 +125,6 @@ struct Activity {
     freed_segments: u64,
     segments: u64,
     free_segments: u64,
-    reserved_bytes: u64,
     memory_bytes: u64,
     table_bytes: u64,
     table_limit: u64,
@@ -127,13 +139,12 @@ impl Activity {
             bytes_written: info.bytes_written,
             bytes_read: info.bytes_read,
             log_bytes: info.log_bytes,
-            write_amplification: ratio(info.log_bytes, info.bytes_written),
+            write_amplification: quotient(info.log_bytes, info.bytes_written),
             moved_bytes: info.moved_bytes,
             replaced: info.replaced,
             freed_segments: info.freed_segments,
             segments: info.segments,
             free_segments: info.free_segments,
-            reserved_bytes: info.reserved_bytes,
             memory_bytes: info.memory,
             table_bytes: info.table_memory,
             table_limit: info.table_limit,
@@ -211,16 +222,17 @@ fn of_image(path: &Path) -> Result<Report> {
         segment_size: layout.segment_size,
         size: size.bytes(),
         mapped_blocks: stats.mapped_blocks,
+        mapped_bytes: data,
         zero_blocks: size.blocks() - stats.mapped_blocks,
         live_bytes: stats.live_bytes,
         stored_bytes: stats.stored_bytes,
         allocated_bytes: stats.allocated_bytes,
+        reserved_bytes: stats.reserved_bytes,
         garbage_bytes: stats.garbage_bytes,
         free_bytes: free_space(path, stats.allocated_bytes, stats.stored_bytes),
         full: false,
         low: false,
         ratio: ratio(data, stats.live_bytes),
-        allocated_ratio: ratio(data, stats.allocated_bytes),
         replayed_records: stats.replayed,
         damaged_reads: stats.damaged,
         errors: stats.errors,
@@ -257,10 +269,12 @@ impl Report {
             segment_size: info.segment_size,
             size: info.size,
             mapped_blocks: info.mapped_blocks,
+            mapped_bytes: data,
             zero_blocks: blocks.saturating_sub(info.mapped_blocks),
             live_bytes: info.live_bytes,
             stored_bytes: info.stored_bytes,
             allocated_bytes: info.allocated_bytes,
+            reserved_bytes: info.reserved_bytes,
             garbage_bytes: info.garbage_bytes,
             // The path may lead to another file by now.
             free_bytes: fs::metadata(info.backing_file())
@@ -272,7 +286,6 @@ impl Report {
             full: info.full(),
             low: info.low(),
             ratio: ratio(data, info.live_bytes),
-            allocated_ratio: ratio(data, info.allocated_bytes),
             replayed_records: info.replayed,
             damaged_reads: info.damaged,
             errors: info.errors,
@@ -292,6 +305,19 @@ impl Report {
         }
     }
 
+    /// The ratio and the saving that it means.
+    fn saving(&self) -> String {
+        let Some(ratio) = self.ratio else {
+            return "-".to_owned();
+        };
+        let percent = 100. - 100. / ratio;
+        let saving = match percent >= 0.05 {
+            true => format!("saves {percent:.1} %"),
+            false => "saves nothing".to_owned(),
+        };
+        format!("{ratio:.2} ({saving} of the data)")
+    }
+
     fn text(&self) -> String {
         let state = match (&self.state, &self.device) {
             (State::Attached, Some(device)) => format!(
@@ -306,7 +332,6 @@ impl Report {
             _ => "clean".to_owned(),
         };
         let blocks = |count: u64| format!("{count} ({})", size::human(count * BLOCK_SIZE as u64));
-        let ratio = |r: Option<f64>| r.map_or("-".to_owned(), |r| format!("{r:.2}"));
         let mut rows = vec![
             ("Image", output::shown(&self.image)),
             ("State", state),
@@ -321,11 +346,14 @@ impl Report {
             ),
             ("Segment size", size::human(self.segment_size.into())),
             ("Logical size", size::both(self.size)),
-            ("Mapped blocks", blocks(self.mapped_blocks)),
             ("Zero blocks", blocks(self.zero_blocks)),
-            ("Live data", size::both(self.live_bytes)),
-            ("Stored", size::both(self.stored_bytes)),
+            ("Mapped blocks", blocks(self.mapped_blocks)),
+            ("Data", size::both(self.mapped_bytes)),
+            ("Live records", size::both(self.live_bytes)),
+            ("Ratio", self.saving()),
             ("Garbage", size::both(self.garbage_bytes)),
+            ("Reserve", size::both(self.reserved_bytes)),
+            ("Segments", size::both(self.stored_bytes)),
             ("Allocated", size::both(self.allocated_bytes)),
             (
                 "Free",
@@ -336,14 +364,6 @@ impl Report {
                     (None, false) => "unknown".to_owned(),
                 },
             ),
-            (
-                "Ratio",
-                format!(
-                    "{} of live data, {} of allocated space",
-                    ratio(self.ratio),
-                    ratio(self.allocated_ratio)
-                ),
-            ),
         ];
         if let Some(activity) = &self.activity {
             rows.push((
@@ -352,7 +372,7 @@ impl Report {
                     "{}, {} to the image: amplification {}",
                     size::human(activity.bytes_written),
                     size::human(activity.log_bytes),
-                    ratio(activity.write_amplification)
+                    hundredths(activity.write_amplification)
                 ),
             ));
             rows.push((

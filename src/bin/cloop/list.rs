@@ -3,7 +3,7 @@
 
 use crate::control::Control;
 use crate::device::{self, Device};
-use crate::info::ratio;
+use crate::info::{hundredths, ratio};
 use crate::output;
 use crate::size;
 use anyhow::Result;
@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 /// List attached devices.
 ///
-/// USED is the space that the image takes on its file system, RATIO the data on the device per allocated
-/// space.
+/// DATA is what the device holds, without zeros, LIVE what the records take that hold it, and RATIO the quotient of the two.
+/// ALLOCATED is the space that the image takes on its file system, and RESERVE the part of it that waits for the next
+/// writes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON, sizes in bytes
@@ -32,9 +33,11 @@ struct Listing {
 struct Entry {
     name: PathBuf,
     size: u64,
-    used: u64,
-    mapped: u64,
+    mapped_bytes: u64,
+    live_bytes: u64,
     ratio: Option<f64>,
+    allocated_bytes: u64,
+    reserved_bytes: u64,
     ro: bool,
     #[serde(rename = "back-file", serialize_with = "output::as_text")]
     back_file: PathBuf,
@@ -46,13 +49,15 @@ struct Entry {
 impl Entry {
     fn new(device: &Device) -> Self {
         let info = &device.info;
-        let mapped = info.mapped_blocks * BLOCK_SIZE as u64;
+        let mapped_bytes = info.mapped_blocks * BLOCK_SIZE as u64;
         Self {
             name: device::node(device.index),
             size: info.size,
-            used: info.allocated_bytes,
-            mapped,
-            ratio: ratio(mapped, info.allocated_bytes),
+            mapped_bytes,
+            live_bytes: info.live_bytes,
+            ratio: ratio(mapped_bytes, info.live_bytes),
+            allocated_bytes: info.allocated_bytes,
+            reserved_bytes: info.reserved_bytes,
             ro: info.read_only(),
             back_file: info.backing_file().to_owned(),
             back_file_hex: output::hex_of(info.backing_file()),
@@ -60,12 +65,15 @@ impl Entry {
     }
 
     /// The columns of the table.
-    fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> [String; COLUMNS.len()] {
         [
             self.name.display().to_string(),
             size::human(self.size),
-            size::human(self.used),
-            self.ratio.map_or("-".to_owned(), |r| format!("{r:.2}")),
+            size::human(self.mapped_bytes),
+            size::human(self.live_bytes),
+            hundredths(self.ratio),
+            size::human(self.allocated_bytes),
+            size::human(self.reserved_bytes),
             u8::from(self.ro).to_string(),
             output::shown(&self.back_file),
         ]
@@ -89,20 +97,33 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Columns are as wide as their widest cell; numbers are aligned to the right.
+/// The heads of the columns.
+const COLUMNS: [&str; 9] = [
+    "NAME",
+    "SIZE",
+    "DATA",
+    "LIVE",
+    "RATIO",
+    "ALLOCATED",
+    "RESERVE",
+    "RO",
+    "BACK-FILE",
+];
+
+/// Columns are as wide as their widest cell; numbers are aligned to the right, and names to the left.
 fn table(entries: &[Entry]) -> String {
-    let head = ["NAME", "SIZE", "USED", "RATIO", "RO", "BACK-FILE"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(head)
+    let rows: Vec<_> = std::iter::once(COLUMNS.map(str::to_owned))
         .chain(entries.iter().map(Entry::cells))
         .collect();
     let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
     let mut text = String::new();
-    for [name, size, used, ratio, ro, file] in &rows {
-        text += &format!(
-            "{name:<0$} {size:>1$} {used:>2$} {ratio:>3$} {ro:>4$} {file}\n",
-            widths[0], widths[1], widths[2], widths[3], widths[4]
-        );
+    for [name, numbers @ .., file] in &rows {
+        text += &format!("{name:<0$}", widths[0]);
+        for (number, width) in numbers.iter().zip(&widths[1..]) {
+            text += &format!(" {number:>width$}");
+        }
+        text += &format!(" {file}\n");
     }
     text
 }
@@ -119,9 +140,11 @@ mod tests {
         Entry {
             name: PathBuf::from(name),
             size,
-            used: 4096,
-            mapped: 8192,
+            mapped_bytes: 8192,
+            live_bytes: 4096,
             ratio: ratio(8192, 4096),
+            allocated_bytes: 12 << 20,
+            reserved_bytes: 11 << 20,
             ro: false,
             back_file: file.to_owned(),
             back_file_hex: output::hex_of(file),
@@ -146,9 +169,24 @@ mod tests {
         ]);
         assert_eq!(
             text,
-            "NAME         SIZE USED RATIO RO BACK-FILE\n\
-             /dev/cloop0    1T   4K  2.00  0 /tmp/a b\n\
-             /dev/cloop10   1M   4K  2.00  0 /tmp/a b\n"
+            "NAME         SIZE DATA LIVE RATIO ALLOCATED RESERVE RO BACK-FILE\n\
+             /dev/cloop0    1T   8K   4K  2.00       12M     11M  0 /tmp/a b\n\
+             /dev/cloop10   1M   8K   4K  2.00       12M     11M  0 /tmp/a b\n"
         );
+    }
+
+    /// The reserve is no loss of an empty device, and its ratio is none instead of nearly 0.
+    #[test]
+    fn an_empty_device_has_no_ratio() {
+        let empty = Entry {
+            mapped_bytes: 0,
+            live_bytes: 0,
+            ratio: ratio(0, 0),
+            ..entry("/dev/cloop0", 1 << 30, b"/tmp/a")
+        };
+        let text = table(std::slice::from_ref(&empty));
+        let row = "/dev/cloop0   1G   0B   0B     -       12M     11M  0 /tmp/a";
+        assert!(text.lines().any(|line| line == row), "{text}");
+        assert!(serde_json::to_value(&empty).unwrap()["ratio"].is_null());
     }
 }

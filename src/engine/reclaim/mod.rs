@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Reclaim: empties segments that hold little live data by relocating their live records to the head of the log.
+//! Reclaim: empties segments that hold little that is live by relocating it to the head of the log.
 //!
 //! A relocated record is an ordinary record of the log with the same contents, so replay knows nothing of
 //! relocation. It is appended only if the sector table still points to the old record when the log's lock is
