@@ -6,6 +6,7 @@
 mod caller;
 mod check;
 mod create;
+mod estimate;
 mod names;
 mod real;
 mod refuse;

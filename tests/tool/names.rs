@@ -33,6 +33,7 @@ fn odd_names_never_reach_a_terminal() {
             // Results.
             vec!["import", "raw", name],
             vec!["info", name],
+            vec!["estimate", name],
             vec!["check", name],
             vec!["resize", "--size", "2M", name],
             vec!["set", "--compress", "zstd:2", name],

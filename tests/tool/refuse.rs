@@ -299,7 +299,7 @@ fn help_and_version() {
     let version = lab.cloop(&["--version"]).succeeds();
     assert_eq!(version, format!("cloop {}\n", env!("CARGO_PKG_VERSION")));
     for command in [
-        "create", "attach", "detach", "list", "info", "check", "import", "export",
+        "create", "attach", "detach", "list", "info", "check", "estimate", "import", "export",
     ] {
         let help = lab.cloop(&[command, "--help"]).succeeds();
         assert!(help.contains("Usage: cloop"), "{help}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const MIB: u64 = 1 << 20;
 
 /// A disk with text, noise, zeros, holes, and runs of every length between a single block and a chunk.
-fn mixed(path: &Path) {
+pub(crate) fn mixed(path: &Path) {
     let (text, random) = (prose(3 << 20), noise(2 << 20, 3));
     let mut patches = Vec::new();
     for i in 0..64u64 {

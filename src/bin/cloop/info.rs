@@ -245,7 +245,7 @@ fn of_image(path: &Path) -> Result<Report> {
 }
 
 /// The level, where there is one to choose.
-fn level(compression: Compression) -> Option<u8> {
+pub(crate) fn level(compression: Compression) -> Option<u8> {
     let levels = Codec::of(compression.algorithm()).levels;
     (levels.min < levels.max).then(|| compression.level())
 }

@@ -10,9 +10,11 @@ mod attach;
 mod check;
 mod chunk;
 mod compact;
+mod contents;
 mod control;
 mod create;
 mod device;
+mod estimate;
 mod export;
 mod fail;
 mod image;
@@ -54,6 +56,7 @@ enum Command {
     Set(set::Args),
     Compact(compact::Args),
     Check(check::Args),
+    Estimate(estimate::Args),
     Import(import::Args),
     Export(export::Args),
 }
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Set(args) => set::run(&args),
         Command::Compact(args) => compact::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Estimate(args) => estimate::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
     };

@@ -22,6 +22,7 @@ mod superblock;
 mod table;
 mod usage;
 
+pub(crate) use self::node::node_record;
 pub(crate) use self::superblock::SlotIdentity;
 
 use crate::engine::format::{Fingerprints, LogPosition, Superblock};

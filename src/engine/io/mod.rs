@@ -2,12 +2,14 @@
 //! The paths of a request.
 //!
 //! - data.rs: blocks of data as one record;
+//! - estimate.rs: the space that a write would take;
 //! - read.rs: reading;
 //! - sink.rs: the receiver of a read;
 //! - write.rs: writing;
 //! - zero.rs: discarding, and zeroing.
 
 pub(crate) mod data;
+pub(crate) mod estimate;
 pub(crate) mod read;
 pub(crate) mod sink;
 pub(crate) mod write;

@@ -24,11 +24,31 @@ fn is_zero(block: &[u8]) -> bool {
 }
 
 /// The blocks that are not all zeros: bit `i` for the block `i`.
-fn stored_blocks(data: &[u8]) -> u32 {
+pub(super) fn stored_blocks(data: &[u8]) -> u32 {
     let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
     blocks.fold(0, |mask, (i, block)| {
         mask | (u32::from(!is_zero(block)) << i)
     })
+}
+
+/// Encodes the blocks of `data`, of which those in `mask` are stored, as one record.
+pub(super) fn encode_blocks<'a, P: Platform>(
+    codecs: &Codecs<P>,
+    encoder: &'a mut Encoder<P>,
+    gathered: &'a mut [u8],
+    block: u64,
+    data: &'a [u8],
+    mask: u32,
+) -> DataRecord<'a> {
+    let span = data.len() / BLOCK_SIZE;
+    let content = if mask.count_ones() as usize == span {
+        data
+    } else {
+        let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
+        let kept = blocks.filter(|(i, _)| (mask >> i) & 1 == 1);
+        gather(kept.map(|(_, block)| block), gathered)
+    };
+    DataRecord::new::<P>(encoder, codecs, block, span, mask, content)
 }
 
 /// Whether a write may become a shorter record than it asks for.
@@ -136,7 +156,8 @@ impl<'a, P: Platform> Writer<'a, P> {
         self.loader.leaf(&mut ws.read, block, Missing::Create)?;
         let (mut data, mut mask) = (data, mask);
         let record = loop {
-            let record = self.encode_data(&mut ws.encoder, &mut ws.gather, block, data, mask);
+            let (encoder, gathered) = (&mut ws.encoder, &mut ws.gather);
+            let record = encode_blocks(self.codecs, encoder, gathered, block, data, mask);
             match self.length_to_cut_to(&record, cut) {
                 Some(span) => {
                     data = &data[..span * BLOCK_SIZE];
@@ -173,26 +194,6 @@ impl<'a, P: Platform> Writer<'a, P> {
             }
             return Ok(stored.span);
         }
-    }
-
-    /// Encodes the blocks of `data`, of which those in `mask` are stored, as one record.
-    fn encode_data<'b>(
-        &self,
-        encoder: &'b mut Encoder<P>,
-        gathered: &'b mut [u8],
-        block: u64,
-        data: &'b [u8],
-        mask: u32,
-    ) -> DataRecord<'b> {
-        let span = data.len() / BLOCK_SIZE;
-        let content = if mask.count_ones() as usize == span {
-            data
-        } else {
-            let blocks = data.chunks_exact(BLOCK_SIZE).enumerate();
-            let kept = blocks.filter(|(i, _)| (mask >> i) & 1 == 1);
-            gather(kept.map(|(_, block)| block), gathered)
-        };
-        DataRecord::new::<P>(encoder, self.codecs, block, span, mask, content)
     }
 
     /// The number of blocks to which a record is cut that does not fit into the rest of the current segment, so that no

@@ -32,7 +32,7 @@ impl CreateOptions {
     /// # Errors
     ///
     /// [`Error::Invalid`] for a record size or segment size that no image has.
-    fn layout(&self) -> Result<Layout> {
+    pub(crate) fn layout(&self) -> Result<Layout> {
         if !self.record_size.is_power_of_two() || !RECORD_SIZES.contains(&self.record_size) {
             return Err(Error::Invalid(
                 "record size: it must be a power of two from 4096 to 131072 bytes",
