@@ -34,6 +34,7 @@ pub use self::format::{
     Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,
     MAX_RECORD_SIZE,
 };
+pub use self::io::batch::Batch;
 pub use self::io::estimate::{Cost, Estimator};
 pub use self::io::sink::Sink;
 pub use self::pool::Pool;

@@ -7,6 +7,7 @@ use crate::engine::checkpoint::CheckpointKind;
 use crate::engine::codec::Compression;
 use crate::engine::format::{DeviceSize, Layout, Superblock, BLOCK_SIZE};
 use crate::engine::freeing;
+use crate::engine::io::batch::Batch;
 use crate::engine::io::read::Reader;
 use crate::engine::io::sink::{Filling, Sink};
 use crate::engine::io::write::Writer;
@@ -409,6 +410,47 @@ impl<P: Platform> Volume<P> {
             self.announce();
         }
         Writer::new(store).write(ws, block, data, class)
+    }
+
+    /// Allocates room for the records of `bytes` bytes of data, which are encoded before they are written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn batch(&self, bytes: usize) -> Result<Batch> {
+        Batch::new(bytes)
+    }
+
+    /// The first half of a [`write`](Self::write): compresses the blocks and adds them to `batch`. Changes nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the batch has no room, and those of a write that stands alone.
+    pub fn encode(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        data: &[u8],
+        batch: &mut Batch,
+    ) -> Result {
+        self.writable()?;
+        let store = &*self.store;
+        store.check_range(block, whole_blocks(data.len())?)?;
+        count(&store.counters.bytes_written, data.len() as u64);
+        if store.codecs.wants_announcement() {
+            self.announce();
+        }
+        Writer::new(store).encode(ws, block, data, batch)
+    }
+
+    /// The second half: writes what this volume has encoded, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_batch(&self, ws: &mut Workspace<P>, batch: &Batch) -> Result {
+        self.writable()?;
+        Writer::new(&self.store).write_batch(ws, batch, SpaceClass::User)
     }
 
     /// Makes durable what a write that has just completed wrote, as forced unit access asks for: flushes.

@@ -114,7 +114,15 @@ impl Tested {
             });
             (at, rest) = (at + n, later);
         }
-        self.volume.write(&mut self.ws, block, &data).is_ok()
+        // Now and then in two halves.
+        if self.next_tag % 4 != 0 {
+            return self.volume.write(&mut self.ws, block, &data).is_ok();
+        }
+        let mut batch = self.volume.batch(data.len()).unwrap();
+        self.volume
+            .encode(&mut self.ws, block, &data, &mut batch)
+            .and_then(|()| self.volume.write_batch(&mut self.ws, &batch))
+            .is_ok()
     }
 
     pub(crate) fn zero(&mut self, block: u64, count: u64) -> bool {

@@ -389,3 +389,62 @@ fn a_huge_empty_device_costs_nothing() {
 }
 
 type Workspace = cloop::engine::Workspace<Home>;
+
+/// All bytes of the device.
+fn contents(volume: &Vol) -> Vec<u8> {
+    let mut ws = volume.workspace().unwrap();
+    let mut data = vec![0; BLOCKS as usize * BLOCK_SIZE];
+    volume.read(&mut ws, 0, &mut data).unwrap();
+    data
+}
+
+/// Records that are encoded before they are placed are those of a write, also where the end of a segment cuts them.
+#[test]
+fn a_batch_is_what_a_write_makes() {
+    const AT_ONCE: usize = 64 * BLOCK_SIZE;
+    let mut data = vec![0; 600 * BLOCK_SIZE];
+    for (tag, block) in (1..).zip(data.chunks_exact_mut(BLOCK_SIZE)) {
+        match tag {
+            // Noise, then zeros and what can be compressed, alone and together in a record.
+            1..=300 => {
+                let mut rng = Rng(tag.into());
+                let words = block.chunks_exact_mut(8);
+                words.for_each(|word| word.copy_from_slice(&rng.next_u64().to_le_bytes()));
+            }
+            450..=520 => {}
+            _ if tag % 5 == 0 => {}
+            _ => fill(tag, block),
+        }
+    }
+    for record_size in [4096, 16384, 65536, 131_072] {
+        let (one, two) = (fresh(record_size).1, fresh(record_size).1);
+        let (mut ws, mut other) = (one.workspace().unwrap(), two.workspace().unwrap());
+        let mut batch = two.batch(AT_ONCE).unwrap();
+        // The second time blocks are overwritten, some of them with zeros.
+        for start in [3, 40] {
+            for (start, data) in (start..).step_by(64).zip(data.chunks(AT_ONCE)) {
+                one.write(&mut ws, start, data).unwrap();
+                batch.clear();
+                let before = contents(&two);
+                two.encode(&mut other, start, data, &mut batch).unwrap();
+                let more = two.encode(&mut other, 0, &vec![1; AT_ONCE], &mut batch);
+                assert!(matches!(more, Err(Error::Invalid(_))), "{more:?}");
+                assert!(contents(&two) == before, "{record_size}");
+                two.write_batch(&mut other, &batch).unwrap();
+            }
+        }
+        assert!(contents(&two) == contents(&one), "{record_size}");
+        let (one, two) = (one.stats().unwrap(), two.stats().unwrap());
+        assert_eq!(one.mapped_blocks, two.mapped_blocks, "{record_size}");
+        // The same, but for leaves of the table that a checkpoint found at another moment.
+        let (less, more) = (
+            one.live_bytes.min(two.live_bytes),
+            one.live_bytes.max(two.live_bytes),
+        );
+        assert!(more - less < 1024, "{record_size}: {one:?} {two:?}");
+        assert!(
+            one.segments.abs_diff(two.segments) <= 1,
+            "{record_size}: {one:?} {two:?}"
+        );
+    }
+}

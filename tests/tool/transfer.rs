@@ -2,6 +2,10 @@
 //! `cloop import` and `cloop export`.
 
 use crate::run::{allocated, noise, prose, same, sparse, Lab, Loop, Mount, Snapshot};
+use cloop::engine::format::{Kind, RecordHeader, SegmentHeader, DATA_START, SEGMENT_HEADER, UNIT};
+use cloop::engine::DEFAULT_SEGMENT_SIZE;
+use cloop::platform::std::Std;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -51,6 +55,46 @@ fn round_trips_at_every_record_size() {
                 "{record} {algorithm}"
             );
         }
+    }
+}
+
+/// The first blocks of the data records of an image that was written once, in the order of the log.
+fn places(image: &[u8]) -> Vec<u64> {
+    let segments = image[DATA_START as usize..].chunks(DEFAULT_SEGMENT_SIZE as usize);
+    let segments = segments.filter_map(|s| Some((SegmentHeader::decode::<Std>(s)?, s)));
+    let in_order: BTreeMap<u64, _> = segments.map(|(h, s)| (h.seq, (h, s))).collect();
+    let mut places = Vec::new();
+    for (header, segment) in in_order.values() {
+        let (seed, mut at) = (header.seed::<Std>(), SEGMENT_HEADER);
+        let record = |at: usize| RecordHeader::decode::<Std>(segment.get(at..)?, seed, at as u32);
+        while let Some((record, _)) = record(at) {
+            if record.kind == Kind::Data {
+                places.push(record.number);
+            }
+            at += record.units() as usize * UNIT;
+        }
+    }
+    places
+}
+
+/// Neighbours on the disk are neighbours in the image, however many CPUs compress: they are read together.
+#[test]
+fn records_lie_in_the_order_of_the_disk() {
+    let lab = Lab::new();
+    // Chunks that are compressed in very different times.
+    let (text, random) = (prose(MIB as usize), noise(MIB as usize, 4));
+    let disk: Vec<&[u8]> = (0..32)
+        .map(|i| if i % 3 == 0 { &random } else { &text }.as_slice())
+        .collect();
+    lab.file("raw", &disk.concat());
+    for (record, with) in [("64K", "lz4"), ("128K", "zstd:9")] {
+        lab.cloop(&["import", "-r", record, "-c", with, "-f", "raw", "image"])
+            .succeeds();
+        let places = places(&fs::read(lab.path("image")).unwrap());
+        assert!(places.len() >= 256, "{record}: {places:?}");
+        assert!(places.is_sorted_by(|a, b| a < b), "{record}: {places:?}");
+        lab.cloop(&["export", "-f", "image", "back"]).succeeds();
+        assert!(same(&lab.path("raw"), &lab.path("back")));
     }
 }
 

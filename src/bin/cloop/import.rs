@@ -7,7 +7,7 @@ use crate::fail::{self, fail, warn};
 use crate::progress;
 use crate::size;
 use crate::target::Target;
-use crate::workers::{self, Stop};
+use crate::workers::{self, Stop, Turns};
 use anyhow::Result;
 use cloop::engine::{Volume, BLOCK_SIZE};
 use cloop::platform::std::Std;
@@ -62,8 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         device_size: size,
         bar: &bar,
         stop: Stop::default(),
+        turns: Turns::default(),
     };
-    workers::run(&importer.stop, || (), || importer.work())?;
+    // Of the threads, those wait that have compressed more than their turn allows to write.
+    let wake = || importer.turns.wake();
+    workers::run_several(2, &importer.stop, wake, || importer.work())?;
     let rest = importer.rest()?;
     if rest > 0 && args.exact {
         return Err(fail(
@@ -174,6 +177,16 @@ struct Source {
     holes: bool,
     /// Everything before this offset was handed out.
     next: u64,
+    /// Number of chunks that were handed out.
+    chunks: u64,
+}
+
+/// A part of the disk that one worker imports.
+struct Chunk {
+    /// Its place in the order.
+    number: u64,
+    start: u64,
+    len: usize,
 }
 
 impl Source {
@@ -204,6 +217,7 @@ impl Source {
             len,
             holes: len.is_some(),
             next: 0,
+            chunks: 0,
         };
         Ok((source, raw))
     }
@@ -225,9 +239,18 @@ impl Source {
         }
     }
 
-    /// Hands out the next chunk: its offset and length. Of a pipe, the chunk is read into `buf`; in a
-    /// file, the worker reads it.
-    fn next(&mut self, buf: &mut [u8]) -> io::Result<Option<(u64, usize)>> {
+    /// Hands out the next chunk. Of a pipe, it is read into `buf`; in a file, the worker reads it.
+    fn next(&mut self, buf: &mut [u8]) -> io::Result<Option<Chunk>> {
+        let place = self.next_place(buf)?;
+        Ok(place.map(|(start, len)| {
+            let number = self.chunks;
+            self.chunks += 1;
+            Chunk { number, start, len }
+        }))
+    }
+
+    /// The offset and the length of the next chunk.
+    fn next_place(&mut self, buf: &mut [u8]) -> io::Result<Option<(u64, usize)>> {
         let Some(len) = self.len else {
             let mut filled = 0;
             while filled < buf.len() {
@@ -267,15 +290,19 @@ struct Importer<'a> {
     seekable: bool,
     bar: &'a ProgressBar,
     stop: Stop,
+    /// Of the chunks that are written.
+    turns: Turns,
 }
 
 impl Importer<'_> {
-    /// Takes chunks of the disk and writes them to the volume until none is left.
+    /// Takes chunks of the disk, compresses them beside others, and writes them to the volume in the order of the disk, until
+    /// none is left. So neighbours on the disk are neighbours in the image, and are read together.
     fn work(&self) -> Result<()> {
         let image_error = |e| fail::engine(self.image, e);
         let mut ws = self.volume.workspace().map_err(image_error)?;
+        let mut batch = self.volume.batch(CHUNK).map_err(image_error)?;
         let mut buf = vec![0; CHUNK];
-        while let Some((start, len)) = self.next(&mut buf)? {
+        while let Some(Chunk { number, start, len }) = self.next(&mut buf)? {
             let end = start + len as u64;
             if end > self.device_size {
                 return Err(fail(
@@ -292,19 +319,25 @@ impl Importer<'_> {
             let padded = len.next_multiple_of(BLOCK_SIZE);
             buf[len..padded].fill(0);
             let mut block = start / BLOCK_SIZE as u64;
+            batch.clear();
             for piece in buf[..padded].chunks(self.record_size) {
                 if !is_zero(piece) {
                     self.volume
-                        .write(&mut ws, block, piece)
+                        .encode(&mut ws, block, piece, &mut batch)
                         .map_err(image_error)?;
                 }
                 block += (piece.len() / BLOCK_SIZE) as u64;
+            }
+            let write = || self.volume.write_batch(&mut ws, &batch);
+            match self.turns.wait(number, &self.stop, write) {
+                None => return Ok(()),
+                Some(written) => written.map_err(image_error)?,
             }
         }
         Ok(())
     }
 
-    fn next(&self, buf: &mut [u8]) -> Result<Option<(u64, usize)>> {
+    fn next(&self, buf: &mut [u8]) -> Result<Option<Chunk>> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if self.stop.requested() {
             return Ok(None);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The paths of a request.
 //!
+//! - batch.rs: records that are encoded before they are placed;
 //! - data.rs: blocks of data as one record;
 //! - estimate.rs: the space that a write would take;
 //! - read.rs: reading;
@@ -8,6 +9,7 @@
 //! - write.rs: writing;
 //! - zero.rs: discarding, and zeroing.
 
+pub(crate) mod batch;
 pub(crate) mod data;
 pub(crate) mod estimate;
 pub(crate) mod read;

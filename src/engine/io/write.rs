@@ -3,16 +3,18 @@
 //! and table change together.
 
 use crate::engine::codec::{Codecs, Encoder};
-use crate::engine::format::{Layout, BLOCK_SIZE, RECORD_HEADER, UNIT};
+use crate::engine::format::{Kind, Layout, RecordHeader, BLOCK_SIZE, RECORD_HEADER, UNIT};
+use crate::engine::io::batch::Batch;
 use crate::engine::io::data::{gather, DataRecord};
 use crate::engine::log::Log;
 use crate::engine::map::load::{Loader, Missing};
 use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Found;
+use crate::engine::records::ReadBuffers;
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
-use crate::engine::Result;
+use crate::engine::{Error, Result};
 use crate::platform::{Platform, Sabotage};
 
 /// True if a block is all zeros. A block of data nearly always differs in its first word.
@@ -166,6 +168,13 @@ impl<'a, P: Platform> Writer<'a, P> {
                 None => break record,
             }
         };
+        self.place(&mut ws.read, &record, class)?;
+        Ok(record.span())
+    }
+
+    /// Gives a record its place in the log and in the table. The leaf of its first block was loaded.
+    fn place(&self, read: &mut ReadBuffers, record: &DataRecord<'_>, class: SpaceClass) -> Result {
+        let block = record.encoded.header().number;
         loop {
             let slot = self.log.slot(self.file, &record.encoded, class)?;
             let stored = record.stored(slot.placed());
@@ -177,7 +186,7 @@ impl<'a, P: Platform> Writer<'a, P> {
             if !loaded {
                 // A discard emptied the leaf after it had been loaded, and a checkpoint dropped it.
                 drop(slot);
-                self.loader.leaf(&mut ws.read, block, Missing::Create)?;
+                self.loader.leaf(read, block, Missing::Create)?;
                 continue;
             }
             // The record gets its place in the log and in the table in one critical section (I2).
@@ -192,8 +201,77 @@ impl<'a, P: Platform> Writer<'a, P> {
             if P::sabotaged(Sabotage::LateTable) {
                 stored.map(&mut self.map.lock())?;
             }
-            return Ok(stored.span);
+            return Ok(());
         }
+    }
+
+    /// Encodes whole blocks from `block` on, all on the device, and adds them to the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the batch has no room for them.
+    pub(crate) fn encode(
+        &self,
+        ws: &mut Workspace<P>,
+        block: u64,
+        data: &[u8],
+        batch: &mut Batch,
+    ) -> Result {
+        if !batch.has_room(data.len()) {
+            return Err(Error::Invalid("batch: it has no room for so much data"));
+        }
+        let (mut at, mut rest) = (block, data);
+        while !rest.is_empty() {
+            let span = self.layout.left_in_natural_unit(at) as usize * BLOCK_SIZE;
+            let (data, behind) = rest.split_at(rest.len().min(span));
+            let mask = stored_blocks(data);
+            let blocks = data.len() / BLOCK_SIZE;
+            if mask == 0 {
+                batch.add_zeros(RecordHeader {
+                    span: blocks as u8,
+                    ..RecordHeader::plain(Kind::Data, at)
+                })?;
+            } else {
+                let (encoder, gathered) = (&mut ws.encoder, &mut ws.gather);
+                let record = encode_blocks(self.codecs, encoder, gathered, at, data, mask);
+                batch.add(&record, mask)?;
+            }
+            at += blocks as u64;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Writes the records of a batch, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) fn write_batch(
+        &self,
+        ws: &mut Workspace<P>,
+        batch: &Batch,
+        class: SpaceClass,
+    ) -> Result {
+        for mut left in batch.records() {
+            let first = left.header.number;
+            if left.mask == 0 {
+                self.zero(&mut ws.read, first, left.header.span.into())?;
+                continue;
+            }
+            self.loader.leaf(&mut ws.read, first, Missing::Create)?;
+            loop {
+                let record = batch.record::<P>(&left);
+                let Some(span) = self.length_to_cut_to(&record, Cut::AtSegmentEnd) else {
+                    self.place(&mut ws.read, &record, class)?;
+                    break;
+                };
+                let (head, tail) = left.cut(span);
+                self.place(&mut ws.read, &batch.record::<P>(&head), class)?;
+                left = tail;
+            }
+        }
+        Ok(())
     }
 
     /// The number of blocks to which a record is cut that does not fit into the rest of the current segment, so that no

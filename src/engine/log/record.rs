@@ -41,6 +41,13 @@ impl<'a> EncodedRecord<'a> {
         &self.header
     }
 
+    /// Writes the payload to `to`, which is as long.
+    pub(crate) fn copy_payload(&self, to: &mut [u8]) {
+        let (lead, rest) = to.split_at_mut(self.head_len - RECORD_HEADER);
+        lead.copy_from_slice(&self.head[RECORD_HEADER..self.head_len]);
+        rest.copy_from_slice(self.rest);
+    }
+
     /// Bytes the record takes in the log.
     pub(super) fn bytes(&self) -> u32 {
         self.header.units() * UNIT as u32
