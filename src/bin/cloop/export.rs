@@ -6,7 +6,7 @@ use crate::fail::{self, fail};
 use crate::image::{self, Lock};
 use crate::progress;
 use crate::target::Target;
-use crate::workers::{self, Stop, Turns};
+use crate::workers::{self, Stop};
 use anyhow::Result;
 use cloop::engine::{Volume, Workspace, BLOCK_SIZE};
 use cloop::platform::std::Std;
@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Write the content of an image as a raw disk.
 ///
@@ -49,11 +49,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         volume: &volume,
         sink,
         cursor: Mutex::default(),
-        turns: Turns::default(),
+        turn: Mutex::default(),
+        next_turn: Condvar::new(),
         bar: &bar,
         stop: Stop::default(),
     };
-    workers::run(&exporter.stop, || exporter.turns.wake(), || exporter.work())?;
+    workers::run(&exporter.stop, || exporter.wake(), || exporter.work())?;
     if let Some(target) = target {
         target.keep()?;
     }
@@ -122,8 +123,9 @@ struct Exporter<'a> {
     volume: &'a Volume<Std>,
     sink: Sink,
     cursor: Mutex<Cursor>,
-    /// Of the jobs that write to a stream.
-    turns: Turns,
+    /// Number of the job whose turn it is to write to a stream.
+    turn: Mutex<u64>,
+    next_turn: Condvar,
     bar: &'a ProgressBar,
     stop: Stop,
 }
@@ -187,14 +189,31 @@ impl Exporter<'_> {
 
     /// Waits until all earlier jobs are written; returns at once after a failure.
     fn write_in_turn(&self, mut file: &File, job: &Job, data: &[u8]) -> io::Result<()> {
-        let written = self.turns.wait(job.number, &self.stop, || {
-            for_zeros(
-                (job.gap.end - job.gap.start) * BLOCK_SIZE as u64,
-                |zeros, _| file.write_all(zeros),
-            )?;
-            file.write_all(data)
-        });
-        written.unwrap_or(Ok(()))
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        while *turn != job.number {
+            if self.stop.requested() {
+                return Ok(());
+            }
+            turn = self
+                .next_turn
+                .wait(turn)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        for_zeros(
+            (job.gap.end - job.gap.start) * BLOCK_SIZE as u64,
+            |zeros, _| file.write_all(zeros),
+        )?;
+        file.write_all(data)?;
+        *turn += 1;
+        self.next_turn.notify_all();
+        Ok(())
+    }
+
+    /// Wakes the workers that wait for their turn, so that they notice a failure.
+    fn wake(&self) {
+        // The lock is taken so that no worker is between its check of `stop` and its sleep.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.next_turn.notify_all();
     }
 }
 

@@ -5,11 +5,12 @@ use crate::chunk::{is_zero, CHUNK};
 use crate::create::Format;
 use crate::fail::{self, fail, warn};
 use crate::progress;
+use crate::reorder::Reorder;
 use crate::size;
 use crate::target::Target;
-use crate::workers::{self, Stop, Turns};
+use crate::workers::{self, Stop};
 use anyhow::Result;
-use cloop::engine::{Volume, BLOCK_SIZE};
+use cloop::engine::{Batch, Volume, BLOCK_SIZE};
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
 use std::fs::File;
@@ -50,6 +51,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let target = Target::claim(&args.image, args.force, 0)?;
     let volume = args.format.begin(&args.image, target.file()?, size)?;
 
+    let batches = (0..workers::count() * BATCHES).map(|_| volume.batch(CHUNK));
+    let batches = batches.collect::<Result<_, _>>();
+    let batches = batches.map_err(|e| fail::engine(&args.image, e))?;
     let bar = progress::bar("importing", source.len.unwrap_or(size));
     let importer = Importer {
         seekable: source.len.is_some(),
@@ -62,11 +66,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         device_size: size,
         bar: &bar,
         stop: Stop::default(),
-        turns: Turns::default(),
+        batches: Reorder::new(batches),
     };
-    // Of the threads, those wait that have compressed more than their turn allows to write.
-    let wake = || importer.turns.wake();
-    workers::run_several(2, &importer.stop, wake, || importer.work())?;
+    let wake = || importer.batches.wake();
+    workers::run(&importer.stop, wake, || importer.work())?;
     let rest = importer.rest()?;
     if rest > 0 && args.exact {
         return Err(fail(
@@ -278,6 +281,9 @@ impl Source {
     }
 }
 
+/// Batches for each worker: chunks that took little time wait for one that takes long.
+const BATCHES: usize = 4;
+
 struct Importer<'a> {
     raw: &'a Path,
     file: &'a File,
@@ -290,8 +296,8 @@ struct Importer<'a> {
     seekable: bool,
     bar: &'a ProgressBar,
     stop: Stop,
-    /// Of the chunks that are written.
-    turns: Turns,
+    /// Of chunks, in which they are written.
+    batches: Reorder,
 }
 
 impl Importer<'_> {
@@ -300,9 +306,12 @@ impl Importer<'_> {
     fn work(&self) -> Result<()> {
         let image_error = |e| fail::engine(self.image, e);
         let mut ws = self.volume.workspace().map_err(image_error)?;
-        let mut batch = self.volume.batch(CHUNK).map_err(image_error)?;
         let mut buf = vec![0; CHUNK];
-        while let Some(Chunk { number, start, len }) = self.next(&mut buf)? {
+        while let Some(mut batch) = self.batches.take(&self.stop) {
+            let Some(Chunk { number, start, len }) = self.next(&mut buf)? else {
+                self.batches.give_back(batch);
+                break;
+            };
             let end = start + len as u64;
             if end > self.device_size {
                 return Err(fail(
@@ -319,7 +328,6 @@ impl Importer<'_> {
             let padded = len.next_multiple_of(BLOCK_SIZE);
             buf[len..padded].fill(0);
             let mut block = start / BLOCK_SIZE as u64;
-            batch.clear();
             for piece in buf[..padded].chunks(self.record_size) {
                 if !is_zero(piece) {
                     self.volume
@@ -328,11 +336,10 @@ impl Importer<'_> {
                 }
                 block += (piece.len() / BLOCK_SIZE) as u64;
             }
-            let write = || self.volume.write_batch(&mut ws, &batch);
-            match self.turns.wait(number, &self.stop, write) {
-                None => return Ok(()),
-                Some(written) => written.map_err(image_error)?,
-            }
+            let write = |batch: &Batch| self.volume.write_batch(&mut ws, batch);
+            self.batches
+                .hand_in(number, batch, write)
+                .map_err(image_error)?;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ mod info;
 mod list;
 mod output;
 mod progress;
+mod reorder;
 mod resize;
 mod set;
 mod signals;
