@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `cloop estimate`: it says what `cloop import` makes.
 
-use crate::run::{noise, prose, root, skip, sparse, system, Lab};
+use crate::run::{noise, prose, root, skip, sparse, system, Lab, Loop};
 use crate::transfer::mixed;
 use serde_json::Value;
 use std::fs;
@@ -51,6 +51,18 @@ fn all_of_a_disk_is_as_large_as_its_import() {
             assert_eq!(error, 0.);
         }
     }
+}
+
+#[test]
+fn a_block_device_is_as_large_as_its_file() {
+    let lab = Lab::new();
+    mixed(&lab.path("raw"));
+    let Some(device) = Loop::over(&lab.path("raw")) else {
+        return;
+    };
+    let report = estimate(&lab, &["-c", "lz4", "--all", device.node()]);
+    let (off, _) = compare(&lab, &report, "raw", "lz4", "64K");
+    assert!(off.abs() < 0.01, "{off}");
 }
 
 /// Pieces of very different contents: a quarter of them tells the rest, and how far it may be wrong.
