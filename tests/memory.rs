@@ -3,7 +3,8 @@
 //! little again afterwards. The memory of the requests of a device is part of it, in pools as the driver has them.
 
 use cloop::engine::{
-    Access, Algorithm, Compression, CreateOptions, Pool, Volume, Workspace, BLOCK_SIZE,
+    Access, Algorithm, Compression, CreateOptions, Pool, Recompression, Volume, Workspace,
+    BLOCK_SIZE,
 };
 use cloop::platform::sim::scarce_memory;
 use cloop::platform::std::{Std, StdFile};
@@ -53,6 +54,7 @@ fn options() -> CreateOptions {
         record_size: 64 << 10,
         segment_size: cloop::engine::DEFAULT_SEGMENT_SIZE,
         compression: Compression::of(Algorithm::Lz4),
+        recompression: Recompression::OFF,
         uuid: [7; 16],
     }
 }

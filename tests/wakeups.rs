@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! How often the background threads of a volume are woken: they run beside users, on the same CPUs.
 
-use cloop::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
+use cloop::engine::{
+    Access, Algorithm, Compression, CreateOptions, Recompression, Volume, BLOCK_SIZE,
+};
 use cloop::platform::std::{Std, StdFile};
 use std::fs;
 
@@ -36,6 +38,7 @@ fn a_flush_wakes_no_background_thread() {
         record_size: 65536,
         segment_size: cloop::engine::DEFAULT_SEGMENT_SIZE,
         compression: Compression::of(Algorithm::Lz4),
+        recompression: Recompression::OFF,
         uuid: [7; 16],
     };
     Volume::<Std>::create(&file, &options).unwrap();

@@ -3,8 +3,8 @@
 
 use super::{Counted, Counts};
 use crate::engine::{
-    Access, Algorithm, Compression, CreateOptions, Error, Volume, Workspace, BLOCK_SIZE,
-    DEFAULT_SEGMENT_SIZE,
+    Access, Algorithm, Compression, CreateOptions, Error, Recompression, Volume, Workspace,
+    BLOCK_SIZE, DEFAULT_SEGMENT_SIZE,
 };
 use crate::platform::{BackingFile, Platform};
 use core::ops::Range;
@@ -158,6 +158,7 @@ impl<F: BackingFile, P: Platform<File = Counted<F>>> Bench<P> {
             record_size,
             compression: Compression::of(algorithm),
             segment_size: DEFAULT_SEGMENT_SIZE,
+            recompression: Recompression::OFF,
             uuid: *b"a bench's volume",
         };
         Volume::<P>::create(&file, &options)?;

@@ -19,6 +19,7 @@ mod log;
 mod map;
 mod pool;
 mod reclaim;
+mod recompress;
 mod records;
 mod recovery;
 mod space;
@@ -28,7 +29,7 @@ mod volume;
 mod workspace;
 
 pub use self::access::Access;
-pub use self::codec::{Codec, Compression, Levels};
+pub use self::codec::{Codec, Compression, Levels, Recompression};
 pub use self::error::{Error, Result};
 pub use self::format::{
     Algorithm, DeviceSize, Layout, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE, FORMAT_VERSION,
@@ -38,6 +39,7 @@ pub use self::io::batch::Batch;
 pub use self::io::estimate::{Cost, Estimator};
 pub use self::io::sink::Sink;
 pub use self::pool::Pool;
+pub use self::recompress::RecompressionPass;
 pub use self::records::ReadBuffers;
 pub use self::recovery::create::CreateOptions;
 pub use self::recovery::open::DEFAULT_TABLE_LIMIT;

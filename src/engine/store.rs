@@ -36,6 +36,8 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: AtomicU64,
     /// Bytes of live records moved by reclaim.
     pub(crate) moved: AtomicU64,
+    /// Bytes of records that data was compressed to again.
+    pub(crate) recompressed: AtomicU64,
     /// Segments that became free.
     pub(crate) freed: AtomicU64,
 }
@@ -54,8 +56,17 @@ fn map_of<P: Platform>(
     fingerprints: Fingerprints,
     log: &Log<P>,
 ) -> Result<SharedMap<P>> {
-    let map = Map::new(table, superblock.layout, superblock.mapped, fingerprints)?;
+    let mut map = Map::new(table, superblock.layout, superblock.mapped, fingerprints)?;
+    map.announce_marks(superblock.marks);
+    map.mark_for(superblock.recompression.compression);
     SharedMap::new(map, log.checkpoint_cost.clone())
+}
+
+fn codecs_of<P: Platform>(superblock: &Superblock) -> Result<Box<Codecs<P>>> {
+    let most = superblock.layout.record_size as usize;
+    let codecs = Codecs::new(superblock.compression, superblock.zstd, most)?;
+    codecs.set_recompression(superblock.recompression);
+    Ok(codecs)
 }
 
 /// The parts of an open image.
@@ -102,11 +113,7 @@ impl<P: Platform> Store<P> {
         arc(Self {
             file,
             layout,
-            codecs: Codecs::new(
-                superblock.compression,
-                superblock.zstd,
-                layout.record_size as usize,
-            )?,
+            codecs: codecs_of(superblock)?,
             map,
             log,
             cache: RecordCache::new(&layout)?,

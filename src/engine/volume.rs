@@ -4,7 +4,7 @@
 use crate::engine::access::Access;
 use crate::engine::background::{maintain, write_behind};
 use crate::engine::checkpoint::CheckpointKind;
-use crate::engine::codec::Compression;
+use crate::engine::codec::{Compression, Recompression};
 use crate::engine::format::{DeviceSize, Layout, Superblock, BLOCK_SIZE};
 use crate::engine::freeing;
 use crate::engine::io::batch::Batch;
@@ -12,6 +12,7 @@ use crate::engine::io::read::Reader;
 use crate::engine::io::sink::{Filling, Sink};
 use crate::engine::io::write::Writer;
 use crate::engine::reclaim::{self, SharedMaintenance};
+use crate::engine::recompress::RecompressionPass;
 use crate::engine::records::ReadBuffers;
 use crate::engine::recovery::create::{create, CreateOptions};
 use crate::engine::recovery::open::{begin_writing, open, Expected, Opened};
@@ -81,6 +82,10 @@ pub struct Stats {
     pub space_waits: u64,
     /// Records that were compressed with LZ4, because there was no memory for the algorithm chosen.
     pub replaced: u64,
+    /// Bytes of records that cold data was compressed to again.
+    pub recompressed_bytes: u64,
+    /// Live bytes that may be worth compressing again. Of no meaning if cold data stays as it was written.
+    pub pending_bytes: u64,
 }
 
 /// How a volume is doing.
@@ -252,6 +257,41 @@ impl<P: Platform> Volume<P> {
         Ok(())
     }
 
+    /// How data is compressed again that has become cold.
+    pub fn recompression(&self) -> Recompression {
+        self.store.codecs.recompression()
+    }
+
+    /// Changes how data is compressed again that has become cold, in the image and from now on. With another compression than
+    /// before, all data is looked at again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the compression compresses nothing, and as [`checkpoint`](Self::checkpoint).
+    pub fn set_recompression(&self, recompression: Recompression) -> Result {
+        self.change_recompression(|now| *now = recompression)
+    }
+
+    /// As [`set_recompression`](Self::set_recompression), with a part of the choice that `change` makes.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_recompression`](Self::set_recompression).
+    pub fn change_recompression(&self, change: impl FnOnce(&mut Recompression)) -> Result {
+        self.writable()?;
+        let store = &*self.store;
+        let mut maintenance = self.maintenance.lock();
+        store.check_open()?;
+        let now = store.codecs.recompression();
+        let mut recompression = now;
+        change(&mut recompression);
+        if recompression != now {
+            maintenance.set_recompression(store, recompression)?;
+            store.log.lock().notify_all();
+        }
+        Ok(())
+    }
+
     /// Makes the image say, once in its life, that there are records that older versions cannot read, if the next write makes
     /// the first of them. If that is not possible, the write goes on with records that they can read.
     // A stack frame of its own, because writes seldom need it.
@@ -261,22 +301,9 @@ impl<P: Platform> Volume<P> {
         store.codecs.await_announcement(true);
         let mut maintenance = self.maintenance.lock();
         store.codecs.await_announcement(false);
-        if store.check_open().is_err() || !store.codecs.wants_announcement() {
-            return;
-        }
-        if store.codecs.prepare_announcement().is_err() {
-            return;
-        }
-        let checkpoint = maintenance.checkpoint_state_mut();
-        let said = match P::sabotaged(Sabotage::LateFeature) {
-            true => {
-                checkpoint.note_zstd();
-                Ok(())
-            }
-            false => checkpoint.rewrite(store, |superblock| superblock.zstd = true),
-        };
-        if said.is_ok() {
-            store.codecs.announced();
+        if store.check_open().is_ok() && store.codecs.wants_announcement() {
+            // Without it the write is compressed with LZ4.
+            let _ = maintenance.checkpoint_state_mut().announce_zstd(store);
         }
     }
 
@@ -552,6 +579,31 @@ impl<P: Platform> Volume<P> {
         reclaim::compact(&self.store, &self.maintenance, go_on)
     }
 
+    /// Begins to compress all data again with `compression`, for [`recompress`](Self::recompress), whatever the image is told
+    /// to do with cold data.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if it compresses nothing, and as [`checkpoint`](Self::checkpoint).
+    pub fn begin_recompression(&self, compression: Compression) -> Result<RecompressionPass> {
+        self.writable()?;
+        let mut maintenance = self.maintenance.lock();
+        self.store.check_open()?;
+        maintenance.begin_pass(&self.store, compression)
+    }
+
+    /// Compresses data of `pass` again, beside other operations, until none is left. Several threads may do so at a time; each
+    /// takes other segments. `go_on` is asked between records.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write). What is damaged or cannot be read stays as it is.
+    pub fn recompress(&self, pass: &RecompressionPass, go_on: &mut dyn FnMut() -> bool) -> Result {
+        self.writable()?;
+        self.store.check_open()?;
+        pass.work(&self.store, go_on)
+    }
+
     /// Changes the size of the device to `size` bytes. What lies beyond a smaller one is discarded.
     /// No other operation may be under way beyond the smaller of the two sizes.
     ///
@@ -791,6 +843,8 @@ impl<P: Platform> Volume<P> {
             low: u64::from(store.watermark.low()),
             space_waits: log.space.next_ticket(),
             replaced: store.codecs.replaced(),
+            recompressed_bytes: counters.recompressed.load(Ordering::Relaxed),
+            pending_bytes: total.unmarked,
         })
     }
 

@@ -118,14 +118,15 @@ const ROOTS: [(usize, [&str; 4]); 2] = [
     ),
 ];
 
-const USAGE: [(&str, u32, u32); 4] = [
+const USAGE: [(&str, u32, u32); 5] = [
     ("usage: free", 63, 1),
     ("usage: tail", 55, 8),
-    ("usage: live", 32, 23),
+    ("usage: recompressed", 54, 1),
+    ("usage: live", 32, 22),
     ("usage: seed", 0, 32),
 ];
 
-const SUPERBLOCK: [(&str, usize, usize); 26] = [
+const SUPERBLOCK: [(&str, usize, usize); 30] = [
     ("superblock: version", 8, 4),
     ("superblock: compatible features", 16, 8),
     ("superblock: read-only features", 24, 8),
@@ -152,6 +153,10 @@ const SUPERBLOCK: [(&str, usize, usize); 26] = [
     ("superblock: length", 168, 8),
     ("superblock: further algorithm", 176, 1),
     ("superblock: level", 177, 1),
+    ("superblock: algorithm for cold data", 178, 1),
+    ("superblock: level for cold data", 179, 1),
+    ("superblock: seconds until data is cold", 180, 4),
+    ("superblock: rate of recompression", 184, 4),
 ];
 
 const SEGMENT: [(&str, usize, usize); 11] = [

@@ -6,7 +6,7 @@ use crate::engine::format::{
     SegmentHeader, SegmentUsage, Superblock, BLOCK_SIZE, DATA_START, NODE_BYTES, NODE_ENTRIES,
     NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
-use crate::engine::{Algorithm, Compression};
+use crate::engine::{Algorithm, Compression, Recompression};
 use crate::platform::mem::Need;
 use crate::platform::std::StdZstdCompressor;
 use crate::platform::{Platform, ZstdCompressor};
@@ -85,6 +85,8 @@ pub struct Maker<P> {
     pub node_algorithm: Algorithm,
     /// The superblock says that there may be records of Zstandard.
     pub zstd: bool,
+    /// The superblock says that segments may be marked as recompressed.
+    pub marks: bool,
     /// Entries of the blocks, as the data and zero records so far make them.
     pub table: BTreeMap<u64, Entry>,
     /// Segments to be marked free.
@@ -110,6 +112,7 @@ impl<P: Platform> Maker<P> {
             pack_nodes: false,
             node_algorithm: Algorithm::Lz4,
             zstd: false,
+            marks: false,
             table: BTreeMap::new(),
             free: BTreeSet::new(),
             written: BTreeSet::new(),
@@ -318,6 +321,7 @@ impl<P: Platform> Maker<P> {
                 let usage = SegmentUsage {
                     free: self.free.contains(&index),
                     unused_end: 0,
+                    recompressed: false,
                     live: live.get(&(index as u64)).copied().unwrap_or(0),
                     seed: self.seed(index),
                 };
@@ -339,7 +343,9 @@ impl<P: Platform> Maker<P> {
             read_only_compatible: 0,
             layout,
             zstd: self.zstd,
+            marks: self.marks,
             compression: Compression::of(Algorithm::Lz4),
+            recompression: Recompression::OFF,
             size: self.size,
             incomplete: false,
             detached: false,

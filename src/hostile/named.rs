@@ -96,14 +96,19 @@ fn usage<P: Platform>(m: Maker<P>, change: impl Fn(u64, u64) -> u64) -> Vec<u8> 
         .filter(|f| f.name.starts_with("usage: "))
         .copied()
         .collect();
-    for (index, part) in (0..).zip(parts.chunks_exact(4)) {
-        let [free, tail, live, seed] = [0, 1, 2, 3].map(|i| part[i].get(&image.bytes));
-        if seed == 0 {
+    // Where the parts of a word begin: free, tail, recompressed, live, seed.
+    const SHIFTS: [u32; 5] = [63, 55, 54, 32, 0];
+    for (index, part) in (0..).zip(parts.chunks_exact(SHIFTS.len())) {
+        let placed = part.iter().zip(SHIFTS);
+        let word = placed.fold(0, |word, (field, shift)| {
+            word | (field.get(&image.bytes) << shift)
+        });
+        if word as u32 == 0 {
             break;
         }
-        let word = change(index, (free << 63) | (tail << 55) | (live << 32) | seed);
-        for (field, value) in part.iter().zip([word >> 63, word >> 55, word >> 32, word]) {
-            field.set(&mut image.bytes, value);
+        let word = change(index, word);
+        for (field, shift) in part.iter().zip(SHIFTS) {
+            field.set(&mut image.bytes, word >> shift);
         }
     }
     image.seal();
@@ -518,7 +523,19 @@ fn counts<P: Platform>(add: &mut Add<'_>) {
     add(
         "live units: more than the segment holds",
         Expect::Refused,
-        live(|w| w | (0x7f_ffff << 32)),
+        live(|w| w | (0x3f_ffff << 32)),
+    );
+    add(
+        "a mark of recompression without the feature",
+        Expect::Refused,
+        live(|w| w | (1 << 54)),
+    );
+    let mut marked = begun::<P>();
+    marked.marks = true;
+    add(
+        "a mark of recompression",
+        Expect::Harmless,
+        usage(marked, |_, word| word | (1 << 54)),
     );
     add(
         "a free segment in use",

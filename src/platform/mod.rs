@@ -180,6 +180,10 @@ pub enum Sabotage {
     EarlyPunch,
     /// A record is moved although what it held was overwritten meanwhile.
     BlindMove,
+    /// Recompression places a record although a block of it has changed.
+    BlindRecompression,
+    /// Recompression marks a segment before it has looked at its records.
+    EarlyMark,
     /// Writes may use what is reserved for discards, reclaim and checkpoints.
     SpentReserve,
     /// A failed fsync is tried again, and its success taken for the truth.
@@ -265,7 +269,7 @@ pub enum WaitEvent {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 48] = [
         Self::SkipSync,
         Self::EarlyFlush,
         Self::SharedSync,
@@ -279,6 +283,8 @@ impl Sabotage {
         Self::EarlyReuse,
         Self::EarlyPunch,
         Self::BlindMove,
+        Self::BlindRecompression,
+        Self::EarlyMark,
         Self::SpentReserve,
         Self::RetriedSync,
         Self::TransientSync,
@@ -364,6 +370,11 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     /// Milliseconds since some moment in the past, by a clock that never goes back.
     fn now_ms() -> u64;
+
+    /// Has the calling thread, one that [`spawn`](Self::spawn) started, leave the CPUs to all others that want them, or not
+    /// any more.
+    #[inline(always)]
+    fn stand_back(_back: bool) {}
 
     /// Hears that writes to `file` have begun to fail with an error and are tried again, or, without an error, that they
     /// succeed again: for the log of the system.

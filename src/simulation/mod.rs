@@ -13,7 +13,9 @@ mod provable;
 pub mod script;
 mod submit;
 
-use crate::engine::{Access, Algorithm, Compression, CreateOptions, Error, Volume, BLOCK_SIZE};
+use crate::engine::{
+    Access, Algorithm, Compression, CreateOptions, Error, Recompression, Volume, BLOCK_SIZE,
+};
 use crate::platform::sim::{self, Fault, Rng, Sim, SimFile};
 use crate::platform::{BackingFile, Sabotage};
 use core::fmt::Write;
@@ -65,6 +67,11 @@ const LARGE_SEGMENT: u32 = 1 << 20;
 /// Bytes of memory for the sector table in histories with little memory.
 const TABLE: u64 = 64 << 10;
 
+/// Turns of the scheduler without a write, after which a device is at rest.
+const QUIET_TURNS: u64 = 1000;
+/// Turns of the scheduler after which recompression must have come to rest.
+const REST_TURNS: u64 = 50_000;
+
 /// Number of blocks whose contents are known: the *sites*.
 const SITES: usize = BLOCKS as usize + FAR.len();
 
@@ -100,19 +107,22 @@ pub enum Profile {
     Clash,
     /// Small writes, each of which is flushed, and large ones beside them, on a disk with slow writes.
     Commits,
+    /// Small writes beside recompression, in the background and on request.
+    Cold,
     /// Up to 64 submitters that write incompressible data again and again, on an image that reaches its largest size.
     Crowd,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Mixed,
         Self::Pressure,
         Self::Leaves,
         Self::Refill,
         Self::Clash,
         Self::Commits,
+        Self::Cold,
         Self::Crowd,
     ];
 
@@ -184,13 +194,14 @@ impl Plan {
     /// A long random history.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng(seed ^ 0x706c_616e);
-        let profile = match rng.below(12) {
+        let profile = match rng.below(13) {
             0 | 1 => Profile::Pressure,
             2 | 3 => Profile::Leaves,
             4 => Profile::Refill,
             5 | 6 => Profile::Clash,
             7 => Profile::Crowd,
             8 => Profile::Commits,
+            9 => Profile::Cold,
             _ => Profile::Mixed,
         };
         let trouble = match rng.below(7) {
@@ -252,6 +263,7 @@ impl Plan {
             // It shows in what submitters are told, not on the disk.
             sabotage if sabotage.is_race() => (Profile::Clash, 10_000),
             Sabotage::EarlyEntry => (Profile::Commits, random.snapshots),
+            Sabotage::BlindRecompression | Sabotage::EarlyMark => (Profile::Cold, 10_000),
             Sabotage::UnfairGrant | Sabotage::HastyVerdict => (Profile::Crowd, 10_000),
             _ => (profiles[(seed % 4) as usize], random.snapshots),
         };
@@ -523,6 +535,7 @@ fn options(blocks: u64, record_size: u32, segment_size: u32) -> CreateOptions {
         record_size,
         segment_size,
         compression: Compression::of(Algorithm::Lz4),
+        recompression: Recompression::OFF,
         uuid: *b"a simulated disk",
     }
 }
@@ -744,6 +757,12 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
         }
         return;
     }
+    if plan.profile == Profile::Cold && harm == Harm::None && !file.crashed() {
+        file.snapshot_every(plan.snapshots * 4, Rng(rng.next_u64()));
+        if let Err(objection) = come_to_rest(&volume, plan) {
+            round(shared).object(objection);
+        }
+    }
     if rng.below(2) == 0 {
         file.repair();
     }
@@ -762,6 +781,59 @@ fn operate(plan: Plan, number: u64, file: &SimFile, shared: &Shared, rng: &mut R
             sim::promised(completed);
             sim::checkpointed(completed);
         }
+    }
+}
+
+/// Data that is cold is compressed again until there is nothing left to gain, and then nothing more is written: recompression
+/// ends, and what it says of a segment is true.
+fn come_to_rest(volume: &Volume<Sim>, plan: Plan) -> Result<(), String> {
+    let Some(compression) = volume.recompression().compression else {
+        return Ok(());
+    };
+    // A device at rest does not look before the log has something to write.
+    if volume.flush().is_err() {
+        return Ok(());
+    }
+    // Without memory for a context there is nothing but LZ4.
+    sim::scarce_memory(1);
+    let stats = || volume.stats().map_err(|e| e.to_string());
+    let stopped = || volume.state().error.is_some() || volume.file().crashed();
+    let (mut turns, mut written, mut quiet) = (0, 0, 0);
+    while quiet < QUIET_TURNS {
+        if stopped() {
+            return Ok(());
+        }
+        let now = stats()?;
+        let at_rest = now.pending_bytes == 0 && now.log_bytes == written;
+        (written, quiet) = (now.log_bytes, if at_rest { quiet + 1 } else { 0 });
+        turns += 1;
+        if turns > REST_TURNS {
+            // Damaged and detached data cannot be looked at.
+            return match plan.trouble {
+                Trouble::None => Err(format!("recompression does not end: {:?}", stats()?)),
+                _ => Ok(()),
+            };
+        }
+        sim::pass_time(50);
+        shuttle::thread::yield_now();
+    }
+    // What is marked is not marked too early: a pass that looks at all of it finds nothing.
+    let _ = volume.quiesce();
+    if volume.set_recompression(Recompression::OFF).is_err() {
+        return Ok(());
+    }
+    let before = stats()?.recompressed_bytes;
+    let Ok(pass) = volume.begin_recompression(compression) else {
+        return Ok(());
+    };
+    let done = volume.recompress(&pass, &mut || true);
+    volume.wake();
+    let gained = stats()?.recompressed_bytes - before;
+    match done.is_ok() && gained > 0 && !stopped() {
+        true => Err(format!(
+            "a marked segment has {gained} bytes of records to gain from"
+        )),
+        false => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     fill, round, site, tag_of, Plan, Profile, Shared, Trouble, BLOCKS, FAR, SEGMENT, SIZES,
 };
 use crate::engine::format::NODE_ENTRIES;
-use crate::engine::{Compression, Error, Volume, Workspace, BLOCK_SIZE};
+use crate::engine::{Algorithm, Compression, Error, Recompression, Volume, Workspace, BLOCK_SIZE};
 use crate::platform::sim::{self, Placed, Rng, Sim};
 use crate::platform::BackingFile;
 use std::format;
@@ -34,6 +34,8 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
         return;
     };
     site.bad_sectors = plan.trouble == Trouble::Sectors;
+    // What is left of a record after a discard may gain something although it was compressed before.
+    site.mapped_only = plan.profile == Profile::Cold;
     site.incompressible = matches!(
         plan.profile,
         Profile::Pressure | Profile::Refill | Profile::Crowd
@@ -51,6 +53,7 @@ pub(super) fn submit(volume: &Volume<Sim>, shared: &Shared, plan: Plan, name: u6
             Profile::Refill => site.refill(),
             Profile::Clash => site.clash(),
             Profile::Commits => site.commit(),
+            Profile::Cold => site.cool(),
             Profile::Crowd => site.crowd(),
         };
         match result {
@@ -94,6 +97,8 @@ pub(super) struct Submitter<'a> {
     ws: Workspace<Sim>,
     /// Almost all data that it writes is incompressible.
     incompressible: bool,
+    /// It writes no zeros.
+    mapped_only: bool,
     /// What it writes is metadata of a file system.
     metadata: bool,
     /// Some sectors of the disk cannot be read. Nothing else goes wrong but for the power.
@@ -114,6 +119,7 @@ impl<'a> Submitter<'a> {
             name,
             rng,
             incompressible: false,
+            mapped_only: false,
             metadata: false,
             bad_sectors: false,
         })
@@ -150,7 +156,8 @@ impl<'a> Submitter<'a> {
                     self.volume.shed(u64::MAX);
                     Ok(())
                 }
-                _ => self.compress(["zstd:1", "lz4", "zstd:4", "none"][(size / 4 % 4) as usize]),
+                2 => self.compress(["zstd:1", "lz4", "zstd:4", "none"][(size / 4 % 4) as usize]),
+                _ => self.recompress(["zstd:1", "lz4", "zstd:4", "none"][(size / 4 % 4) as usize]),
             },
             5 => self.write(block, up_to(64)).map(|_| ()),
             6 | 7 => self.write_through(block),
@@ -207,6 +214,43 @@ impl<'a> Submitter<'a> {
         }
     }
 
+    /// Writes block by block and reads, while data that was written before is compressed again.
+    fn cool(&mut self) -> Result<(), Error> {
+        let block = self.rng.below(BLOCKS - 32);
+        let size = self.rng.next_u64();
+        match self.rng.below(32) {
+            0..=9 => self.write(block % 64, 1 + size % 2).map(|_| ()),
+            10..=12 => self.write(block, 1 + size % 32).map(|_| ()),
+            13 => self.write_atomic(block % 64, 1 + size % 16).map(|_| ()),
+            14..=19 => self.read(block % 64, 1 + size % 32),
+            20 => self.flush(),
+            21 => self.checkpoint(),
+            22 => self.compact(),
+            23 => {
+                self.volume.shed(u64::MAX);
+                Ok(())
+            }
+            24 => self.compress(["zstd:1", "lz4"][(size % 2) as usize]),
+            25 | 26 => self.recompress(["zstd:1", "lz4", "zstd:4", "none"][(size % 4) as usize]),
+            27 | 28 => {
+                let compression = Compression::of(Algorithm::Zstd);
+                let pass = self.volume.begin_recompression(compression)?;
+                let mut left = size % 64;
+                self.volume.recompress(&pass, &mut || {
+                    left = left.saturating_sub(1);
+                    left > 0
+                })
+            }
+            _ => {
+                // The others go on, and time passes.
+                for _ in 0..size % 512 {
+                    shuttle::thread::yield_now();
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Overwrites a small device, so that the image reaches its largest size.
     fn crowd(&mut self) -> Result<(), Error> {
         let size = 1 + self.rng.below(32);
@@ -247,6 +291,7 @@ impl<'a> Submitter<'a> {
             12 => self.checkpoint(),
             13 => match size % 4 {
                 0 => self.resize(),
+                1 => self.recompress(["zstd:1", "lz4", "zstd:4", "none"][(size / 4 % 4) as usize]),
                 _ => self.compact(),
             },
             _ => self.read(block, size),
@@ -496,7 +541,7 @@ impl<'a> Submitter<'a> {
     }
 
     fn next_tag(&mut self) -> u32 {
-        if self.rng.below(6) == 0 {
+        if !self.mapped_only && self.rng.below(6) == 0 {
             return 0;
         }
         let class = match self.rng.next_u64() {
@@ -626,6 +671,21 @@ impl<'a> Submitter<'a> {
         let result = self.volume.set_compression(compression);
         round(self.shared).say(format_args!(
             "{}: compress with {with}: {result:?}",
+            self.name
+        ));
+        result
+    }
+
+    /// Changes how cold data is compressed again. What users wrote is cold as soon as the device is idle.
+    fn recompress(&mut self, with: &str) -> Result<(), Error> {
+        let compression = Compression::parse(with).filter(|c| c.algorithm() != Algorithm::Raw);
+        let result = self.volume.set_recompression(Recompression {
+            compression,
+            after: 0,
+            rate: 0,
+        });
+        round(self.shared).say(format_args!(
+            "{}: recompress with {with}: {result:?}",
             self.name
         ));
         result

@@ -12,7 +12,7 @@ use cloop::engine::format::{
 };
 use cloop::engine::repair::{repair, Doubtful};
 use cloop::engine::Access;
-use cloop::engine::{check, Algorithm, Compression, Error, BLOCK_SIZE};
+use cloop::engine::{check, Algorithm, Compression, Error, Recompression, BLOCK_SIZE};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::{BackingFile, Platform};
 use std::fs;
@@ -98,6 +98,36 @@ fn an_image_with_records_of_zstandard_is_read() {
     let volume = Vol::open(file, Access::Write).unwrap();
     assert_eq!(read_all(&volume), tested.state());
     assert_eq!(volume.compression().to_string(), "zstd:9");
+}
+
+/// With segments that are marked as recompressed.
+#[test]
+fn a_recompressed_image_is_read() {
+    let (file, volume) = new_volume();
+    let zstd = Compression::parse("zstd:9").unwrap();
+    let recompression = Recompression {
+        after: 7200,
+        rate: 100,
+        ..Recompression::with(zstd)
+    };
+    volume.set_recompression(recompression).unwrap();
+    let tested = history(volume);
+    let pass = tested.volume.begin_recompression(zstd).unwrap();
+    tested.volume.recompress(&pass, &mut || true).unwrap();
+    tested.volume.close().unwrap();
+    if std::env::var_os("CLOOP_WRITE_FIXTURES").is_some() {
+        fs::write(path("v1-recompressed.cloop"), file.bytes()).unwrap();
+    }
+    let file = load("v1-recompressed.cloop");
+    assert_checked(&file, "v1-recompressed.cloop");
+    let (superblock, page) = newest(&file);
+    assert!(superblock.marks && superblock.zstd);
+    assert_eq!((page[32], &page[178..180]), (6, &[2, 9][..]));
+    let volume = Vol::open(file, Access::Write).unwrap();
+    assert_eq!(read_all(&volume), tested.state());
+    assert_eq!(volume.recompression(), recompression);
+    // But for what the two checkpoints of the opening have written.
+    assert_eq!(volume.stats().unwrap().pending_bytes, 0);
 }
 
 #[test]
@@ -317,14 +347,14 @@ fn superblocks_that_make_no_sense_are_refused() {
     };
     assert!(forge(180, &[0]).is_ok());
     assert_eq!(forge(8, &2u32.to_le_bytes()), Err(Error::Version(2)));
-    assert_eq!(forge(32, &[4]), Err(Error::Feature(4)));
-    assert_eq!(forge(32, &[5]), Err(Error::Feature(4)));
+    assert_eq!(forge(32, &[8]), Err(Error::Feature(8)));
+    assert_eq!(forge(32, &[9]), Err(Error::Feature(8)));
     assert!(forge(32, &[1]).is_ok_and(|superblock| superblock.incomplete));
     // Unknown compatible features are ignored; unknown read-only-compatible ones only forbid writing.
     assert!(forge(16, &[1]).is_ok());
     assert!(forge(24, &[1]).is_ok());
     let huge = u64::MAX.to_le_bytes();
-    let wrong: [(usize, &[u8]); 16] = [
+    let wrong: [(usize, &[u8]); 19] = [
         (56, &[1]),
         (56, &[0; 8]),
         (56, &huge),
@@ -341,6 +371,9 @@ fn superblocks_that_make_no_sense_are_refused() {
         (120, &huge),
         (128, &huge),
         (160, &huge),
+        (178, &[9]),
+        (178, &[2, 9]),
+        (178, &[2, 20]),
     ];
     for (at, bytes) in wrong {
         let result = forge(at, bytes);

@@ -9,7 +9,9 @@
 //! The home has no background threads, because the order in which threads run depends on how often the engine takes
 //! a lock. Writers, flushes, checkpoints and compaction then do all the work themselves.
 
-use cloop::engine::{Access, Algorithm, Compression, CreateOptions, Error, Volume, BLOCK_SIZE};
+use cloop::engine::{
+    Access, Algorithm, Compression, CreateOptions, Error, Recompression, Volume, BLOCK_SIZE,
+};
 use cloop::platform::fuzz::{LoneMonitor, NoThread};
 use cloop::platform::sim::{Rng, SimFile, Survival};
 use cloop::platform::std::{StdLz4, StdZstdCompressor, StdZstdDecompressor};
@@ -234,6 +236,7 @@ fn play(seed: u64, record_size: u32, algorithm: Algorithm) -> [u64; 2] {
         record_size,
         segment_size: 256 << 10,
         compression: Compression::of(algorithm),
+        recompression: Recompression::OFF,
         uuid: *b"a simulated disk",
     };
     let mut file = Recorded::new(SimFile::new());

@@ -6,7 +6,9 @@
 //! have been the newest content at some moment while it was under way. `CLOOP_TEST_LONG` makes it long.
 
 use cloop::engine::check::check;
-use cloop::engine::{Access, Algorithm, Compression, CreateOptions, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{
+    Access, Algorithm, Compression, CreateOptions, Recompression, Volume, Workspace, BLOCK_SIZE,
+};
 use cloop::platform::sim::Rng;
 use cloop::platform::std::{Std, StdFile};
 use cloop::simulation::{fill, tag_of};
@@ -246,6 +248,7 @@ fn load(record_size: u32, rounds: u64, operations: u64) {
         record_size,
         segment_size: 256 << 10,
         compression: Compression::of(Algorithm::Lz4),
+        recompression: Recompression::OFF,
         uuid: *b"a file for tests",
     };
     let image = || StdFile::from_file(file.try_clone().unwrap()).unwrap();

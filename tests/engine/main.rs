@@ -12,6 +12,7 @@ mod load;
 mod model;
 mod ordinary;
 mod reads;
+mod recompress;
 mod repair;
 mod space;
 mod warm;

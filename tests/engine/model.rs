@@ -2,7 +2,9 @@
 //! The model: every block holds a tag, from which the bytes of the block follow.
 
 use cloop::engine::Access;
-use cloop::engine::{Algorithm, Compression, CreateOptions, Volume, Workspace, BLOCK_SIZE};
+use cloop::engine::{
+    Algorithm, Compression, CreateOptions, Recompression, Volume, Workspace, BLOCK_SIZE,
+};
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::Std;
 use cloop::simulation;
@@ -21,6 +23,7 @@ pub(crate) fn options(record_size: u32, algorithm: Algorithm) -> CreateOptions {
         record_size,
         segment_size: 256 * 1024,
         compression: Compression::of(algorithm),
+        recompression: Recompression::OFF,
         uuid: *b"a simulated disk",
     }
 }

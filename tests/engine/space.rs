@@ -7,7 +7,8 @@ use cloop::engine::format::Kind;
 use cloop::engine::repair::{repair, Doubtful, Report};
 use cloop::engine::Access;
 use cloop::engine::{
-    check, Algorithm, Compression, CreateOptions, Error, Stats, Volume, Workspace, BLOCK_SIZE,
+    check, Algorithm, Compression, CreateOptions, Error, Recompression, Stats, Volume, Workspace,
+    BLOCK_SIZE,
 };
 use cloop::platform::sim::{Rng, SimFile};
 use cloop::platform::std::{Std, StdFile};
@@ -27,6 +28,7 @@ fn on_disk(size: u64, record_size: u32) -> Volume<Std> {
         record_size,
         segment_size: 1 << 20,
         compression: Compression::of(Algorithm::Lz4),
+        recompression: Recompression::OFF,
         uuid: *b"an image on disk",
     };
     Volume::<Std>::create(&file, &create).unwrap();

@@ -6,7 +6,9 @@ use crate::image;
 use crate::size;
 use crate::target::Target;
 use anyhow::Result;
-use cloop::engine::{Codec, Compression, CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
+use cloop::engine::{
+    Algorithm, Codec, Compression, CreateOptions, Recompression, Volume, DEFAULT_SEGMENT_SIZE,
+};
 use cloop::platform::std::Std;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -38,7 +40,13 @@ pub(crate) struct Format {
     /// Compression of the data: lz4 (fast), zstd or zstd:1 to zstd:19 (smaller), or none
     #[arg(short, long, value_name = "ALGORITHM[:LEVEL]", default_value = Codec::ALL[0].name, value_parser = parse_compression)]
     compress: Compression,
+    /// Compression that data gets later, when it has not been written for 10 minutes and the device is idle, or none [default: zstd:9, if --compress is lz4]
+    #[arg(long, value_name = "ALGORITHM[:LEVEL]", value_parser = parse_compression)]
+    recompress: Option<Compression>,
 }
+
+/// What data that was compressed with LZ4 gets later, if the user does not say anything else.
+const STRONG: &str = "zstd:9";
 
 /// Reads an algorithm and its level.
 pub(crate) fn parse_compression(text: &str) -> Result<Compression, String> {
@@ -64,8 +72,18 @@ impl Format {
             record_size: self.record_size,
             segment_size: DEFAULT_SEGMENT_SIZE,
             compression: self.compress,
+            recompression: self.recompression(),
             uuid: uuid::Uuid::new_v4().into_bytes(),
         }
+    }
+
+    fn recompression(&self) -> Recompression {
+        let fast = self.compress.algorithm() == Algorithm::Lz4;
+        let again = match self.recompress {
+            None if fast => Compression::parse(STRONG),
+            again => again.filter(|again| again.algorithm() != Algorithm::Raw),
+        };
+        again.map_or(Recompression::OFF, Recompression::with)
     }
 
     /// Writes an image for a device of `size` bytes into `file`, which is at `path`, and opens it to be filled. Nothing

@@ -10,7 +10,8 @@ use crate::size;
 use crate::workers::{self, Stop};
 use anyhow::{anyhow, Result};
 use cloop::engine::{
-    Codec, Compression, Cost, CreateOptions, Estimator, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE,
+    Codec, Compression, Cost, CreateOptions, Estimator, Recompression, BLOCK_SIZE,
+    DEFAULT_SEGMENT_SIZE,
 };
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
@@ -181,6 +182,7 @@ impl Sample<'_> {
                 record_size: self.args.record_size,
                 segment_size: DEFAULT_SEGMENT_SIZE,
                 compression,
+                recompression: Recompression::OFF,
                 uuid: [0; 16],
             };
             Estimator::<Std>::new(&options).map_err(|e| anyhow!("{e}"))

@@ -111,11 +111,6 @@ impl<P: Platform> CheckpointState<P> {
         self.superblock.incomplete = false;
     }
 
-    /// The superblocks that are written from now on say that there may be records of Zstandard: too late.
-    pub(crate) fn note_zstd(&mut self) {
-        self.superblock.zstd = true;
-    }
-
     /// The superblock last written (or read).
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock

@@ -3,7 +3,8 @@
 
 use super::CheckpointState;
 use crate::engine::format::{
-    Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS, SUPERBLOCK_RECORD,
+    Algorithm, Entry, Kind, RecordHeader, Superblock, BLOCK_SIZE, SUPERBLOCK_OFFSETS,
+    SUPERBLOCK_RECORD,
 };
 use crate::engine::log::{DurableLog, EncodedRecord};
 use crate::engine::space::SpaceClass;
@@ -54,6 +55,25 @@ impl<P: Platform> CheckpointState<P> {
             next.generation += 1;
             self.commit(store, &next, &durable)?;
         }
+        Ok(())
+    }
+
+    /// Makes both superblocks say that there may be records of Zstandard, unless they say so already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`], and those of [`rewrite`](Self::rewrite).
+    pub(crate) fn announce_zstd(&mut self, store: &Store<P>) -> Result {
+        if store.codecs.may_make(Algorithm::Zstd) {
+            return Ok(());
+        }
+        store.codecs.prepare_announcement()?;
+        match P::sabotaged(Sabotage::LateFeature) {
+            // The superblocks that are written from now on say it: too late.
+            true => self.superblock.zstd = true,
+            false => self.rewrite(store, |superblock| superblock.zstd = true)?,
+        }
+        store.codecs.announced();
         Ok(())
     }
 

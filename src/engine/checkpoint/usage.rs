@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::engine::recovery::create::{create, CreateOptions};
     use crate::engine::recovery::open::{begin_writing, open, Expected};
-    use crate::engine::{Access, Algorithm, Compression, DEFAULT_SEGMENT_SIZE};
+    use crate::engine::{Access, Algorithm, Compression, Recompression, DEFAULT_SEGMENT_SIZE};
     use crate::platform::std::{Std, StdFile};
 
     /// When the tree of the segment usage becomes lower, the nodes of the levels above are not needed any more, and
@@ -162,6 +162,7 @@ mod tests {
             record_size: 4096,
             segment_size: DEFAULT_SEGMENT_SIZE,
             compression: Compression::of(Algorithm::Raw),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         create::<Std>(&file, &options, false).unwrap();

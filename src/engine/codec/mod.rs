@@ -8,11 +8,15 @@
 mod lz4;
 mod noise;
 mod raw;
+mod recompression;
 mod zstd;
 
-use self::zstd::Compressed;
+pub use self::recompression::Recompression;
+
+use self::recompression::SharedRecompression;
+use self::zstd::{Compressed, Compressors};
 use crate::engine::format::{Algorithm, UNIT};
-use crate::engine::Result;
+use crate::engine::{Error, Result};
 use crate::platform::mem::{boxed, Box, Buf, Need};
 use crate::platform::{Lz4, Platform};
 use core::fmt;
@@ -113,6 +117,11 @@ impl Compression {
         self.algorithm
     }
 
+    /// True if what this has compressed gains nothing from `other`, as far as the algorithm and the level tell.
+    pub(crate) fn saves_as_much_as(self, other: Self) -> bool {
+        self.algorithm == other.algorithm && self.level >= other.level
+    }
+
     /// The level; 0 for an algorithm that leaves nothing to choose.
     pub fn level(self) -> u8 {
         self.level
@@ -130,11 +139,12 @@ impl fmt::Display for Compression {
     }
 }
 
-/// The algorithms of an open image: the one of new records, and the contexts that requests share because each has not one of
-/// its own.
+/// The algorithms of an open image: the one of new records, that of cold ones, and the contexts that requests share because
+/// each has not one of its own.
 pub(crate) struct Codecs<P: Platform> {
     /// The algorithm's tag, and its level in the upper byte.
     chosen: AtomicU16,
+    recompression: SharedRecompression,
     /// The superblocks say that there may be records of Zstandard, durably.
     announced: AtomicBool,
     /// A write waits for that.
@@ -153,6 +163,7 @@ impl<P: Platform> Codecs<P> {
     pub(crate) fn new(compression: Compression, announced: bool, most: usize) -> Result<Box<Self>> {
         let codecs = boxed(Self {
             chosen: AtomicU16::new(0),
+            recompression: SharedRecompression::default(),
             announced: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
             zstd: zstd::Contexts::new(most)?,
@@ -176,10 +187,35 @@ impl<P: Platform> Codecs<P> {
     pub(crate) fn choose(&self, compression: Compression) {
         let Compression { algorithm, level } = compression;
         if algorithm == Algorithm::Zstd {
-            self.zstd.set_level(level);
+            self.zstd.written.set_level(level);
         }
         let word = u16::from_le_bytes([algorithm.tag(), level]);
         self.chosen.store(word, Ordering::Relaxed);
+    }
+
+    /// How cold data is compressed again.
+    pub(crate) fn recompression(&self) -> Recompression {
+        self.recompression.get()
+    }
+
+    /// Chooses how cold data is compressed again.
+    pub(crate) fn set_recompression(&self, recompression: Recompression) {
+        if let Some(compression) = recompression.compression {
+            self.prepare_again(compression);
+        }
+        self.recompression.set(recompression);
+    }
+
+    /// From now on data is compressed again with `compression`.
+    pub(crate) fn prepare_again(&self, compression: Compression) {
+        if compression.algorithm == Algorithm::Zstd {
+            self.zstd.again.set_level(compression.level);
+        }
+    }
+
+    /// How often that was chosen: another number tells that it may have changed.
+    pub(crate) fn recompression_choices(&self) -> u64 {
+        self.recompression.choices()
     }
 
     /// The compression that the next record gets: the chosen one, or LZ4 until its records are announced.
@@ -197,6 +233,11 @@ impl<P: Platform> Codecs<P> {
     /// records.
     pub(crate) fn wants_announcement(&self) -> bool {
         self.next() != self.chosen()
+    }
+
+    /// Whether the superblocks say that there may be records of this algorithm, or need not say it.
+    pub(crate) fn may_make(&self, algorithm: Algorithm) -> bool {
+        algorithm != Algorithm::Zstd || self.announced.load(Ordering::Acquire)
     }
 
     /// Tells whether a write waits for the announcement.
@@ -319,36 +360,68 @@ impl<P: Platform> Encoder<P> {
         codecs: &Codecs<P>,
         content: &'a [u8],
     ) -> (Algorithm, &'a [u8]) {
-        let Compression { algorithm, level } = codecs.next();
-        match algorithm {
-            Algorithm::Raw => (Algorithm::Raw, content),
-            Algorithm::Lz4 => self.encode_lz4(content),
-            // LZ4 finds repetitions at a fraction of the cost.
-            Algorithm::Zstd if noise::looks_like_noise(content) && !self.lz4_shrinks(content) => {
-                (Algorithm::Raw, content)
-            }
-            Algorithm::Zstd => {
-                let limit = self.limit(content);
-                let to = &mut self.packed[..limit];
-                match codecs.zstd.compress(level, content, to) {
-                    Compressed::Into(len) => (Algorithm::Zstd, &self.packed[..len]),
-                    Compressed::TooLarge => (Algorithm::Raw, content),
-                    Compressed::NoMemory => self.encode_lz4(content),
-                }
+        match self.encode_with(&codecs.zstd.written, codecs.next(), content) {
+            Some((algorithm, len)) => (algorithm, self.payload(content, len)),
+            None => {
+                codecs.zstd.replaced.fetch_add(1, Ordering::Relaxed);
+                self.encode_lz4(content)
             }
         }
+    }
+
+    /// As [`encode`](Self::encode), for data that is compressed again, with `compression`, whose records are announced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub(crate) fn encode_again<'a>(
+        &'a mut self,
+        codecs: &Codecs<P>,
+        compression: Compression,
+        content: &'a [u8],
+    ) -> Result<(Algorithm, &'a [u8])> {
+        let encoded = self.encode_with(&codecs.zstd.again, compression, content);
+        let (algorithm, len) = encoded.ok_or(Error::NoMemory)?;
+        Ok((algorithm, self.payload(content, len)))
+    }
+
+    /// Compresses `content`, into the memory of the encoder. Returns the algorithm, and the length unless nothing is saved.
+    /// None if there is no memory.
+    fn encode_with(
+        &mut self,
+        zstd: &Compressors<P>,
+        compression: Compression,
+        content: &[u8],
+    ) -> Option<(Algorithm, Option<usize>)> {
+        let limit = self.limit(content);
+        let to = &mut self.packed[..limit];
+        let len = match compression.algorithm {
+            Algorithm::Raw => None,
+            Algorithm::Lz4 => self.lz4.compress(content, to),
+            // LZ4 finds repetitions at a fraction of the cost.
+            Algorithm::Zstd
+                if noise::looks_like_noise(content) && self.lz4.compress(content, to).is_none() =>
+            {
+                None
+            }
+            Algorithm::Zstd => match zstd.compress(compression.level, content, to) {
+                Compressed::Into(len) => Some(len),
+                Compressed::TooLarge => None,
+                Compressed::NoMemory => return None,
+            },
+        };
+        let algorithm = len.map_or(Algorithm::Raw, |_| compression.algorithm);
+        Some((algorithm, len))
+    }
+
+    /// The payload: what was compressed to `len` bytes, or the content as it is.
+    fn payload<'a>(&'a self, content: &'a [u8], len: Option<usize>) -> &'a [u8] {
+        len.map_or(content, |len| &self.packed[..len])
     }
 
     /// The payload to store for a node of a table. Its algorithm needs no more memory than this.
     pub(crate) fn encode_node<'a>(&'a mut self, node: &'a [u8]) -> (Algorithm, &'a [u8]) {
         self.encode_lz4(node)
-    }
-
-    fn lz4_shrinks(&mut self, content: &[u8]) -> bool {
-        let limit = self.limit(content);
-        self.lz4
-            .compress(content, &mut self.packed[..limit])
-            .is_some()
     }
 
     fn encode_lz4<'a>(&'a mut self, content: &'a [u8]) -> (Algorithm, &'a [u8]) {

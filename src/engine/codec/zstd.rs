@@ -13,7 +13,7 @@ use crate::engine::pool::Pool;
 use crate::engine::Result;
 use crate::platform::mem::Need;
 use crate::platform::{Platform, ZstdCompressor, ZstdDecompressor};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 pub(super) const CODEC: Codec = Codec {
     algorithm: Algorithm::Zstd,
@@ -87,11 +87,62 @@ pub(super) enum Compressed {
     NoMemory,
 }
 
-/// The contexts of an image.
-pub(super) struct Contexts<P: Platform> {
+/// Contexts to compress at one level at a time.
+pub(super) struct Compressors<P: Platform> {
     /// Bytes of the largest content.
     most: usize,
-    compressors: Pool<P, Compressor<P>>,
+    pool: Pool<P, Compressor<P>>,
+}
+
+impl<P: Platform> Compressors<P> {
+    fn new(most: usize) -> Result<Self> {
+        let pool = Pool::without_reserve(MOST, 0)?;
+        Ok(Self { most, pool })
+    }
+
+    /// From now on content is compressed at `level`. Contexts of another one are given up.
+    pub(super) fn set_level(&self, level: u8) {
+        let bytes = P::ZstdCompressor::bytes(level.into(), self.most);
+        self.pool.set_bytes(bytes as u64);
+        self.pool.shed(u64::MAX);
+    }
+
+    /// Compresses `src` into `dst`.
+    pub(super) fn compress(&self, level: u8, src: &[u8], dst: &mut [u8]) -> Compressed {
+        let Some(mut compressor) = self.compressor(level) else {
+            return Compressed::NoMemory;
+        };
+        let len = compressor.context.compress(src, dst);
+        self.pool.put(compressor);
+        len.map_or(Compressed::TooLarge, Compressed::Into)
+    }
+
+    // A stack frame of its own: what compresses has a large one.
+    #[inline(never)]
+    fn compressor(&self, level: u8) -> Option<Compressor<P>> {
+        let make = |need| {
+            Ok(Compressor {
+                level,
+                context: P::ZstdCompressor::new(need, level.into(), self.most)?,
+            })
+        };
+        loop {
+            let compressor = self.pool.take_if_any(make)?;
+            if compressor.level == level {
+                return Some(compressor);
+            }
+            // Made before the level changed.
+            self.pool.give_up(compressor);
+        }
+    }
+}
+
+/// The contexts of an image.
+pub(super) struct Contexts<P: Platform> {
+    /// Those for what users write.
+    pub(super) written: Compressors<P>,
+    /// Those for what is compressed again when the image is idle.
+    pub(super) again: Compressors<P>,
     decompressors: Pool<P, P::ZstdDecompressor>,
     /// Records that were compressed otherwise, because there was no memory.
     pub(super) replaced: AtomicU64,
@@ -107,8 +158,8 @@ impl<P: Platform> Contexts<P> {
     pub(super) fn new(most: usize) -> Result<Self> {
         let bytes = P::ZstdDecompressor::bytes();
         Ok(Self {
-            most,
-            compressors: Pool::without_reserve(MOST, 0)?,
+            written: Compressors::new(most)?,
+            again: Compressors::new(most)?,
             decompressors: Pool::without_reserve(MOST, bytes as u64)?,
             replaced: AtomicU64::new(0),
         })
@@ -128,43 +179,6 @@ impl<P: Platform> Contexts<P> {
         Ok(())
     }
 
-    /// From now on content is compressed at `level`. Contexts of another one are given up.
-    pub(super) fn set_level(&self, level: u8) {
-        let bytes = P::ZstdCompressor::bytes(level.into(), self.most);
-        self.compressors.set_bytes(bytes as u64);
-        self.compressors.shed(u64::MAX);
-    }
-
-    /// Compresses `src` into `dst`.
-    pub(super) fn compress(&self, level: u8, src: &[u8], dst: &mut [u8]) -> Compressed {
-        let Some(mut compressor) = self.compressor(level) else {
-            self.replaced.fetch_add(1, Ordering::Relaxed);
-            return Compressed::NoMemory;
-        };
-        let len = compressor.context.compress(src, dst);
-        self.compressors.put(compressor);
-        len.map_or(Compressed::TooLarge, Compressed::Into)
-    }
-
-    // A stack frame of its own: what compresses has a large one.
-    #[inline(never)]
-    fn compressor(&self, level: u8) -> Option<Compressor<P>> {
-        let make = |need| {
-            Ok(Compressor {
-                level,
-                context: P::ZstdCompressor::new(need, level.into(), self.most)?,
-            })
-        };
-        loop {
-            let compressor = self.compressors.take_if_any(make)?;
-            if compressor.level == level {
-                return Some(compressor);
-            }
-            // Made before the level changed.
-            self.compressors.give_up(compressor);
-        }
-    }
-
     /// Decompresses `src` into all of `dst`. False when it is no payload of exactly this content. There is a
     /// [reserve](Self::add_reserve).
     pub(super) fn decompress(&self, src: &[u8], dst: &mut [u8]) -> bool {
@@ -180,23 +194,26 @@ impl<P: Platform> Contexts<P> {
 
     /// Bytes of memory. Takes no lock.
     pub(super) fn memory(&self) -> u64 {
-        self.compressors.memory() + self.decompressors.memory()
+        self.written.pool.memory() + self.again.pool.memory() + self.decompressors.memory()
     }
 
     /// Bytes of memory that [`shed`](Self::shed) may give back. Takes no lock.
     pub(super) fn sheddable(&self) -> u64 {
-        self.compressors.sheddable() + self.decompressors.sheddable()
+        let compressors = self.written.pool.sheddable() + self.again.pool.sheddable();
+        compressors + self.decompressors.sheddable()
     }
 
     /// Gives back about `bytes` bytes of memory that is not in use, and returns how many were.
     pub(super) fn shed(&self, bytes: u64) -> u64 {
-        let given = self.compressors.shed(bytes);
+        let mut given = self.again.pool.shed(bytes);
+        given += self.written.pool.shed(bytes.saturating_sub(given));
         given + self.decompressors.shed(bytes.saturating_sub(given))
     }
 
     /// Gives back memory that was not needed since the last call.
     pub(super) fn trim(&self) {
-        self.compressors.trim();
+        self.written.pool.trim();
+        self.again.pool.trim();
         self.decompressors.trim();
     }
 }

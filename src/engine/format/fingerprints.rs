@@ -304,7 +304,7 @@ fn balance<P: Platform>(sector: &[u8]) -> u32 {
 mod tests {
     use super::*;
     use crate::engine::format::DeviceSize;
-    use crate::engine::{CreateOptions, Volume, DEFAULT_SEGMENT_SIZE};
+    use crate::engine::{CreateOptions, Recompression, Volume, DEFAULT_SEGMENT_SIZE};
     use crate::platform::mem::Buf;
     use crate::platform::std::{Std, StdFile};
     use crate::platform::BackingFile;
@@ -321,6 +321,7 @@ mod tests {
             record_size: 4096,
             segment_size: DEFAULT_SEGMENT_SIZE,
             compression: crate::engine::Compression::of(crate::engine::Algorithm::Raw),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         Volume::<Std>::create(&file, &options).unwrap();

@@ -5,7 +5,7 @@ use super::{
     corrupt, height_for, le32, le64, put, Algorithm, DeviceSize, Entry, Layout, BLOCK_SHIFT,
     BLOCK_SIZE, MAX_SIZE, RECORD_SIZES, SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS, UNIT,
 };
-use crate::engine::codec::Compression;
+use crate::engine::codec::{Compression, Recompression};
 use crate::engine::{Error, Result};
 use crate::platform::Platform;
 use core::ops::RangeInclusive;
@@ -17,8 +17,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// [`Fingerprints`]: super::Fingerprints
 pub const SUPERBLOCK_RECORD: usize = 512;
 
-// The fields end at byte 178.
-const _: () = assert!(178 <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
+// The fields end at byte 188.
+const _: () = assert!(188 <= SUPERBLOCK_RECORD && SUPERBLOCK_RECORD <= BLOCK_SIZE);
 
 const MAGIC: &[u8; 8] = b"cloopIMG";
 const FLAG_CLEAN: u32 = 1;
@@ -27,6 +27,8 @@ const FLAG_DETACHED: u32 = 2;
 const INCOMPLETE: u64 = 1;
 /// Incompatible feature: records may be compressed with Zstandard.
 const ZSTD: u64 = 2;
+/// Incompatible feature: the segment usage may say of segments that their data was recompressed.
+const RECOMPRESSED: u64 = 4;
 /// The algorithms that byte 66 may name. Versions that know no others read the image until it has the feature of another one.
 const BASIC: [Algorithm; 2] = [Algorithm::Raw, Algorithm::Lz4];
 
@@ -50,7 +52,8 @@ pub struct LogPosition {
 /// 16   u64  compatible features: unknown ones are ignored
 /// 24   u64  read-only-compatible features: unknown ones forbid writing
 /// 32   u64  incompatible features: bit 0 the image is not finished, bit 1 records may be
-///      compressed with Zstandard; unknown ones forbid opening
+///      compressed with Zstandard, bit 2 segments may be marked as recompressed; unknown ones
+///      forbid opening
 /// 40   u8[16] uuid
 /// 56   u64  device size in bytes
 /// 64   u8   log2 record_size   65 u8 log2 segment_size   66 u8 algorithm (LZ4 if bytes
@@ -66,7 +69,9 @@ pub struct LogPosition {
 /// 160  u64  segments the stored usage covers
 /// 168  u64  bytes: the file is at least this long
 /// 176  u8   algorithm   177 u8 level: of new records, where byte 66 cannot say it; else zero
-/// 178  zero
+/// 178  u8   algorithm, or 0 for off   179 u8 level   180 u32 seconds   184 u32 KiB a second:
+///      of the recompression of cold data
+/// 188  zero
 /// 512  7 sectors of Fingerprints
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +86,12 @@ pub struct Superblock {
     pub layout: Layout,
     /// Records may be compressed with Zstandard.
     pub zstd: bool,
+    /// The segment usage may say of segments that compressing their data again gains nothing.
+    pub marks: bool,
     /// Compression of new records.
     pub compression: Compression,
+    /// How cold data is compressed again.
+    pub recompression: Recompression,
     /// Size of the device.
     pub size: DeviceSize,
     /// Cleanly closed: nothing lies in the log after the checkpoint.
@@ -141,7 +150,12 @@ impl Superblock {
         put(bytes, 8, &FORMAT_VERSION.to_le_bytes());
         put(bytes, 16, &self.compatible.to_le_bytes());
         put(bytes, 24, &self.read_only_compatible.to_le_bytes());
-        let incompatible = [(self.incomplete, INCOMPLETE), (self.zstd, ZSTD)]
+        let features = [
+            (self.incomplete, INCOMPLETE),
+            (self.zstd, ZSTD),
+            (self.marks, RECOMPRESSED),
+        ];
+        let incompatible = features
             .into_iter()
             .fold(0, |bits, (set, bit)| bits | if set { bit } else { 0 });
         put(bytes, 32, &incompatible.to_le_bytes());
@@ -156,6 +170,12 @@ impl Superblock {
             bytes[66] = Algorithm::Lz4.tag();
             bytes[176] = algorithm.tag();
             bytes[177] = self.compression.level();
+        }
+        if let Some(compression) = self.recompression.compression {
+            bytes[178] = compression.algorithm().tag();
+            bytes[179] = compression.level();
+            put(bytes, 180, &self.recompression.after.to_le_bytes());
+            put(bytes, 184, &self.recompression.rate.to_le_bytes());
         }
         bytes[67] = self.height;
         let clean = if self.clean { FLAG_CLEAN } else { 0 };
@@ -210,11 +230,15 @@ impl Superblock {
         if version == 0 || version > FORMAT_VERSION {
             return Err(Error::Version(version));
         }
-        let unknown = le64(bytes, 32) & !(INCOMPLETE | ZSTD);
+        let unknown = le64(bytes, 32) & !(INCOMPLETE | ZSTD | RECOMPRESSED);
         if unknown != 0 {
             return Err(Error::Feature(unknown));
         }
-        if Algorithm::from_tag(bytes[66].max(bytes[176])).is_none() {
+        let tags = [bytes[66].max(bytes[176]), bytes[178]];
+        if tags
+            .into_iter()
+            .any(|tag| Algorithm::from_tag(tag).is_none())
+        {
             return corrupt("superblock: unknown compression algorithm", offset);
         }
         match Self::fields(bytes).filter(Self::plausible) {
@@ -239,12 +263,14 @@ impl Superblock {
             read_only_compatible: le64(bytes, 24),
             incomplete: le64(bytes, 32) & INCOMPLETE != 0,
             zstd: le64(bytes, 32) & ZSTD != 0,
+            marks: le64(bytes, 32) & RECOMPRESSED != 0,
             layout: Layout {
                 record_size: shift(64, record_shifts)?,
                 segment_size: shift(65, SEGMENT_SHIFTS)?,
                 uuid,
             },
             compression: Self::compression_of(bytes)?,
+            recompression: Self::recompression_of(bytes)?,
             size: DeviceSize::from_bytes(le64(bytes, 56)).ok()?,
             clean: flags & FLAG_CLEAN != 0,
             detached: flags & FLAG_DETACHED != 0,
@@ -276,6 +302,19 @@ impl Superblock {
         }
     }
 
+    /// How cold data is compressed again.
+    fn recompression_of(bytes: &[u8]) -> Option<Recompression> {
+        if bytes[178] == 0 {
+            return Some(Recompression::OFF);
+        }
+        let algorithm = Algorithm::from_tag(bytes[178])?;
+        Some(Recompression {
+            compression: Some(Compression::new(algorithm, bytes[179])?),
+            after: le32(bytes, 180),
+            rate: le32(bytes, 184),
+        })
+    }
+
     /// Whether the fields keep to their bounds and agree with each other.
     fn plausible(&self) -> bool {
         let (layout, start) = (&self.layout, &self.log_start);
@@ -283,7 +322,9 @@ impl Superblock {
         // Sequence numbers stay far from overflow when shifted into log positions.
         let seq_limit = 1u64 << (60 - layout.segment_shift());
         let heights = self.size.table_height()..=height_for(MAX_SIZE >> BLOCK_SHIFT);
-        self.segments <= most
+        let marks = self.marks || self.recompression.compression.is_none();
+        marks
+            && self.segments <= most
             && self.usage_segments <= self.segments
             && self.mapped <= self.size.blocks()
             && start.segment < most

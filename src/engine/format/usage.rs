@@ -15,6 +15,8 @@ pub struct SegmentUsage {
     pub free: bool,
     /// The end that the log left unused, in 1/256 of a segment; 0 as long as that is not known.
     pub unused_end: u8,
+    /// Compressing its data records again gains nothing.
+    pub recompressed: bool,
     /// Live units of data and of the sector table, as the table of this checkpoint sees them.
     pub live: u32,
     /// Checksum seed of the present incarnation.
@@ -23,11 +25,12 @@ pub struct SegmentUsage {
 
 /// Bits of the fields, lowest first.
 const SEED_BITS: u32 = u32::BITS;
-const LIVE_BITS: u32 = 23;
+const LIVE_BITS: u32 = 22;
 const UNUSED_BITS: u32 = u8::BITS;
 /// Places of the fields.
 const LIVE_SHIFT: u32 = SEED_BITS;
-const UNUSED_SHIFT: u32 = LIVE_SHIFT + LIVE_BITS;
+const RECOMPRESSED_SHIFT: u32 = LIVE_SHIFT + LIVE_BITS;
+const UNUSED_SHIFT: u32 = RECOMPRESSED_SHIFT + 1;
 const FREE_SHIFT: u32 = UNUSED_SHIFT + UNUSED_BITS;
 
 const _: () = {
@@ -43,6 +46,7 @@ impl SegmentUsage {
         let live = u64::from(self.live) & ((1 << LIVE_BITS) - 1);
         (u64::from(self.free) << FREE_SHIFT)
             | (u64::from(self.unused_end) << UNUSED_SHIFT)
+            | (u64::from(self.recompressed) << RECOMPRESSED_SHIFT)
             | (live << LIVE_SHIFT)
             | u64::from(self.seed)
     }
@@ -53,6 +57,7 @@ impl SegmentUsage {
         Self {
             free: word >> FREE_SHIFT == 1,
             unused_end: (word >> UNUSED_SHIFT) as u8,
+            recompressed: (word >> RECOMPRESSED_SHIFT) & 1 == 1,
             live: (word >> LIVE_SHIFT) as u32 & ((1 << LIVE_BITS) - 1),
             seed: word as u32,
         }
@@ -68,6 +73,7 @@ mod tests {
         let usage = SegmentUsage {
             free: false,
             unused_end: 0x81,
+            recompressed: false,
             live: 0x12_3456,
             seed: 0xdead_beef,
         };
@@ -77,7 +83,12 @@ mod tests {
             ..SegmentUsage::default()
         };
         assert_eq!(free.pack(), 1 << 63);
-        for word in [0, u64::MAX, usage.pack(), free.pack()] {
+        let recompressed = SegmentUsage {
+            recompressed: true,
+            ..usage
+        };
+        assert_eq!(recompressed.pack(), usage.pack() | (1 << 54));
+        for word in [0, u64::MAX, usage.pack(), free.pack(), recompressed.pack()] {
             assert_eq!(SegmentUsage::unpack(word).pack(), word);
         }
     }

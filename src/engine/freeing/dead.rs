@@ -196,7 +196,9 @@ mod tests {
     use super::*;
     use crate::engine::format::{Entry, Fingerprints, Layout};
     use crate::engine::map::table::Table;
-    use crate::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::engine::{
+        Access, Algorithm, Compression, CreateOptions, Recompression, Volume, BLOCK_SIZE,
+    };
     use crate::platform::std::mem::set_failing_allocation;
     use crate::platform::std::{Std, StdFile};
 
@@ -253,6 +255,7 @@ mod tests {
             record_size: 4096,
             segment_size: 1 << 18,
             compression: Compression::of(Algorithm::Raw),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         Volume::<Std>::create(&file, &options).unwrap();

@@ -7,6 +7,7 @@
 
 use crate::engine::format::{RecordHeader, BLOCK_SIZE};
 use crate::engine::io::data::DataRecord;
+use crate::engine::map::usage::Origin;
 use crate::engine::Result;
 use crate::platform::mem::{Buf, Vec};
 use crate::platform::Platform;
@@ -28,6 +29,8 @@ pub(super) struct Encoded {
     pub(super) mask: u32,
     /// Where its payload begins in the batch.
     start: usize,
+    /// What is known of its compression.
+    origin: Origin,
 }
 
 impl Batch {
@@ -67,6 +70,7 @@ impl Batch {
             header: *record.encoded.header(),
             mask,
             start,
+            origin: record.origin(),
         })
     }
 
@@ -76,6 +80,7 @@ impl Batch {
             header,
             mask: 0,
             start: self.filled,
+            origin: Origin::Unknown,
         })
     }
 
@@ -87,7 +92,7 @@ impl Batch {
     /// A record as it is to be placed.
     pub(super) fn record<P: Platform>(&self, encoded: &Encoded) -> DataRecord<'_> {
         let payload = &self.payloads[encoded.start..][..encoded.header.payload];
-        DataRecord::again::<P>(&encoded.header, encoded.mask, payload)
+        DataRecord::again::<P>(&encoded.header, encoded.mask, payload, encoded.origin)
     }
 }
 

@@ -2,9 +2,10 @@
 //! [`DataRecord`]: blocks of data, encoded as one record of the log. Writes make them, and reclaim does when it relocates
 //! live blocks.
 
-use crate::engine::codec::{Codecs, Encoder};
+use crate::engine::codec::{Codecs, Compression, Encoder};
 use crate::engine::format::{Algorithm, Entry, Kind, RecordHeader, BLOCK_SIZE};
 use crate::engine::log::{EncodedRecord, Placed};
+use crate::engine::map::usage::Origin;
 use crate::engine::map::Map;
 use crate::engine::Result;
 use crate::platform::Platform;
@@ -21,6 +22,8 @@ pub(crate) struct Stored {
     pub(crate) units: u32,
     /// Byte offset in the image.
     pub(crate) address: u64,
+    /// What is known of its compression.
+    pub(crate) origin: Origin,
 }
 
 impl Stored {
@@ -30,6 +33,7 @@ impl Stored {
     ///
     /// Those of [`Map::replace`].
     pub(crate) fn map(&self, map: &mut Map) -> Result {
+        map.note_origin(self.address, self.origin);
         let mut index = 0;
         map.replace(self.block, self.span, &mut |i| {
             if (self.mask >> i) & 1 == 0 {
@@ -45,39 +49,88 @@ impl Stored {
 pub(crate) struct DataRecord<'a> {
     pub(crate) encoded: EncodedRecord<'a>,
     mask: u32,
+    origin: Origin,
+}
+
+/// Neighbouring blocks that are to be a record.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    /// The first one.
+    pub(crate) block: u64,
+    /// Their number.
+    pub(crate) span: usize,
+    /// Those that are stored: bit `i` for block `block + i`. The others are zero.
+    pub(crate) mask: u32,
 }
 
 impl<'a> DataRecord<'a> {
-    /// Encodes `span` blocks from `block` on. `content` is the blocks of `mask`, one after the other.
+    /// Encodes the blocks of `extent` with the compression that is chosen for new records. `content` is those that are stored, one after the other.
     pub(crate) fn new<P: Platform>(
         encoder: &'a mut Encoder<P>,
         codecs: &Codecs<P>,
-        block: u64,
-        span: usize,
-        mask: u32,
+        extent: Extent,
         content: &'a [u8],
     ) -> Self {
-        let count = mask.count_ones() as usize;
+        let chosen = codecs.next();
         let (algorithm, payload) = encoder.encode(codecs, content);
+        // LZ4 may have replaced it for lack of memory.
+        let as_chosen = [chosen.algorithm(), Algorithm::Raw].contains(&algorithm);
+        let origin = match as_chosen {
+            true => Origin::Compressed(chosen),
+            false => Origin::Unknown,
+        };
+        Self::with_payload::<P>(extent, algorithm, payload, origin)
+    }
+
+    /// As [`new`](Self::new), for blocks that are compressed again, with `compression`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`](crate::engine::Error::NoMemory).
+    pub(crate) fn recompressed<P: Platform>(
+        encoder: &'a mut Encoder<P>,
+        codecs: &Codecs<P>,
+        compression: Compression,
+        extent: Extent,
+        content: &'a [u8],
+    ) -> Result<Self> {
+        let (algorithm, payload) = encoder.encode_again(codecs, compression, content)?;
+        let origin = Origin::Compressed(compression);
+        Ok(Self::with_payload::<P>(extent, algorithm, payload, origin))
+    }
+
+    fn with_payload<P: Platform>(
+        extent: Extent,
+        algorithm: Algorithm,
+        payload: &'a [u8],
+        origin: Origin,
+    ) -> Self {
         let header = RecordHeader {
             algorithm: algorithm.tag(),
-            span: span as u8,
-            count: count as u8,
-            ..RecordHeader::plain(Kind::Data, block)
+            span: extent.span as u8,
+            count: extent.mask.count_ones() as u8,
+            ..RecordHeader::plain(Kind::Data, extent.block)
         };
-        let mask_bytes = mask.to_le_bytes();
-        let lead = &mask_bytes[..header.mask_len()];
+        let mask = extent.mask.to_le_bytes();
+        let lead = &mask[..header.mask_len()];
         Self {
             encoded: EncodedRecord::new::<P>(header, lead, payload),
-            mask,
+            mask: extent.mask,
+            origin,
         }
     }
 
-    /// The same record again, with `payload` as it is stored.
-    pub(crate) fn again<P: Platform>(header: &RecordHeader, mask: u32, payload: &'a [u8]) -> Self {
+    /// The record of this header again, with `payload` as it is stored.
+    pub(crate) fn again<P: Platform>(
+        header: &RecordHeader,
+        mask: u32,
+        payload: &'a [u8],
+        origin: Origin,
+    ) -> Self {
         Self {
             encoded: EncodedRecord::new::<P>(*header, &[], payload),
             mask,
+            origin,
         }
     }
 
@@ -92,6 +145,11 @@ impl<'a> DataRecord<'a> {
         usize::from(self.encoded.header().span)
     }
 
+    /// What is known of its compression.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
     /// The record at its place in the log.
     pub(crate) fn stored(&self, placed: &Placed) -> Stored {
         let header = self.encoded.header();
@@ -101,6 +159,7 @@ impl<'a> DataRecord<'a> {
             mask: self.mask,
             units: header.units(),
             address: placed.address,
+            origin: self.origin,
         }
     }
 }

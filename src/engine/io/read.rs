@@ -64,7 +64,11 @@ impl<'a, P: Platform> Reader<'a, P> {
     /// Copies the entries of blocks from `block` on, at most `max` and within one leaf, to the run, with the incarnations of
     /// the segments they point into. Returns the number of blocks. If there is no leaf, all of them are holes and the run
     /// stays empty.
-    fn look_up(&self, buffers: &mut ReadBuffers, block: u64, max: u64) -> Result<u64> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] for a damaged node, and those of memory and of the backing file.
+    pub(crate) fn look_up(&self, buffers: &mut ReadBuffers, block: u64, max: u64) -> Result<u64> {
         buffers.run.clear();
         loop {
             // The leaf of a read is nearly always loaded. The loader would find that out under the lock as well, and the
@@ -260,7 +264,9 @@ impl<'a, P: Platform> Reader<'a, P> {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::engine::{
+        Access, Algorithm, Compression, CreateOptions, Recompression, Volume, BLOCK_SIZE,
+    };
     use crate::platform::std::{Std, StdFile};
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -275,6 +281,7 @@ mod tests {
             record_size: 16_384,
             segment_size: 1 << 18,
             compression: Compression::of(Algorithm::Lz4),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         Volume::<Std>::create(&image, &options).unwrap();

@@ -5,11 +5,12 @@
 use crate::engine::codec::{Codecs, Encoder};
 use crate::engine::format::{Kind, Layout, RecordHeader, BLOCK_SIZE, RECORD_HEADER, UNIT};
 use crate::engine::io::batch::Batch;
-use crate::engine::io::data::{gather, DataRecord};
+use crate::engine::io::data::{gather, DataRecord, Extent};
 use crate::engine::log::Log;
 use crate::engine::map::load::{Loader, Missing};
 use crate::engine::map::shared::SharedMap;
 use crate::engine::map::table::Found;
+use crate::engine::map::usage::Origin;
 use crate::engine::records::ReadBuffers;
 use crate::engine::space::SpaceClass;
 use crate::engine::store::Store;
@@ -50,7 +51,7 @@ pub(super) fn encode_blocks<'a, P: Platform>(
         let kept = blocks.filter(|(i, _)| (mask >> i) & 1 == 1);
         gather(kept.map(|(_, block)| block), gathered)
     };
-    DataRecord::new::<P>(encoder, codecs, block, span, mask, content)
+    DataRecord::new::<P>(encoder, codecs, Extent { block, span, mask }, content)
 }
 
 /// Whether a write may become a shorter record than it asks for.
@@ -177,7 +178,11 @@ impl<'a, P: Platform> Writer<'a, P> {
         let block = record.encoded.header().number;
         loop {
             let slot = self.log.slot(self.file, &record.encoded, class)?;
-            let stored = record.stored(slot.placed());
+            let mut stored = record.stored(slot.placed());
+            if (stored.span as u64) < self.layout.record_blocks() {
+                // It may be worth joining it with others.
+                stored.origin = Origin::Unknown;
+            }
             let loaded = {
                 let mut map = self.map.lock();
                 map.enter(slot.placed())?;

@@ -95,7 +95,9 @@ impl<P: Platform> Writer<'_, P> {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::{Access, Algorithm, Compression, CreateOptions, Volume, BLOCK_SIZE};
+    use crate::engine::{
+        Access, Algorithm, Compression, CreateOptions, Recompression, Volume, BLOCK_SIZE,
+    };
     use crate::platform::std::{Std, StdFile};
 
     /// Blocks below a leaf of the sector table.
@@ -109,6 +111,7 @@ mod tests {
             record_size: 4096,
             segment_size: crate::engine::DEFAULT_SEGMENT_SIZE,
             compression: Compression::of(Algorithm::Lz4),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         Volume::<Std>::create(&file, &options).unwrap();

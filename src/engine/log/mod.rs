@@ -197,7 +197,16 @@ impl<P: Platform> Log<P> {
     pub(crate) fn leave_segment(&self, file: &P::File) -> Result {
         let whole = self.layout.segment_size - SEGMENT_HEADER as u32 - LINK_BYTES;
         drop(self.make_room(file, whole, SpaceClass::Reclaim)?);
-        // What the log has left is also written, so that what is live in it can be moved.
+        // What is live in the segments that the log has left is going to be moved.
+        self.write_all(file)
+    }
+
+    /// Writes what waits to be written.
+    ///
+    /// # Errors
+    ///
+    /// The error that stopped the log.
+    pub(crate) fn write_all(&self, file: &P::File) -> Result {
         loop {
             if self.write_one(file) {
                 continue;

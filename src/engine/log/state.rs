@@ -284,6 +284,11 @@ impl LogState {
         }
     }
 
+    /// The current segment.
+    pub(crate) fn current_segment(&self) -> Option<u64> {
+        self.current.map(|current| current.index)
+    }
+
     /// Whether segment `index` is the current one.
     pub(crate) fn is_current(&self, index: u64) -> bool {
         self.current.is_some_and(|c| c.index == index)

@@ -201,7 +201,7 @@ impl<'a, P: Platform> Loader<'a, P> {
 mod tests {
     use super::*;
     use crate::engine::log::Placed;
-    use crate::engine::{CreateOptions, Volume, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE};
+    use crate::engine::{CreateOptions, Recompression, Volume, BLOCK_SIZE, DEFAULT_SEGMENT_SIZE};
     use crate::platform::std::{Std, StdFile};
 
     /// A node that was read before its segment was used again must not come into the table, although the entry of the
@@ -215,6 +215,7 @@ mod tests {
             record_size: 4096,
             segment_size: DEFAULT_SEGMENT_SIZE,
             compression: crate::engine::Compression::of(crate::engine::Algorithm::Raw),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         Volume::<Std>::create(&image, &options).unwrap();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The segments of the map, as other rooms see and change them.
 
-use super::usage::{Counted, Segment, State, Total};
+use super::usage::{Counted, Origin, Segment, State, Total};
 use super::Map;
+use crate::engine::codec::Compression;
 use crate::engine::format::{Entry, IncarnationId};
 use crate::engine::log::Placed;
 use crate::engine::{Error, Result};
@@ -80,6 +81,48 @@ impl Map {
             }
         }
         Ok(())
+    }
+
+    /// Whether the superblock says that stored segments may be marked as recompressed.
+    pub(crate) fn announce_marks(&mut self, announced: bool) {
+        self.usage.announce_marks(announced);
+    }
+
+    /// From now on segments are marked whose data gains nothing from `compression`, or none is. Before it is another one, the
+    /// marks must be [taken off](Self::clear_marks).
+    pub(crate) fn mark_for(&mut self, compression: Option<Compression>) {
+        self.usage.mark_for(compression);
+    }
+
+    /// The data records of the incarnation of a segment that has `seed` gain nothing from `compression`: marks it, if it is
+    /// that what marks are for.
+    pub(crate) fn set_recompressed(&mut self, index: u64, seed: u32, compression: Compression) {
+        if self.usage.get(index).is_some_and(|s| s.seed() == seed) {
+            let origin = Origin::Compressed(compression);
+            let marked = self.usage.is_marked_for(origin);
+            self.usage.mark(index, marked);
+        }
+    }
+
+    /// Takes the marks off the segments in `range`.
+    pub(crate) fn clear_marks(&mut self, range: Range<u64>) {
+        for index in range {
+            self.usage.mark(index, false);
+        }
+    }
+
+    /// A data record of this origin was placed at `address`. If it may be worth compressing again, so may its segment.
+    pub(crate) fn note_origin(&mut self, address: u64, origin: Origin) {
+        if let Some(index) = self.usage.segment_of(address) {
+            if !self.usage.is_marked_for(origin) {
+                self.usage.mark(index, false);
+            }
+        }
+    }
+
+    /// The first segment in `range` with live data that may be worth compressing again. It takes a step for 64 segments.
+    pub(crate) fn next_unmarked(&self, range: Range<u64>) -> Option<u64> {
+        self.usage.next_unmarked(range)
     }
 
     /// Marks a segment as free.

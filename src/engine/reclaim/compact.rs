@@ -109,7 +109,7 @@ mod tests {
     use crate::engine::recovery::create::{create, CreateOptions};
     use crate::engine::recovery::open::{begin_writing, open, Expected};
     use crate::engine::space::SpaceClass;
-    use crate::engine::{Access, Algorithm, Compression, BLOCK_SIZE};
+    use crate::engine::{Access, Algorithm, Compression, Recompression, BLOCK_SIZE};
     use crate::platform::sim::Rng;
     use crate::platform::std::{Std, StdFile};
     use core::sync::atomic::Ordering;
@@ -124,6 +124,7 @@ mod tests {
             record_size: 65_536,
             segment_size: 1 << 18,
             compression: Compression::of(Algorithm::Zstd),
+            recompression: Recompression::OFF,
             uuid: [7; 16],
         };
         create::<Std>(&file, &options, false).unwrap();

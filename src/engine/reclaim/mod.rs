@@ -14,8 +14,10 @@
 //! - relocate.rs appends them again;
 //! - punch.rs punches dead ranges of segments that stay in use;
 //! - make_space.rs finds space for writers that wait;
-//! - compact.rs shrinks the image on request.
+//! - compact.rs shrinks the image on request;
+//! - again.rs has cold data compressed again, whose records then lie elsewhere.
 
+mod again;
 mod compact;
 mod live;
 mod make_space;
@@ -26,6 +28,7 @@ mod relocate;
 pub(crate) use self::compact::compact;
 pub(crate) use self::policy::{busy_garbage, idle_garbage, Effort};
 
+use self::again::Again;
 use self::policy::{score, victims};
 use crate::engine::checkpoint::{CheckpointKind, CheckpointState};
 use crate::engine::format::{SegmentHeader, BLOCK_SIZE};
@@ -57,6 +60,7 @@ pub(crate) struct Maintenance<P: Platform> {
     punch_unit: usize,
     /// Bytes of garbage in the segments that were emptied.
     gained: u64,
+    again: Again<P>,
 }
 
 /// The maintenance of an open image with its lock. It is in a box, so that no stack frame of an opening holds it.
@@ -80,6 +84,7 @@ impl<P: Platform> Maintenance<P> {
             chosen_for: Effort::Busy,
             punch_unit: BLOCK_SIZE,
             gained: 0,
+            again: Again::default(),
         })
     }
 
@@ -91,6 +96,7 @@ impl<P: Platform> Maintenance<P> {
     /// Gives back the memory for a segment. The next segment to be emptied allocates it again.
     pub(crate) fn give_back_memory(&mut self) {
         self.segment = None;
+        self.again.give_back_memory();
     }
 
     /// The state of checkpoints.

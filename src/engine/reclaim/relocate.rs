@@ -8,10 +8,11 @@ use crate::engine::codec::Codecs;
 use crate::engine::format::{
     Entry, Kind, NodeId, RecordHeader, BLOCK_SIZE, NODE_SHIFT, RECORD_HEADER, SEGMENT_HEADER, UNIT,
 };
-use crate::engine::io::data::{gather, DataRecord};
+use crate::engine::io::data::{gather, DataRecord, Extent};
 use crate::engine::log::EncodedRecord;
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
+use crate::engine::map::usage::Origin;
 use crate::engine::map::Map;
 use crate::engine::records::ReadBuffers;
 use crate::engine::space::SpaceClass;
@@ -22,6 +23,12 @@ use crate::platform::{Platform, Sabotage};
 
 /// Bytes of dirty nodes that are never too many to wait for a checkpoint.
 const FEW_DIRTY: u64 = 1 << 20;
+
+/// True if so many nodes of the table are dirty that a checkpoint has to come first: they stay in memory.
+pub(super) fn many_dirty<P: Platform>(store: &Store<P>) -> bool {
+    let most = store.map.limit() / 2;
+    store.log.checkpoint_cost.bytes() >= most.max(FEW_DIRTY)
+}
 
 impl<P: Platform> Maintenance<P> {
     /// Appends the live records of the segment at byte `base` of the image again, in space of `class`. `bytes` are those of
@@ -49,8 +56,7 @@ impl<P: Platform> Maintenance<P> {
             };
             let address = base + at as u64;
             // Relocation makes nodes of the table dirty, and those stay in memory.
-            let most = store.map.limit() / 2;
-            if store.log.checkpoint_cost.bytes() >= most.max(FEW_DIRTY) {
+            if many_dirty(store) {
                 self.checkpoint(store, CheckpointKind::Running)?;
             }
             let ws = self.checkpoint.workspace();
@@ -153,8 +159,9 @@ fn relocate_data<P: Platform>(
             return Ok(());
         }
         let piece = Piece::first(live);
-        let record = if piece.is_all(header, mask) {
-            DataRecord::again::<P>(header, mask, payload)
+        let whole = piece.is_all(header, mask);
+        let record = if whole {
+            DataRecord::again::<P>(header, mask, payload, Origin::Moved { from: address })
         } else {
             match repack(&store.codecs, ws, header, payload, mask, &piece) {
                 Some(record) => record,
@@ -162,7 +169,11 @@ fn relocate_data<P: Platform>(
             }
         };
         let slot = store.log.slot(&store.file, &record.encoded, class)?;
-        let stored = record.stored(slot.placed());
+        let mut stored = record.stored(slot.placed());
+        if !whole {
+            // It may be worth joining it with others.
+            stored.origin = Origin::Unknown;
+        }
         let unchanged = {
             let mut map = store.map.lock();
             map.enter(slot.placed())?;
@@ -199,12 +210,15 @@ fn repack<'a, P: Platform>(
         .filter(|&(bit, _)| piece.has(bit))
         .map(|(_, block)| block);
     let content = gather(kept, &mut ws.gather);
+    let extent = Extent {
+        block: header.number + u64::from(piece.from),
+        span: piece.span as usize,
+        mask: piece.mask,
+    };
     Some(DataRecord::new::<P>(
         &mut ws.encoder,
         codecs,
-        header.number + u64::from(piece.from),
-        piece.span as usize,
-        piece.mask,
+        extent,
         content,
     ))
 }

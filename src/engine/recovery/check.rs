@@ -3,8 +3,8 @@
 
 use crate::engine::access::Access;
 use crate::engine::format::{
-    fingerprint, Entry, Fingerprints, IncarnationId, Layout, NodeId, SegmentHeader, Superblock,
-    BLOCK_SIZE, FINGERPRINTS, NODE_ENTRIES, NODE_SHIFT, SUPERBLOCK_OFFSETS, UNIT,
+    fingerprint, Algorithm, Entry, Fingerprints, IncarnationId, Layout, NodeId, SegmentHeader,
+    Superblock, BLOCK_SIZE, FINGERPRINTS, NODE_ENTRIES, NODE_SHIFT, SUPERBLOCK_OFFSETS, UNIT,
 };
 use crate::engine::map::load::Missing;
 use crate::engine::map::table::Found;
@@ -50,6 +50,24 @@ pub struct Summary {
     pub replayed: u64,
     /// The image had been closed cleanly.
     pub clean: bool,
+    /// What the algorithms have compressed, by their tags.
+    compressed: [Compressed; 3],
+}
+
+/// What one algorithm has compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compressed {
+    /// Mapped blocks in records of the algorithm.
+    pub blocks: u64,
+    /// Bytes of these records that the blocks need.
+    pub bytes: u64,
+}
+
+impl Summary {
+    /// What is compressed with `algorithm`.
+    pub fn compressed(&self, algorithm: Algorithm) -> Compressed {
+        self.compressed[usize::from(algorithm.tag())]
+    }
 }
 
 /// Bits that hold the number of units of the largest record.
@@ -61,6 +79,7 @@ struct Held {
     number: u64,
     mask: u32,
     units: u32,
+    algorithm: u8,
 }
 
 /// Adds the charge of an entry to the count of its segment; false if it leads to none.
@@ -395,6 +414,9 @@ impl<P: Platform> Check<'_, P> {
             } else if entry != Entry::new(address, held.units, index as u32, count) {
                 let what = "sector table entry: its record has another size";
                 self.damaged(what, address, Some((block, 1)));
+            } else if let Some(sum) = self.summary.compressed.get_mut(usize::from(held.algorithm)) {
+                sum.blocks += 1;
+                sum.bytes += u64::from(entry.charge()) * UNIT as u64;
             }
         }
         Ok(())
@@ -429,6 +451,7 @@ impl<P: Platform> Check<'_, P> {
                             number: header.number,
                             mask,
                             units,
+                            algorithm: header.algorithm,
                         }));
                     }
                 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Creating an image: two superblocks, and nothing else.
 
-use crate::engine::codec::Compression;
+use crate::engine::codec::{Compression, Recompression};
 use crate::engine::format::{
     DeviceSize, Entry, Fingerprints, Layout, LogPosition, Superblock, BLOCK_SIZE, RECORD_SIZES,
     SEGMENT_HEADER, SEGMENT_SHIFTS, SUPERBLOCK_OFFSETS,
@@ -22,6 +22,8 @@ pub struct CreateOptions {
     pub segment_size: u32,
     /// Compression of the data.
     pub compression: Compression,
+    /// How data is compressed again that has become cold.
+    pub recompression: Recompression,
     /// Identity; random.
     pub uuid: [u8; 16],
 }
@@ -54,13 +56,16 @@ impl CreateOptions {
     /// The superblock of generation 1: a device without any block, closed cleanly.
     fn superblock<P: Platform>(&self, incomplete: bool) -> Result<Superblock> {
         let size = DeviceSize::from_bytes(self.size)?;
+        self.recompression.check()?;
         Ok(Superblock {
             compatible: 0,
             read_only_compatible: 0,
             incomplete,
             layout: self.layout()?,
             zstd: false,
+            marks: self.recompression.compression.is_some(),
             compression: self.compression,
+            recompression: self.recompression,
             size,
             clean: true,
             detached: false,

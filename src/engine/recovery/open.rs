@@ -202,8 +202,10 @@ fn begin_epoch<P: Platform>(
     superblock.generation = newest.generation;
     superblock.size = newest.size;
     superblock.compression = newest.compression;
+    superblock.recompression = newest.recompression;
     // Records of it may follow either of the two.
     superblock.zstd = superblocks.zstd();
+    superblock.marks = superblocks.marks();
     if access == Access::Write {
         superblock.epoch = newest.epoch + 1;
         superblock.salt = P::random_u64();

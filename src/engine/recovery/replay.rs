@@ -12,6 +12,7 @@ use crate::engine::io::data::Stored;
 use crate::engine::io::zero::zero_end;
 use crate::engine::log::{LeftSegment, Placed};
 use crate::engine::map::load::Missing;
+use crate::engine::map::usage::Origin;
 use crate::engine::store::Store;
 use crate::engine::workspace::Workspace;
 use crate::engine::{Error, Result};
@@ -298,6 +299,7 @@ fn apply<P: Platform>(
         mask,
         units: header.units(),
         address,
+        origin: Origin::Unknown,
     };
     stored.map(&mut store.map.lock())
 }

@@ -74,6 +74,11 @@ impl Superblocks {
         self.newest.zstd || self.older.is_some_and(|older| older.zstd)
     }
 
+    /// Whether segments may be marked as recompressed.
+    pub(crate) fn marks(&self) -> bool {
+        self.newest.marks || self.older.is_some_and(|older| older.marks)
+    }
+
     /// The length in bytes that the file has at least, as either superblock says.
     pub(crate) fn length(&self) -> u64 {
         let older = self.older.map_or(0, |older| older.length);

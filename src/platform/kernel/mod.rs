@@ -51,6 +51,11 @@ impl Platform for Kernel {
         unsafe { c::cloop_now_ms() }
     }
 
+    fn stand_back(back: bool) {
+        // SAFETY: The engine calls this on its own threads only.
+        unsafe { c::cloop_stand_back(back) };
+    }
+
     fn write_retried(file: &Self::File, error: Option<Error>) {
         file.report_retry(error);
     }

@@ -49,6 +49,7 @@ void cloop_threads_release(void);
 /* thread.c */
 
 u64 cloop_now_ms(void);
+void cloop_stand_back(bool back);
 struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,
 					void (*fn)(void *data), void *data);
 bool cloop_thread_is_current(void);

@@ -8,6 +8,7 @@
 #include <linux/module.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
+#include <linux/sched/prio.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 
@@ -60,6 +61,15 @@ bool cloop_thread_is_current(void)
 u64 cloop_now_ms(void)
 {
 	return ktime_to_ms(ktime_get());
+}
+
+/*
+ * Has the current thread run only when the CPU has nothing better to do, or not
+ * any more. Only for threads of the engine, whose nice value is 0.
+ */
+void cloop_stand_back(bool back)
+{
+	set_user_nice(current, back ? MAX_NICE : 0);
 }
 
 struct cloop_thread *cloop_thread_spawn(const char *name, int name_len,

@@ -207,6 +207,11 @@ impl<T> MonitorGuard for SimGuard<'_, T> {
     }
 }
 
+/// Has simulated time pass while nothing happens.
+pub fn pass_time(ms: u64) {
+    CLOCK.set(CLOCK.get() + ms);
+}
+
 impl<T> SimGuard<'_, T> {
     fn wait_on(&mut self, condition: &Condvar, timeout_ms: u32) -> bool {
         self.hold.wait();
@@ -216,7 +221,7 @@ impl<T> SimGuard<'_, T> {
         let (again, passed) = if timeout_ms == 0 {
             (condition.wait(guard), false)
         } else {
-            // Simulated time passes only here: chance decides when the timeout is over.
+            // Elsewhere time passes on request only: chance decides when the timeout is over.
             drop(guard);
             shuttle::thread::yield_now();
             let passed = RANDOM.with_borrow_mut(|random| random.below(PATIENCE.get()) == 0);

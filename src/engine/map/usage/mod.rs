@@ -10,6 +10,7 @@ mod totals;
 pub(crate) use self::segment::{Change, Segment, State};
 pub(crate) use self::totals::Total;
 
+use crate::engine::codec::Compression;
 use crate::engine::format::{corrupt, Entry, Layout, SegmentUsage, NODE_ENTRIES};
 use crate::engine::index_set::IndexSet;
 use crate::engine::map::table::Visibility;
@@ -26,6 +27,17 @@ pub(crate) enum Counted {
     WithDetached,
 }
 
+/// What is known of the compression of a data record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nothing, or it holds a part of a natural unit only.
+    Unknown,
+    /// It was compressed like this.
+    Compressed(Compression),
+    /// It was at this byte of the image before.
+    Moved { from: u64 },
+}
+
 /// The segments of an image, in pages of [`NODE_ENTRIES`].
 pub(crate) struct Usage {
     layout: Layout,
@@ -38,6 +50,12 @@ pub(crate) struct Usage {
     changed_after: IndexSet,
     /// Those that reclaim has set aside.
     stuck: IndexSet,
+    /// Those with live data, some of which may be worth compressing again.
+    unmarked: IndexSet,
+    /// The superblock says that stored segments may be marked as recompressed.
+    marks_announced: bool,
+    /// Segments are marked whose data gains nothing from this compression.
+    marked_for: Option<Compression>,
     /// The highest sequence number of a segment.
     newest: u64,
     /// One flag for each page: the next checkpoint must store it.
@@ -60,6 +78,9 @@ impl Usage {
             dead: IndexSet::new(),
             changed_after: IndexSet::new(),
             stuck: IndexSet::new(),
+            unmarked: IndexSet::new(),
+            marks_announced: false,
+            marked_for: None,
             newest: 0,
             dirty_pages: Vec::new(),
             dirty: 0,
@@ -97,7 +118,13 @@ impl Usage {
 
     fn push(&mut self, segment: Segment) -> Result {
         let index = self.len();
-        for set in [&mut self.dead, &mut self.changed_after, &mut self.stuck] {
+        let sets = [
+            &mut self.dead,
+            &mut self.changed_after,
+            &mut self.stuck,
+            &mut self.unmarked,
+        ];
+        for set in sets {
             set.grow(index + 1)?;
         }
         self.segments.push(segment)?;
@@ -119,6 +146,8 @@ impl Usage {
         self.dead.set(index, dead);
         self.changed_after.set(index, segment.changed_after());
         self.stuck.set(index, segment.state() == State::Stuck);
+        let unmarked = segment.state() == State::InUse && !dead && !segment.is_recompressed();
+        self.unmarked.set(index, unmarked);
     }
 
     /// The first segment in `range` that holds nothing live and is not free.
@@ -130,20 +159,27 @@ impl Usage {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when a segment counts more than it can hold, or is free and counts anything.
+    /// [`Error::Corrupt`] when a segment counts more than it can hold, is free and counts anything, or has a mark that must not be there.
     pub(super) fn load_page(&mut self, words: &[u64], segments: u64, counted: Counted) -> Result {
         self.dirty_pages.push(false)?;
         for &word in words {
             if self.len() == segments {
                 break;
             }
-            let segment = Segment::from_stored(SegmentUsage::unpack(word));
+            let mut segment = Segment::from_stored(SegmentUsage::unpack(word));
             let most = segment.capacity(&self.layout)
                 + match counted {
                     Counted::AttachedOnly => 0,
                     Counted::WithDetached => u64::from(self.layout.segment_size),
                 };
             let live = segment.live_bytes();
+            if segment.is_recompressed() && !self.marks_announced {
+                return corrupt(
+                    "segment usage: a mark that the superblock does not announce",
+                    self.layout.segment_offset(self.len()),
+                );
+            }
+            segment.set_recompressed(segment.is_recompressed() && self.marked_for.is_some());
             if (segment.is_free() && live > 0) || live > most {
                 return corrupt("segment usage", self.layout.segment_offset(self.len()));
             }
@@ -162,6 +198,11 @@ impl Usage {
     /// Segment `index`, if it is known.
     pub(super) fn get(&self, index: u64) -> Option<&Segment> {
         self.segments.get(index as usize)
+    }
+
+    /// The index of the segment that has the byte at `address` of the image.
+    pub(super) fn segment_of(&self, address: u64) -> Option<u64> {
+        self.layout.segment_of(address)
     }
 
     /// The segment that has the byte at `address` of the image.
@@ -197,7 +238,8 @@ impl Usage {
 
     /// The log enters segment `index`.
     pub(super) fn enter(&mut self, index: u64, seq: u64, seed: u32) {
-        self.change(index, |segment| segment.enter(seq, seed));
+        let marked = self.marked_for.is_some();
+        self.change(index, |segment| segment.enter(seq, seed, marked));
     }
 
     /// The log leaves segment `index` with this unused end.
@@ -208,6 +250,43 @@ impl Usage {
     /// A repair found the seed of segment `index`, which is in use.
     pub(super) fn identify(&mut self, index: u64, seed: u32) {
         self.change(index, |segment| segment.identify(seed));
+    }
+
+    /// Whether the superblock says that stored segments may be marked.
+    pub(super) fn announce_marks(&mut self, announced: bool) {
+        self.marks_announced = announced;
+    }
+
+    /// From now on segments are marked whose data gains nothing from `compression`, or none is.
+    pub(super) fn mark_for(&mut self, compression: Option<Compression>) {
+        self.marked_for = compression;
+    }
+
+    /// Whether a record of this origin gains nothing from the compression that segments are marked for.
+    pub(super) fn is_marked_for(&self, origin: Origin) -> bool {
+        let Some(compression) = self.marked_for else {
+            return false;
+        };
+        match origin {
+            Origin::Unknown => false,
+            Origin::Compressed(made) => made.saves_as_much_as(compression),
+            Origin::Moved { from } => self.at(from).is_some_and(Segment::is_recompressed),
+        }
+    }
+
+    /// Marks segment `index` as recompressed, or not.
+    pub(super) fn mark(&mut self, index: u64, recompressed: bool) {
+        if self
+            .get(index)
+            .is_some_and(|s| s.is_recompressed() != recompressed)
+        {
+            self.change(index, |segment| segment.set_recompressed(recompressed));
+        }
+    }
+
+    /// The first segment in `range` with live data that may be worth compressing again.
+    pub(super) fn next_unmarked(&self, range: Range<u64>) -> Option<u64> {
+        self.unmarked.next_in(range)
     }
 
     /// Marks a segment as free.

@@ -50,6 +50,8 @@ pub(crate) struct Segment {
     state: State,
     /// The end that the log left unused, see [`Layout::unused_end`]; 0 as long as that is not known.
     unused_end: u8,
+    /// Compressing its data records again gains nothing, or it has none.
+    recompressed: bool,
     /// Sequence number of the present incarnation; 0 when it began before the image was opened.
     seq: u64,
     /// Number of checkpoints written when something in it died last that no record of the log supersedes.
@@ -134,6 +136,15 @@ impl Segment {
         self.seed
     }
 
+    /// True if compressing its data records again gains nothing.
+    pub(crate) fn is_recompressed(&self) -> bool {
+        self.recompressed
+    }
+
+    pub(super) fn set_recompressed(&mut self, recompressed: bool) {
+        self.recompressed = recompressed;
+    }
+
     /// The present incarnation.
     pub(crate) fn incarnation(&self) -> IncarnationId {
         IncarnationId {
@@ -162,9 +173,10 @@ impl Segment {
         self.after = 0;
     }
 
-    /// The log enters the segment: a new incarnation begins. Its live count goes on, because detached subtrees may
-    /// refer to the one before.
-    pub(super) fn enter(&mut self, seq: u64, seed: u32) {
+    /// The log enters the segment: a new incarnation begins, without data. Its live count goes on, because detached subtrees
+    /// may refer to the one before.
+    pub(super) fn enter(&mut self, seq: u64, seed: u32, recompressed: bool) {
+        self.recompressed = recompressed;
         self.state = State::InUse;
         (self.seq, self.seed) = (seq, seed);
         (self.unused_end, self.punched) = (0, 0);
@@ -243,6 +255,7 @@ impl Segment {
         SegmentUsage {
             free: self.is_free(),
             unused_end: self.unused_end,
+            recompressed: self.recompressed && !self.is_free(),
             live: (i64::from(self.live) - i64::from(self.after)) as u32,
             seed: self.seed,
         }
@@ -253,6 +266,7 @@ impl Segment {
         Self {
             live: stored.live,
             unused_end: stored.unused_end,
+            recompressed: stored.recompressed,
             seed: stored.seed,
             state: match stored.free {
                 true => State::Free,

@@ -15,6 +15,8 @@ pub(crate) struct Total {
     pub(crate) stuck: u64,
     /// Number of segments that are [`Stuck`](State::Stuck).
     pub(crate) stuck_segments: u64,
+    /// The part of `live` in segments that are in use and not marked as recompressed.
+    pub(crate) unmarked: u64,
     /// Number of segments that hold nothing live and are not free yet.
     pub(crate) dead: u64,
 }
@@ -37,6 +39,7 @@ impl Total {
             garbage,
             stuck: if stuck { garbage } else { 0 },
             stuck_segments: u64::from(stuck),
+            unmarked: Self::unmarked(segment),
             dead: 0,
         }
     }
@@ -46,7 +49,15 @@ impl Total {
     pub(super) fn of_held(segment: &Segment) -> Self {
         Self {
             live: segment.live_bytes(),
+            unmarked: Self::unmarked(segment),
             ..Self::default()
+        }
+    }
+
+    fn unmarked(segment: &Segment) -> u64 {
+        match segment.state() == State::InUse && !segment.is_recompressed() {
+            true => segment.live_bytes(),
+            false => 0,
         }
     }
 
@@ -68,6 +79,7 @@ impl Total {
         self.garbage += part.garbage;
         self.stuck += part.stuck;
         self.stuck_segments += part.stuck_segments;
+        self.unmarked += part.unmarked;
         self.dead += part.dead;
     }
 
@@ -76,6 +88,7 @@ impl Total {
         self.garbage -= part.garbage;
         self.stuck -= part.stuck;
         self.stuck_segments -= part.stuck_segments;
+        self.unmarked -= part.unmarked;
         self.dead -= part.dead;
     }
 }

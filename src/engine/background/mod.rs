@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Background work of an open volume: one thread writes sealed chunks and reserves segments ahead, another
-//! writes checkpoints and reclaims space.
+//! writes checkpoints, reclaims space and compresses cold data again.
 
+mod cold;
+
+use self::cold::{ColdPlan, Now};
 use crate::engine::checkpoint::{due, CheckpointKind};
+use crate::engine::codec::Recompression;
 use crate::engine::log::{Due, LogState};
 use crate::engine::map::reaper::Progress;
 use crate::engine::reclaim::{busy_garbage, idle_garbage, Effort, Maintenance, SharedMaintenance};
@@ -10,6 +14,7 @@ use crate::engine::space::{Demand, SpaceClass, Surplus, Verdict};
 use crate::engine::store::Store;
 use crate::engine::{Error, Result};
 use crate::platform::{Monitor, MonitorGuard, Platform, Sabotage};
+use core::sync::atomic::Ordering;
 
 /// Time without a write after which the device counts as idle, in milliseconds.
 const IDLE_MS: u64 = 5000;
@@ -21,6 +26,8 @@ const SURPLUS_MS: u64 = 30_000;
 const BESIDE_READS_MS: u64 = 1000;
 /// Time after which failed work is tried again, in milliseconds.
 const RETRY_MS: u64 = 1000;
+/// The longest wait, in milliseconds: after it there is nothing to do yet.
+const MOST_MS: u64 = 1 << 30;
 /// Bytes that users write before reclaim looks again at segments that it has set aside.
 const RETRY_STUCK: u64 = 1 << 30;
 /// The part of a segment that must be owed to users before reclaim works beside their writes.
@@ -119,6 +126,8 @@ enum Task {
     Reap,
     /// Put everything in order: users have not written since this moment.
     Tidy(Moment),
+    /// Compress data again that lies in segments with sequence numbers below this one.
+    Recompress(u64),
 }
 
 /// A moment in the life of a device, counted in bytes that users have appended since the open. Two equal moments have no
@@ -198,6 +207,15 @@ struct Plan {
     /// A search for space that began at this moment found nothing. Before something is written or discarded the next one
     /// would find nothing either.
     exhausted: Option<Moment>,
+    /// When data is compressed again.
+    cold: ColdPlan,
+}
+
+/// Requests of users so far, in bytes and flushes: another number tells that there was one.
+fn requests<P: Platform>(store: &Store<P>, log: &LogState) -> u64 {
+    let counters = &store.counters;
+    let read = counters.bytes_read.load(Ordering::Relaxed);
+    log.user_bytes() + read + counters.flushes.load(Ordering::Relaxed)
 }
 
 impl Plan {
@@ -222,7 +240,28 @@ impl Plan {
             tidy: None,
             retried: 0,
             exhausted: None,
+            cold: ColdPlan::default(),
         }
+    }
+
+    /// What there is to know for recompression, if there is to be any.
+    fn cold_now<P: Platform>(
+        &self,
+        store: &Store<P>,
+        state: &LogState,
+        time: Time,
+    ) -> Option<(Recompression, Now)> {
+        let recompression = store.codecs.recompression();
+        recompression.compression?;
+        let now = Now {
+            time,
+            // What reclaim has moved may be worth compressing again, as what users have written.
+            moment: state.user_bytes() + store.counters.moved.load(Ordering::Relaxed),
+            last_write: self.last_write.noticed,
+            newest: store.map.lock().newest_seq(),
+            choices: store.codecs.recompression_choices(),
+        };
+        Some((recompression, now))
     }
 
     /// Waits for something to do.
@@ -234,7 +273,7 @@ impl Plan {
             if let Some(task) = self.choose(store, &state, now) {
                 return task;
             }
-            let timeout = self.timeout(now, &state, store.quiet());
+            let timeout = self.timeout(store, now, &state);
             state.resting = timeout == 0;
             state.wait_idle(timeout);
         }
@@ -284,7 +323,14 @@ impl Plan {
             return Some(Task::Reap);
         }
         let idle = now >= self.idle_at();
-        (idle && self.tidy != Some(moment)).then_some(Task::Tidy(moment))
+        if !idle {
+            return None;
+        }
+        if self.tidy != Some(moment) {
+            return Some(Task::Tidy(moment));
+        }
+        let (recompression, now) = self.cold_now(store, state, now)?;
+        self.cold.due(&recompression, &now).map(Task::Recompress)
     }
 
     /// Whether users are going to use what free segments hold.
@@ -316,7 +362,8 @@ impl Plan {
 
     /// Milliseconds after which there may be something to do although nothing has happened; 0 for never. A volume that
     /// is to be `quiet` only tries a failed checkpoint again, for which users may wait; for everything else it is woken.
-    fn timeout(&self, now: Time, state: &LogState, quiet: bool) -> u32 {
+    fn timeout<P: Platform>(&self, store: &Store<P>, now: Time, state: &LogState) -> u32 {
+        let quiet = store.quiet();
         if state.error().is_some() {
             return 0;
         }
@@ -331,10 +378,13 @@ impl Plan {
         let untidy = self.tidy != Some(state.user_bytes());
         // While there are reads it looks again.
         let surplus = self.deallocate_at().map(|at| at.min(now + READS_MS));
-        let others = [reaping, surplus, untidy.then(|| self.idle_at())];
+        let cold = self.cold_now(store, state, now);
+        let cold = cold.and_then(|(recompression, now)| self.cold.next(&recompression, &now));
+        let cold = cold.map(|at| at.max(self.idle_at()));
+        let others = [reaping, surplus, untidy.then(|| self.idle_at()), cold];
         let others = others.into_iter().flatten().filter(|_| !quiet);
         let next = checkpoint.into_iter().chain(others).min();
-        next.map_or(0, |time| time.saturating_sub(now).max(1) as u32)
+        next.map_or(0, |time| time.saturating_sub(now).clamp(1, MOST_MS) as u32)
     }
 
     /// Takes the time into account, and what users have written.
@@ -354,6 +404,9 @@ impl Plan {
                 moment,
                 noticed: now,
             };
+        }
+        if let Some((recompression, now)) = self.cold_now(store, state, now) {
+            self.cold.look(&recompression, &now, requests(store, state));
         }
         if matches!(self.checkpoints, Checkpoints::Failed { retry, .. } if now >= retry) {
             self.checkpoints = Checkpoints::Work;
@@ -409,6 +462,49 @@ impl Plan {
                     maintenance.give_back_memory();
                 }
             }
+            Task::Recompress(cold_before) => self.recompress(store, maintenance, cold_before),
+        }
+    }
+
+    /// Compresses some cold data again, until a request comes.
+    // A stack frame of its own: the other work of this thread does not need the space.
+    #[inline(never)]
+    fn recompress<P: Platform>(
+        &mut self,
+        store: &Store<P>,
+        maintenance: &mut Maintenance<P>,
+        cold_before: u64,
+    ) {
+        let start = self.cold_now(store, &store.log.lock(), P::now_ms());
+        let before = self.cold.requests();
+        let mut undisturbed = || {
+            let state = store.log.lock();
+            !state.stopping()
+                && !store.codecs.announcement_awaited()
+                && !state.space.waits(u64::MAX)
+                && !store.quiet()
+                && requests(store, &state) == before
+        };
+        P::stand_back(true);
+        let step = maintenance.recompress(store, cold_before, &mut undisturbed);
+        P::stand_back(false);
+        let Ok(step) = step else {
+            return self.cold.put_off(P::now_ms());
+        };
+        if step.appended > 0 {
+            // What it replaced is to be freed.
+            self.tidy = None;
+        } else if step.finished {
+            maintenance.give_back_memory();
+        }
+        if let Some((recompression, start)) = start {
+            let now = Now {
+                time: P::now_ms(),
+                ..start
+            };
+            let (content, finished) = (step.content, step.finished);
+            self.cold
+                .note(&recompression, &now, cold_before, content, finished);
         }
     }
 
