@@ -120,7 +120,7 @@ check "changes beside writers, which survive a crash" changed
 # The first record marks the image for older versions; the choice alone does not.
 marked() {
 	local mark=(od -An -t u1 -j 32 -N 1)
-	image disk --size 16M --compress zstd
+	image disk --size 16M --compress zstd --recompress none
 	attach "$image"
 	sync "$device"
 	is "$("${mark[@]}" "$image")" -eq 0 "features before the first write"
@@ -129,6 +129,9 @@ marked() {
 	settle lz4 tool
 	detach "$device"
 	is "$("${mark[@]}" "$image")" -eq 2 "features for ever"
+	cloop set --recompress lz4 "$image"
+	cloop set --recompress none "$image"
+	is "$("${mark[@]}" "$image")" -eq 6 "features after recompression"
 }
 check "an image is marked with its first record of zstd" marked
 
@@ -140,12 +143,23 @@ refused() {
 		fails 1 "Invalid argument" tee "/sys/block/$name/cloop/compress" <<<"$wrong"
 	done
 	# Algorithms and levels that there are not, no setting, and a field that is not zero.
-	for wrong in "1 2 0" "1 2 20" "1 1 1" "1 3 1" "0 2 3" "3 2 3" "1 2 3 1"; do
+	for wrong in "1 2 0" "1 2 20" "1 1 1" "1 3 1" "0 2 3" "17 2 3" "1 2 3 1" "2 0 0 2 0" "2 0 0 3 1" "2 1 0 2 9" "4 0 0 0 0 9 9" \
+		"1 2 3 0 0 0 9"; do
 		# shellcheck disable=SC2086 # words
 		fails 1 "^EINVAL\$" "$here/control.py" set "$index" $wrong
 	done
 	fails 1 "^ENXIO\$" "$here/control.py" set 900 1 2 3
 	fails 1 "^EPERM\$" "$here/control.py" set --user 65534 "$index" 1 2 3
+	for wrong in "0 0 0" "0 2 0" "0 2 20" "1 2 9" "0 3 1"; do
+		# shellcheck disable=SC2086 # words
+		fails 1 "^EINVAL\$" "$here/control.py" recompress "$index" $wrong
+	done
+	fails 1 "^ENXIO\$" "$here/control.py" recompress 900 0 2 9
+	fails 1 "^EPERM\$" "$here/control.py" recompress --user 65534 "$index" 0 2 9
+	for wrong in zstd:0 gzip lz4:1; do
+		fails 1 "Invalid argument" tee "/sys/block/$name/cloop/recompress" <<<"$wrong"
+	done
+	fails 1 "Invalid argument" tee "/sys/block/$name/cloop/recompress_after" <<<$((1 << 32))
 	chosen lz4
 	fails 1 "in use as $device" cloop set --compress zstd "$image"
 	detach "$device"
@@ -157,6 +171,87 @@ refused() {
 	fails 1 "nothing is attached" cloop set --compress zstd "$device"
 }
 check "what is refused" refused
+
+# at_rest: wait until all data of the device was looked at that could be compressed again.
+at_rest() {
+	local i
+	for ((i = 0; i < 120; i++)); do
+		(($(get pending_bytes) > 0)) || return 0
+		sleep 1
+	done
+	return 1
+}
+
+# as_new ALGORITHM: the live bytes of an image to which $tmp/data is imported, rounded up to the size of a device.
+as_new() {
+	local file=$tmp/as-new
+	cloop import --force --record-size 128K --compress "$1" "$tmp/data" "$file"
+	cloop info --json "$file" | jq .live_bytes
+	rm "$file"
+}
+
+# An idle device becomes as small as one that was written with the strong algorithm, and then writes nothing more.
+idle() {
+	local size bytes before direct written
+	size=$(scaled 8 4)
+	data "$tmp/data" "$size"
+	image disk --size "${size}M" --record-size 128K --recompress zstd:9
+	attach "$image"
+	is "$(<"/sys/block/$name/cloop/recompress")" = zstd:9 "recompression in sysfs"
+	is "$(<"/sys/block/$name/cloop/recompress_after")" -eq 600 "seconds until data is cold"
+	copy if="$tmp/data" of="$device" bs=1M oflag=direct
+	# A quarter of it again, block by block.
+	fio --name=scatter --filename="$device" --rw=randwrite --bs=4k --size="${size}M" --io_size=$((size / 4))M --direct=1 \
+		--end_fsync=1 --buffer_compress_percentage=50 --refill_buffers >"$tmp/fio"
+	copy if="$device" of="$tmp/data" bs=1M iflag=direct
+	before=$(get live_bytes)
+	echo 0 >"/sys/block/$name/cloop/recompress_after"
+	at_rest
+	direct=$(as_new zstd:9)
+	bytes=$(get live_bytes)
+	figure "$before bytes, $bytes after recompression, $direct imported"
+	is "$bytes" -le $((direct * 105 / 100)) "live bytes at rest"
+	is "$bytes" -lt "$before" "live bytes at rest"
+	same "$tmp/data" "$device"
+	# What was replaced is freed, and that is all.
+	sleep 8
+	written=$(get log_bytes)
+	sleep 8
+	is "$(get log_bytes)" -eq "$written" "bytes written at rest"
+	reattach "$image"
+	is "$(get pending_bytes)" -eq 0 "bytes to look at after attaching"
+	same "$tmp/data" "$device"
+	detach "$device"
+	intact "$image"
+}
+check "an idle device compresses its data again, and comes to rest" idle
+
+# All at once, beside a writer.
+at_once() {
+	local size writer
+	size=$(scaled 8 4)
+	data "$tmp/data" "$size"
+	image disk --size $((2 * size))M --record-size 128K --recompress none
+	attach "$image"
+	copy if="$tmp/data" of="$device" bs=1M oflag=direct
+	(
+		while [[ ! -e $tmp/stop ]]; do
+			copy if="$tmp/data" of="$device" bs=256K seek=$((size * 4)) oflag=direct
+		done
+	) &
+	writer=$!
+	cloop compact --recompress zstd:12 "$device"
+	touch "$tmp/stop"
+	wait "$writer"
+	is "$(get recompressed_bytes)" -gt 0 "bytes that were compressed again"
+	head -c "${size}M" "$device" | cmp - "$tmp/data"
+	tail -c "${size}M" "$device" | cmp - "$tmp/data"
+	detach "$device"
+	cloop compact --recompress zstd:19 "$image"
+	intact "$image"
+	is "$(cloop info --json "$image" | jq .live_bytes)" -le $((2 * $(as_new zstd:19) * 102 / 100)) "live bytes of the image"
+}
+check "all data is compressed again on request, beside a writer" at_once
 
 # Contexts are given back when they are not needed.
 memory() {

@@ -24,14 +24,16 @@ import struct
 import sys
 
 VERSION, ATTACH, DETACH, INFO = 0x8020C700, 0xC010C701, 0x4008C702, 0xC240C703
-COMPACT, RESIZE, SET = 0x4008C704, 0x4010C705, 0x4020C706
+COMPACT, RESIZE, SET, RECOMPRESS = 0x4008C704, 0x4010C705, 0x4020C706, 0x4010C707
 HEAD = "flags size record_size algorithm uuid segment_size error".split()
 STATS = """mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments table_memory
 bytes_written bytes_read log_bytes flushes syncs checkpoints damaged errors replayed backing_dev
 backing_ino""".split()
 TAIL = """table_limit garbage_bytes moved_bytes freed_segments reserved_bytes stuck_segments memory level
 replaced""".split()
-LAYOUT = "<iIQII16sII" + "Q" * len(STATS) + "256s" + "Q" * len(TAIL)
+AGAIN = """recompress_algorithm recompress_level recompress_after recompress_rate recompressed_bytes
+pending_bytes""".split()
+LAYOUT = "<iIQII16sII" + "Q" * len(STATS) + "256s" + "Q" * len(TAIL) + "IIIIQQ"
 SIZE = 576
 
 
@@ -40,7 +42,7 @@ def info(control, index):
     struct.pack_into("<i", buffer, 0, index)
     fcntl.ioctl(control, INFO, buffer)
     values = struct.unpack_from(LAYOUT, buffer)
-    fields = dict(zip(["index"] + HEAD + STATS + ["backing_file"] + TAIL, values))
+    fields = dict(zip(["index"] + HEAD + STATS + ["backing_file"] + TAIL + AGAIN, values))
     fields["uuid"] = fields["uuid"].hex()
     fields["backing_file"] = fields["backing_file"].split(b"\0")[0].decode()
     if any(buffer[struct.calcsize(LAYOUT):]):
@@ -100,8 +102,10 @@ def main():
         elif command == "resize":
             fcntl.ioctl(control, RESIZE, struct.pack("<iIQ", int(what[0]), flags, int(what[1])))
         elif command == "set":
-            values = [int(word) for word in what] + [0] * (6 - len(what))
-            fcntl.ioctl(control, SET, struct.pack("<iIIIQQ", *values))
+            values = [int(word) for word in what] + [0] * (8 - len(what))
+            fcntl.ioctl(control, SET, struct.pack("<iIIIIIII", *values))
+        elif command == "recompress":
+            fcntl.ioctl(control, RECOMPRESS, struct.pack("<iIII", *(int(word) for word in what)))
         else:
             fcntl.ioctl(control, int(what[0], 0), bytearray(1024))
     except OSError as error:

@@ -59,7 +59,8 @@ values() {
 	done
 	for file in uuid algorithm record_size segment_size zero_blocks live_bytes stored_bytes allocated_bytes \
 		reserved_bytes garbage_bytes segments free_segments moved_bytes freed_segments bytes_written \
-		bytes_read log_bytes flushes syncs checkpoints errors stuck_segments replaced table_bytes table_limit; do
+		bytes_read log_bytes flushes syncs checkpoints errors stuck_segments replaced table_bytes table_limit \
+		recompress recompress_after recompressed_bytes pending_bytes; do
 		is "${there[$file]}" = "${said[$file]}" "$file"
 	done
 	is "${there[mapped_bytes]}" -eq $((said[mapped_blocks] * 4096)) "mapped_bytes"
@@ -69,7 +70,7 @@ values() {
 	is "${there[write_amplification]}" = "$(printf '%.2f' "${said[write_amplification]}")" "write_amplification"
 	# Each file has one line, and two files can be written.
 	is "$(wc -l <"$tmp/there")" -eq "$(find "/sys/block/$name/cloop" -type f | wc -l)" "lines"
-	is "$(find "/sys/block/$name/cloop" -type f -perm /222 -printf '%f\n' | sort | xargs)" = "compress table_limit warn_percent" "files to be written"
+	is "$(find "/sys/block/$name/cloop" -type f -perm /222 -printf '%f\n' | sort | xargs)" = "compress recompress recompress_after recompress_rate table_limit warn_percent" "files to be written"
 	detach "$device"
 	attach --read-only "$image"
 	is "$(value read_only)" = 1 "read_only"

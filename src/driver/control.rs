@@ -79,6 +79,7 @@ impl MiscDevice for Control {
             c::CLOOP_CTL_COMPACT => compact(user)?,
             c::CLOOP_CTL_RESIZE => resize(user)?,
             c::CLOOP_CTL_SET => set(user)?,
+            c::CLOOP_CTL_RECOMPRESS => recompress(user)?,
             _ => return Err(ENOTTY),
         }
         Ok(0)
@@ -189,16 +190,68 @@ fn resize(user: UserSlice) -> Result {
 fn set(user: UserSlice) -> Result {
     sys_admin()?;
     let args = user.reader().read::<c::cloop_set>()?;
-    if args.flags != c::CLOOP_SET_COMPRESSION || args.reserved != [0; 2] {
+    let given = |flag, values: &[u32]| match args.flags & flag {
+        // What is not given is zero.
+        0 if values.iter().any(|&value| value != 0) => Err(EINVAL),
+        0 => Ok(false),
+        _ => Ok(true),
+    };
+    let compression = given(c::CLOOP_SET_COMPRESSION, &[args.algorithm, args.level])?;
+    let again = [args.recompress_algorithm, args.recompress_level];
+    let recompression = given(c::CLOOP_SET_RECOMPRESSION, &again)?;
+    let after = given(c::CLOOP_SET_RECOMPRESS_AFTER, &[args.recompress_after])?;
+    let rate = given(c::CLOOP_SET_RECOMPRESS_RATE, &[args.recompress_rate])?;
+    let known = c::CLOOP_SET_COMPRESSION
+        | c::CLOOP_SET_RECOMPRESSION
+        | c::CLOOP_SET_RECOMPRESS_AFTER
+        | c::CLOOP_SET_RECOMPRESS_RATE;
+    if args.flags & !known != 0 || args.flags == 0 {
         return Err(EINVAL);
     }
-    let level = u8::try_from(args.level).map_err(|_| EINVAL)?;
-    let compression = u8::try_from(args.algorithm)
+    // All of it is looked at before any of it is changed.
+    let compression = match compression {
+        true => Some(compression_of(args.algorithm, args.level)?),
+        false => None,
+    };
+    let again = compression_of(args.recompress_algorithm, args.recompress_level)?;
+    let server = registry::server(index_of(args.index)?)?;
+    if let Some(compression) = compression {
+        server.set_compression(compression)?;
+    }
+    if !(recompression || after || rate) {
+        return Ok(());
+    }
+    server.change_recompression(|now| {
+        if recompression {
+            now.compression = Some(again).filter(|again| again.algorithm() != Algorithm::Raw);
+        }
+        if after {
+            now.after = args.recompress_after;
+        }
+        if rate {
+            now.rate = args.recompress_rate;
+        }
+    })
+}
+
+#[inline(never)]
+fn recompress(user: UserSlice) -> Result {
+    sys_admin()?;
+    let args = user.reader().read::<c::cloop_recompress>()?;
+    if args.flags != 0 {
+        return Err(EINVAL);
+    }
+    let compression = compression_of(args.algorithm, args.level)?;
+    Hold::new(index_of(args.index)?, Purpose::Work)?.recompress(compression)
+}
+
+fn compression_of(algorithm: u32, level: u32) -> Result<Compression> {
+    let level = u8::try_from(level).map_err(|_| EINVAL)?;
+    u8::try_from(algorithm)
         .ok()
         .and_then(Algorithm::from_tag)
         .and_then(|algorithm| Compression::new(algorithm, level))
-        .ok_or(EINVAL)?;
-    registry::server(index_of(args.index)?)?.set_compression(compression)
+        .ok_or(EINVAL)
 }
 
 fn index_of(index: i32) -> Result<usize> {

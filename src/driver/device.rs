@@ -3,7 +3,7 @@
 
 use crate::block::{Disk, Shape};
 use crate::c;
-use crate::engine::{Access, Volume};
+use crate::engine::{Access, Compression, Error, Volume};
 use crate::error::errno;
 use crate::module_reference::ModuleReference;
 use crate::parameter::table_limit;
@@ -35,6 +35,16 @@ fn open_volume(index: usize, file: KernelFile, access: Access) -> Result<Volume<
     // Users of the device hold data that only the memory of the log has. A detach ends the waiting.
     volume.wait_for_backing_file();
     Ok(volume)
+}
+
+/// Runs `work`, which takes long, until it ends or a signal comes: then it sees the flag.
+fn until_signal(work: impl FnOnce(&AtomicBool) -> Result<(), Error> + Send) -> Result {
+    let stop = AtomicBool::new(false);
+    let undisturbed = call_interruptible(&stop, || work(&stop));
+    undisturbed
+        .map_err(errno)?
+        .then_some(())
+        .ok_or(ERESTARTNOHAND)
 }
 
 /// An attached device. Dropping it without [`close`](Self::close) leaves the image as a power cut does.
@@ -116,14 +126,20 @@ impl Device {
     /// the signal has a handler; if the machine has slept, it begins anew.
     pub(crate) fn compact(&self) -> Result {
         let volume = self.server.volume();
-        let stop = AtomicBool::new(false);
-        let undisturbed = call_interruptible(&stop, || {
-            volume.compact(&mut |_| !stop.load(Ordering::Relaxed))
-        });
-        undisturbed
-            .map_err(errno)?
-            .then_some(())
-            .ok_or(ERESTARTNOHAND)
+        until_signal(|stop| volume.compact(&mut |_| !stop.load(Ordering::Relaxed)))
+    }
+
+    /// Compresses all data again with `compression`. It takes long, and the device can be used meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`compact`](Self::compact).
+    pub(crate) fn recompress(&self, compression: Compression) -> Result {
+        let volume = self.server.volume();
+        until_signal(|stop| {
+            let pass = volume.begin_recompression(compression)?;
+            volume.recompress(&pass, &mut || !stop.load(Ordering::Relaxed))
+        })
     }
 
     /// Changes the size of the device to `size` bytes. With `force`, data beyond the new end is discarded.

@@ -66,12 +66,17 @@ const struct attribute_group **cloop_sysfs_groups(void);
 /* sysfs.rs; a cloop_queue is the queuedata of a disk */
 
 int cloop_queue_info(const struct cloop_queue *queue, struct cloop_info *info);
-const char *cloop_queue_algorithm(const struct cloop_queue *queue, int *len);
+const char *cloop_algorithm_name(u32 algorithm, int *len);
 int cloop_queue_set_compression(const struct cloop_queue *queue,
 				const char *text, size_t len);
+int cloop_queue_set_recompression(const struct cloop_queue *queue,
+				  const char *text, size_t len);
+int cloop_queue_set_recompress_after(const struct cloop_queue *queue,
+				     u32 seconds);
+int cloop_queue_set_recompress_rate(const struct cloop_queue *queue, u32 kib);
 struct file *cloop_queue_file(const struct cloop_queue *queue);
-void cloop_queue_set_table_limit(const struct cloop_queue *queue, u64 bytes);
+int cloop_queue_set_table_limit(const struct cloop_queue *queue, u64 bytes);
 u64 cloop_queue_warn_percent(const struct cloop_queue *queue);
-void cloop_queue_set_warn_percent(const struct cloop_queue *queue, u64 percent);
+int cloop_queue_set_warn_percent(const struct cloop_queue *queue, u64 percent);
 
 #endif /* CLOOP_DRIVER_H */

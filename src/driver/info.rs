@@ -67,6 +67,15 @@ pub(crate) fn describe(server: &Server, info: &mut c::cloop_info) -> Result {
     info.stuck_segments = stats.stuck_segments;
     info.memory = server.memory();
     info.replaced = stats.replaced;
+    let again = volume.recompression();
+    if let Some(compression) = again.compression {
+        info.recompress_algorithm = compression.algorithm().tag().into();
+        info.recompress_level = compression.level().into();
+    }
+    info.recompress_after = again.after;
+    info.recompress_rate = again.rate;
+    info.recompressed_bytes = stats.recompressed_bytes;
+    info.pending_bytes = stats.pending_bytes;
     for (flag, set) in [
         (c::CLOOP_FLAG_READ_ONLY, volume.read_only()),
         (c::CLOOP_FLAG_DIRECT_IO, file.direct()),

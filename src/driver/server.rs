@@ -3,7 +3,7 @@
 
 use crate::block::{Operation, Request};
 use crate::c;
-use crate::engine::{self, Compression, Volume, BLOCK_SIZE};
+use crate::engine::{self, Compression, Recompression, Volume, BLOCK_SIZE};
 use crate::error::{errno, status};
 use crate::platform::kernel::{call, Kernel};
 use crate::pool::{Pools, Writer};
@@ -83,6 +83,29 @@ impl Server {
         call(|| self.volume.set_compression(compression)).map_err(errno)?;
         let index = self.index;
         pr_info!("cloop{index}: new data is compressed with {compression}\n");
+        Ok(())
+    }
+
+    /// Changes how data is compressed again that has become cold, in the image and from now on.
+    ///
+    /// # Errors
+    ///
+    /// Those of the engine.
+    pub(crate) fn change_recompression(
+        &self,
+        change: impl FnOnce(&mut Recompression) + Send,
+    ) -> Result {
+        let before = self.volume.recompression();
+        call(|| self.volume.change_recompression(change)).map_err(errno)?;
+        let (index, now) = (self.index, self.volume.recompression());
+        match now.compression {
+            _ if now == before => {}
+            Some(compression) => pr_info!(
+                "cloop{index}: data is compressed again with {compression}, {} s after it was written\n",
+                now.after
+            ),
+            None => pr_info!("cloop{index}: data stays compressed as it was written\n"),
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@
  * Removing the disk waits for the readers and writers of these files, so the
  * device exists while a file is read or written. The functions take locks of the
  * engine only, and no thread holds one of those while it removes a disk. Writing
- * compress also writes to the backing file.
+ * compress or one of recompress* also writes to the backing file.
  */
 #include <linux/blkdev.h>
 #include <linux/cloop.h>
@@ -47,38 +47,32 @@ static ssize_t _name##_show(struct device *dev,				\
 }									\
 static DEVICE_ATTR_##_mode(_name)
 
-static ssize_t table_limit_store(struct device *dev,
-				 struct device_attribute *attr,
-				 const char *buf, size_t count)
-{
-	u64 bytes;
-	int ret = kstrtou64(buf, 0, &bytes);
-
-	if (ret)
-		return ret;
-	cloop_queue_set_table_limit(queue_of(dev), bytes);
-	return count;
+/* The writing half of a file with a number that may be as large as _most. */
+#define CLOOP_NUMBER_STORE(_name, _most)				\
+static ssize_t _name##_store(struct device *dev,			\
+			     struct device_attribute *attr,		\
+			     const char *buf, size_t count)		\
+{									\
+	u64 value;							\
+	int ret = kstrtou64(buf, 0, &value);				\
+									\
+	if (ret)							\
+		return ret;						\
+	if (value > (_most))						\
+		return -EINVAL;						\
+	ret = cloop_queue_set_##_name(queue_of(dev), value);		\
+	return ret ? ret : count;					\
 }
+
+CLOOP_NUMBER_STORE(table_limit, U64_MAX);
+CLOOP_NUMBER_STORE(warn_percent, 100);
+CLOOP_NUMBER_STORE(recompress_after, U32_MAX);
+CLOOP_NUMBER_STORE(recompress_rate, U32_MAX);
 
 static ssize_t warn_percent_show(struct device *dev,
 				 struct device_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%llu\n", cloop_queue_warn_percent(queue_of(dev)));
-}
-
-static ssize_t warn_percent_store(struct device *dev,
-				  struct device_attribute *attr,
-				  const char *buf, size_t count)
-{
-	u64 percent;
-	int ret = kstrtou64(buf, 0, &percent);
-
-	if (ret)
-		return ret;
-	if (percent > 100)
-		return -EINVAL;
-	cloop_queue_set_warn_percent(queue_of(dev), percent);
-	return count;
 }
 static DEVICE_ATTR_RW(warn_percent);
 
@@ -114,6 +108,10 @@ CLOOP_VALUE(retrying, RO, !!(info.flags & CLOOP_FLAG_RETRYING));
 CLOOP_VALUE(failed, RO, !!(info.flags & CLOOP_FLAG_FAILED));
 CLOOP_VALUE(read_only, RO, !!(info.flags & CLOOP_FLAG_READ_ONLY));
 CLOOP_VALUE(table_limit, RW, info.table_limit);
+CLOOP_VALUE(recompress_after, RW, info.recompress_after);
+CLOOP_VALUE(recompress_rate, RW, info.recompress_rate);
+CLOOP_VALUE(recompressed_bytes, RO, info.recompressed_bytes);
+CLOOP_VALUE(pending_bytes, RO, info.pending_bytes);
 
 static ssize_t write_amplification_show(struct device *dev,
 					struct device_attribute *attr,
@@ -135,31 +133,35 @@ static ssize_t write_amplification_show(struct device *dev,
 }
 static DEVICE_ATTR_RO(write_amplification);
 
-static ssize_t algorithm_show(struct device *dev,
-			      struct device_attribute *attr, char *buf)
+/* Writes the name of an algorithm and its level, if it has any. */
+static ssize_t emit_compression(char *buf, u32 algorithm, u64 level)
 {
 	int len;
-	const char *name = cloop_queue_algorithm(queue_of(dev), &len);
+	const char *name = cloop_algorithm_name(algorithm, &len);
 
-	return sysfs_emit(buf, "%.*s\n", len, name);
-}
-static DEVICE_ATTR_RO(algorithm);
-
-static ssize_t compress_show(struct device *dev,
-			     struct device_attribute *attr, char *buf)
-{
-	struct cloop_info info;
-	int ret = info_of(dev, &info);
-	const char *name;
-	int len;
-
-	if (ret)
-		return ret;
-	name = cloop_queue_algorithm(queue_of(dev), &len);
-	if (!info.level)
+	if (!level)
 		return sysfs_emit(buf, "%.*s\n", len, name);
-	return sysfs_emit(buf, "%.*s:%llu\n", len, name, info.level);
+	return sysfs_emit(buf, "%.*s:%llu\n", len, name, level);
 }
+
+/* A file with a compression. */
+#define CLOOP_COMPRESSION_SHOW(_name, _algorithm, _level)		\
+static ssize_t _name##_show(struct device *dev,				\
+			    struct device_attribute *attr, char *buf)	\
+{									\
+	struct cloop_info info;						\
+	int ret = info_of(dev, &info);					\
+									\
+	if (ret)							\
+		return ret;						\
+	return emit_compression(buf, _algorithm, _level);		\
+}
+
+CLOOP_COMPRESSION_SHOW(algorithm, info.algorithm, 0);
+CLOOP_COMPRESSION_SHOW(compress, info.algorithm, info.level);
+CLOOP_COMPRESSION_SHOW(recompress, info.recompress_algorithm,
+		       info.recompress_level);
+static DEVICE_ATTR_RO(algorithm);
 
 static ssize_t compress_store(struct device *dev,
 			      struct device_attribute *attr,
@@ -170,6 +172,16 @@ static ssize_t compress_store(struct device *dev,
 	return ret ? ret : count;
 }
 static DEVICE_ATTR_RW(compress);
+
+static ssize_t recompress_store(struct device *dev,
+				struct device_attribute *attr,
+				const char *buf, size_t count)
+{
+	int ret = cloop_queue_set_recompression(queue_of(dev), buf, count);
+
+	return ret ? ret : count;
+}
+static DEVICE_ATTR_RW(recompress);
 
 static ssize_t uuid_show(struct device *dev, struct device_attribute *attr,
 			 char *buf)
@@ -205,6 +217,11 @@ static struct attribute *cloop_attrs[] = {
 	&dev_attr_uuid.attr,
 	&dev_attr_algorithm.attr,
 	&dev_attr_compress.attr,
+	&dev_attr_recompress.attr,
+	&dev_attr_recompress_after.attr,
+	&dev_attr_recompress_rate.attr,
+	&dev_attr_recompressed_bytes.attr,
+	&dev_attr_pending_bytes.attr,
 	&dev_attr_record_size.attr,
 	&dev_attr_segment_size.attr,
 	&dev_attr_mapped_bytes.attr,

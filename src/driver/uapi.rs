@@ -19,6 +19,8 @@ unsafe impl FromBytes for c::cloop_info {}
 // SAFETY: As above.
 unsafe impl FromBytes for c::cloop_compact {}
 // SAFETY: As above.
+unsafe impl FromBytes for c::cloop_recompress {}
+// SAFETY: As above.
 unsafe impl FromBytes for c::cloop_resize {}
 // SAFETY: As above.
 unsafe impl FromBytes for c::cloop_set {}
@@ -30,6 +32,7 @@ const _: () = {
     assert!(size_of::<c::cloop_detach>() == 8);
     assert!(size_of::<c::cloop_info>() == 576);
     assert!(size_of::<c::cloop_compact>() == 8);
+    assert!(size_of::<c::cloop_recompress>() == 16);
     assert!(size_of::<c::cloop_resize>() == 16);
     assert!(size_of::<c::cloop_set>() == 32);
 };

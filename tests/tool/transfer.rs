@@ -228,7 +228,7 @@ fn stopped_import(lab: &Lab, args: &[&str]) -> std::process::Child {
             let mut features = [0; 40];
             let image = fs::File::open(lab.path("image"));
             image.is_ok_and(|mut image| image.read_exact(&mut features).is_ok())
-                && features[32] == 1
+                && features[32] & 1 == 1
         };
         while !made() && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));

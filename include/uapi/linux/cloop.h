@@ -49,10 +49,13 @@
 /* Flag of struct cloop_resize. */
 #define CLOOP_RESIZE_FORCE	(1U << 0)	/* discard what lies beyond the new end */
 
-/* Flag of struct cloop_set. */
-#define CLOOP_SET_COMPRESSION	(1U << 0)	/* algorithm and level are given */
+/* Flags of struct cloop_set: what is given. */
+#define CLOOP_SET_COMPRESSION		(1U << 0)	/* algorithm and level */
+#define CLOOP_SET_RECOMPRESSION		(1U << 1)	/* recompress_algorithm and its level */
+#define CLOOP_SET_RECOMPRESS_AFTER	(1U << 2)	/* recompress_after */
+#define CLOOP_SET_RECOMPRESS_RATE	(1U << 3)	/* recompress_rate */
 
-/* Values of cloop_info.algorithm and cloop_set.algorithm. */
+/* Values of the fields that name an algorithm. */
 #define CLOOP_ALGORITHM_NONE	0
 #define CLOOP_ALGORITHM_LZ4	1
 #define CLOOP_ALGORITHM_ZSTD	2
@@ -169,6 +172,15 @@ struct cloop_detach {
  *	levels
  * @replaced: records that were compressed with CLOOP_ALGORITHM_LZ4 since the
  *	image was attached, because there was no memory for the algorithm chosen
+ * @recompress_algorithm: CLOOP_ALGORITHM_* of data that is compressed again when
+ *	the device is idle; CLOOP_ALGORITHM_NONE if none is
+ * @recompress_level: level of @recompress_algorithm
+ * @recompress_after: seconds without a write after which data is compressed again
+ * @recompress_rate: most content that is compressed again, in KiB a second; 0 for
+ *	no bound
+ * @recompressed_bytes: bytes of records that data was compressed to again since
+ *	the image was attached
+ * @pending_bytes: live bytes that may be worth compressing again
  * @reserved: zero
  *
  * Argument of CLOOP_CTL_INFO. All fields but @index are zero when the structure
@@ -213,7 +225,13 @@ struct cloop_info {
 	__u64 memory;
 	__u64 level;
 	__u64 replaced;
-	__u64 reserved[7];
+	__u32 recompress_algorithm;
+	__u32 recompress_level;
+	__u32 recompress_after;
+	__u32 recompress_rate;
+	__u64 recompressed_bytes;
+	__u64 pending_bytes;
+	__u64 reserved[3];
 };
 
 /**
@@ -261,11 +279,16 @@ struct cloop_resize {
  * @flags: CLOOP_SET_*: the settings to change
  * @algorithm: CLOOP_ALGORITHM_* of new records
  * @level: level of that algorithm: 1 to 19 for CLOOP_ALGORITHM_ZSTD, else 0
- * @reserved: zero
+ * @recompress_algorithm: CLOOP_ALGORITHM_* of data that is compressed again when
+ *	the device is idle; CLOOP_ALGORITHM_NONE: it stays as it was written
+ * @recompress_level: level of @recompress_algorithm, as @level
+ * @recompress_after: seconds without a write after which data is compressed again
+ * @recompress_rate: most content that is compressed again, in KiB a second; 0 for
+ *	no bound
  *
- * Argument of CLOOP_CTL_SET. The settings apply to writes that begin when the
- * command has returned, and the image keeps them. The device can be used
- * meanwhile.
+ * Argument of CLOOP_CTL_SET. Fields that @flags does not name are zero. The
+ * settings apply to writes that begin when the command has returned, and the
+ * image keeps them. The device can be used meanwhile.
  *
  * Errors: ENXIO (no such device), EBUSY (it is being attached or detached),
  * EINVAL (no setting, or not a valid one), EROFS (read-only), ENOSPC (no space to
@@ -276,7 +299,32 @@ struct cloop_set {
 	__u32 flags;
 	__u32 algorithm;
 	__u32 level;
-	__u64 reserved[2];
+	__u32 recompress_algorithm;
+	__u32 recompress_level;
+	__u32 recompress_after;
+	__u32 recompress_rate;
+};
+
+/**
+ * struct cloop_recompress - compress all data of a device again
+ * @index: number of the device
+ * @flags: zero
+ * @algorithm: CLOOP_ALGORITHM_* of the data, but CLOOP_ALGORITHM_NONE
+ * @level: level of that algorithm: 1 to 19 for CLOOP_ALGORITHM_ZSTD, else 0
+ *
+ * Argument of CLOOP_CTL_RECOMPRESS. The command returns when all data that gains
+ * something by it is compressed like this, whatever the device does with it when
+ * it is idle. What it replaces becomes free in the background, or at once with
+ * CLOOP_CTL_COMPACT. The device can be used meanwhile. A signal ends the command
+ * early with EINTR, without loss of data.
+ *
+ * Errors: as CLOOP_CTL_COMPACT, and EINVAL (not an algorithm that compresses).
+ */
+struct cloop_recompress {
+	__s32 index;
+	__u32 flags;
+	__u32 algorithm;
+	__u32 level;
 };
 
 /*
@@ -292,5 +340,6 @@ struct cloop_set {
 #define CLOOP_CTL_COMPACT	_IOW(CLOOP_IOC_MAGIC, 0x04, struct cloop_compact)
 #define CLOOP_CTL_RESIZE	_IOW(CLOOP_IOC_MAGIC, 0x05, struct cloop_resize)
 #define CLOOP_CTL_SET		_IOW(CLOOP_IOC_MAGIC, 0x06, struct cloop_set)
+#define CLOOP_CTL_RECOMPRESS	_IOW(CLOOP_IOC_MAGIC, 0x07, struct cloop_recompress)
 
 #endif /* _UAPI_LINUX_CLOOP_H */

@@ -5,10 +5,11 @@ use crate::fail;
 use crate::image::{self, Lock};
 use crate::output;
 use crate::progress;
+use crate::size;
 use anyhow::Result;
 use cloop::engine::check::{self, Finding, Summary};
 use cloop::engine::repair::{self, Doubtful, Report};
-use cloop::engine::{Error, BLOCK_SIZE};
+use cloop::engine::{Codec, Error, BLOCK_SIZE};
 use cloop::platform::std::{Std, StdFile};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -228,12 +229,24 @@ fn conclude(path: &Path, summary: &Summary) -> String {
         (1, _) => "1 error".to_owned(),
         (n, _) => format!("{n} errors"),
     };
-    format!(
+    let said = format!(
         "{}: {state}, {} records, {} table nodes, {} mapped blocks, {} bytes of live records\n",
         output::shown(path),
         summary.records,
         summary.nodes,
         summary.mapped_blocks,
         summary.live_bytes
-    )
+    );
+    let parts = Codec::ALL
+        .iter()
+        .map(|codec| (codec.name, summary.compressed(codec.algorithm)));
+    parts
+        .filter(|(_, part)| part.blocks > 0)
+        .fold(said, |said, (name, part)| {
+            let data = size::human(part.blocks * BLOCK_SIZE as u64);
+            said + &format!(
+                "  {name:<6} {data:>8} of data in {:>8}\n",
+                size::human(part.bytes)
+            )
+        })
 }

@@ -2,6 +2,7 @@
 //! `cloop compact`: the smallest image with the same content.
 
 use crate::control::{Control, Info};
+use crate::create::parse_compression;
 use crate::device;
 use crate::fail::{self, fail};
 use crate::image::{self, Twins};
@@ -10,9 +11,9 @@ use crate::progress;
 use crate::resize::refused;
 use crate::signals;
 use crate::size;
+use crate::workers::{self, Stop};
 use anyhow::Result;
-use cloop::engine::Access;
-use cloop::engine::Volume;
+use cloop::engine::{Access, Algorithm, Compression, Volume};
 use cloop::platform::std::Std;
 use indicatif::ProgressBar;
 use rustix::io::Errno;
@@ -27,9 +28,13 @@ use std::time::Duration;
 
 /// Relocate live records and give the rest of the space back.
 ///
-/// A device can be used meanwhile. Interrupting loses nothing, and the work so far is kept.
+/// A device can be used meanwhile. Interrupting loses nothing, and the work so far is kept. With --recompress all data is
+/// compressed again first, whatever the image does with it when it is idle.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Compress all data again, where that saves space: lz4, or zstd:1 to zstd:19
+    #[arg(short, long, value_name = "ALGORITHM[:LEVEL]", value_parser = parse_strong)]
+    recompress: Option<Compression>,
     /// Compact an image although one with its UUID is attached, because it is a copy of that one
     #[arg(short, long)]
     force: bool,
@@ -38,13 +43,23 @@ pub(crate) struct Args {
     image: PathBuf,
 }
 
+/// Reads an algorithm that compresses, and its level.
+fn parse_strong(text: &str) -> Result<Compression, String> {
+    match parse_compression(text)? {
+        compression if compression.algorithm() == Algorithm::Raw => {
+            Err("it must be an algorithm that compresses".to_string())
+        }
+        compression => Ok(compression),
+    }
+}
+
 /// Interval at which the figures of a device are read.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (before, after) = match device::index_of(&args.image) {
-        Some(index) => of_device(index)?,
-        None => of_image(&args.image, args.force.into())?,
+        Some(index) => of_device(index, args.recompress)?,
+        None => of_image(&args.image, args.force.into(), args.recompress)?,
     };
     output::print(&format!(
         "{}: {}, was {}\n",
@@ -75,7 +90,7 @@ fn show(bar: &ProgressBar, garbage: u64) {
     bar.set_position(total - garbage);
 }
 
-fn of_device(index: u32) -> Result<(u64, u64)> {
+fn of_device(index: u32, recompress: Option<Compression>) -> Result<(u64, u64)> {
     let control = Control::open()?;
     let node = device::node(index);
     let ask = || -> Result<Info> {
@@ -83,19 +98,44 @@ fn of_device(index: u32) -> Result<(u64, u64)> {
     };
     let taken = |info: &Info| taken(info.backing_file(), info.stored_bytes, info.allocated_bytes);
     let before = ask()?;
+    let refused = |errno| match errno {
+        Errno::BUSY => fail(&node, "is being attached or detached; try again after that"),
+        errno => refused(&node, errno),
+    };
+    if let Some(compression) = recompress {
+        let bar = progress::bar("compressing", before.live_bytes);
+        let show = |info: &Info| {
+            let done = info.recompressed_bytes - before.recompressed_bytes;
+            bar.set_position(done.min(before.live_bytes));
+        };
+        let look = || ask().map(|info| show(&info));
+        watched(look, || control.recompress(index, compression)).map_err(refused)?;
+        bar.finish_and_clear();
+    }
     let bar = bar(before.garbage_bytes);
+    let look = || ask().map(|info| show(&bar, info.garbage_bytes));
+    let result = watched(look, || control.compact(index));
+    bar.finish_and_clear();
+    result.map_err(refused)?;
+    Ok((taken(&before), taken(&ask()?)))
+}
+
+/// Has the module do some work, while `look` shows now and then how far it has come.
+fn watched(
+    look: impl Fn() -> Result<()> + Send + Sync,
+    work: impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let done = AtomicBool::new(false);
-    let result = thread::scope(|scope| {
+    thread::scope(|scope| {
         let watch = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                if let Ok(info) = ask() {
-                    show(&bar, info.garbage_bytes);
-                }
+                // The work itself meets what is wrong.
+                let _ = look();
                 thread::park_timeout(INTERVAL);
             }
         });
         let result = loop {
-            match control.compact(index) {
+            match work() {
                 // A signal that did not end the program: it was stopped, and continues.
                 Err(Errno::INTR) => {}
                 result => break result,
@@ -104,16 +144,37 @@ fn of_device(index: u32) -> Result<(u64, u64)> {
         done.store(true, Ordering::Relaxed);
         watch.thread().unpark();
         result
-    });
-    bar.finish_and_clear();
-    result.map_err(|errno| match errno {
-        Errno::BUSY => fail(&node, "is being attached or detached; try again after that"),
-        errno => refused(&node, errno),
-    })?;
-    Ok((taken(&before), taken(&ask()?)))
+    })
 }
 
-fn of_image(path: &Path, twins: Twins) -> Result<(u64, u64)> {
+/// Compresses all data of the open image at `path` again, on all CPUs, until `go_on` says no.
+fn recompress(
+    volume: &Volume<Std>,
+    path: &Path,
+    compression: Compression,
+    go_on: impl Fn() -> bool + Sync,
+) -> Result<()> {
+    let error = |e| fail::engine(path, e);
+    let pass = volume.begin_recompression(compression).map_err(error)?;
+    let total = volume.stats().map_err(error)?.live_bytes;
+    let bar = progress::bar("compressing", total);
+    let stop = Stop::default();
+    let done = workers::run(
+        &stop,
+        || (),
+        || {
+            let worked = volume.recompress(&pass, &mut || {
+                bar.set_position(total / 1000 * u64::from(pass.progress()));
+                !stop.requested() && go_on()
+            });
+            worked.map_err(error)
+        },
+    );
+    bar.finish_and_clear();
+    done
+}
+
+fn of_image(path: &Path, twins: Twins, again: Option<Compression>) -> Result<(u64, u64)> {
     let file = image::open_to_change(path, twins)?;
     let error = |e| fail::engine(path, e);
     let allocated = || -> Result<u64> {
@@ -128,10 +189,17 @@ fn of_image(path: &Path, twins: Twins) -> Result<(u64, u64)> {
     let allocated_before = allocated()?;
     let volume = Volume::<Std>::open(image::backing(path, file)?, Access::Write).map_err(error)?;
     let before = volume.stats().map_err(error)?;
-    let bar = bar(before.garbage_bytes);
-    let compacted = volume.compact(&mut |garbage| {
-        show(&bar, garbage);
-        signal.load(Ordering::Relaxed) == 0
+    let undisturbed = || signal.load(Ordering::Relaxed) == 0;
+    let recompressed = again.map_or(Ok(()), |again| {
+        recompress(&volume, path, again, undisturbed)
+    });
+    let bar = bar(volume.stats().map_err(error)?.garbage_bytes);
+    let compacted = recompressed.and_then(|()| {
+        let compact = volume.compact(&mut |garbage| {
+            show(&bar, garbage);
+            undisturbed()
+        });
+        compact.map_err(error)
     });
     let stored = volume.stats().map_err(error)?.stored_bytes;
     // Close the image also after a failure or an interruption, so that it is left clean.
@@ -140,7 +208,7 @@ fn of_image(path: &Path, twins: Twins) -> Result<(u64, u64)> {
     if let number @ 1.. = signal.load(Ordering::Relaxed) {
         let _ = signal_hook::low_level::emulate_default_handler(number as i32);
     }
-    compacted.and(closed).map_err(error)?;
+    compacted.and(closed.map_err(error))?;
     Ok((
         taken(path, before.stored_bytes, allocated_before),
         taken(path, stored, allocated()?),

@@ -8,7 +8,7 @@
 
 use crate::signals;
 use anyhow::{bail, Result};
-use cloop::engine::{Algorithm, Compression};
+use cloop::engine::{Algorithm, Compression, Recompression};
 use rustix::io::Errno;
 use rustix::ioctl::{ioctl, opcode, Getter, Opcode, Setter, Updater};
 use std::ffi::OsStr;
@@ -34,6 +34,9 @@ const AUTOCLEAR: u32 = 1 << 10;
 const DETACH_LAZY: u32 = 1 << 0;
 const RESIZE_FORCE: u32 = 1 << 0;
 const SET_COMPRESSION: u32 = 1 << 0;
+const SET_RECOMPRESSION: u32 = 1 << 1;
+const SET_RECOMPRESS_AFTER: u32 = 1 << 2;
+const SET_RECOMPRESS_RATE: u32 = 1 << 3;
 const ATTACH_FORCE: u32 = 1 << 16;
 
 /// `struct cloop_version`.
@@ -103,7 +106,13 @@ pub(crate) struct Info {
     pub(crate) memory: u64,
     level: u64,
     pub(crate) replaced: u64,
-    reserved: [u64; 7],
+    recompress_algorithm: u32,
+    recompress_level: u32,
+    recompress_after: u32,
+    recompress_rate: u32,
+    pub(crate) recompressed_bytes: u64,
+    pub(crate) pending_bytes: u64,
+    reserved: [u64; 3],
 }
 
 /// `struct cloop_compact`.
@@ -131,7 +140,20 @@ struct RawSet {
     flags: u32,
     algorithm: u32,
     level: u32,
-    reserved: [u64; 2],
+    recompress_algorithm: u32,
+    recompress_level: u32,
+    recompress_after: u32,
+    recompress_rate: u32,
+}
+
+/// `struct cloop_recompress`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawRecompress {
+    index: i32,
+    flags: u32,
+    algorithm: u32,
+    level: u32,
 }
 
 const CTL_VERSION: Opcode = opcode::read::<RawVersion>(GROUP, 0);
@@ -141,6 +163,7 @@ const CTL_INFO: Opcode = opcode::read_write::<Info>(GROUP, 3);
 const CTL_COMPACT: Opcode = opcode::write::<RawCompact>(GROUP, 4);
 const CTL_RESIZE: Opcode = opcode::write::<RawResize>(GROUP, 5);
 const CTL_SET: Opcode = opcode::write::<RawSet>(GROUP, 6);
+const CTL_RECOMPRESS: Opcode = opcode::write::<RawRecompress>(GROUP, 7);
 
 // The numbers contain the sizes: these hold only while the structures are those of the header.
 const _: () = assert!(CTL_VERSION == 0x8020_c700);
@@ -150,6 +173,53 @@ const _: () = assert!(CTL_INFO == 0xc240_c703);
 const _: () = assert!(CTL_COMPACT == 0x4008_c704);
 const _: () = assert!(CTL_RESIZE == 0x4010_c705);
 const _: () = assert!(CTL_SET == 0x4020_c706);
+const _: () = assert!(CTL_RECOMPRESS == 0x4010_c707);
+
+fn compression_of(algorithm: u32, level: u32) -> Option<Compression> {
+    let algorithm = Algorithm::from_tag(u8::try_from(algorithm).ok()?)?;
+    Compression::new(algorithm, u8::try_from(level).ok()?)
+}
+
+/// Settings of an image, those that are to change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings {
+    /// Compression of new data.
+    pub(crate) compression: Option<Compression>,
+    /// Compression of data that has become cold; `Raw` for none.
+    pub(crate) recompression: Option<Compression>,
+    /// Seconds without a write after which data is cold.
+    pub(crate) after: Option<u32>,
+    /// Most content that is compressed again, in KiB a second; 0 for no bound.
+    pub(crate) rate: Option<u32>,
+}
+
+impl Settings {
+    fn raw(&self, index: i32) -> RawSet {
+        let (tag, level) = (
+            |c: Option<Compression>| c.map_or(0, |c| c.algorithm().tag().into()),
+            |c: Option<Compression>| c.map_or(0, |c| c.level().into()),
+        );
+        let flags = [
+            (self.compression.is_some(), SET_COMPRESSION),
+            (self.recompression.is_some(), SET_RECOMPRESSION),
+            (self.after.is_some(), SET_RECOMPRESS_AFTER),
+            (self.rate.is_some(), SET_RECOMPRESS_RATE),
+        ];
+        RawSet {
+            index,
+            flags: flags
+                .iter()
+                .filter(|flag| flag.0)
+                .fold(0, |all, flag| all | flag.1),
+            algorithm: tag(self.compression),
+            level: level(self.compression),
+            recompress_algorithm: tag(self.recompression),
+            recompress_level: level(self.recompression),
+            recompress_after: self.after.unwrap_or(0),
+            recompress_rate: self.rate.unwrap_or(0),
+        }
+    }
+}
 
 impl Info {
     /// Attached for reading only.
@@ -184,8 +254,20 @@ impl Info {
 
     /// Compression of new records. None for one of a newer module.
     pub(crate) fn compression(&self) -> Option<Compression> {
-        let algorithm = Algorithm::from_tag(u8::try_from(self.algorithm).ok()?)?;
-        Compression::new(algorithm, u8::try_from(self.level).ok()?)
+        compression_of(self.algorithm, u32::try_from(self.level).ok()?)
+    }
+
+    /// How data is compressed again that has become cold. None for a compression of a newer module.
+    pub(crate) fn recompression(&self) -> Option<Recompression> {
+        let compression = match self.recompress_algorithm {
+            0 => None,
+            algorithm => Some(compression_of(algorithm, self.recompress_level)?),
+        };
+        Some(Recompression {
+            compression,
+            after: self.recompress_after,
+            rate: self.recompress_rate,
+        })
     }
 
     /// Path of the image at the time of attaching.
@@ -337,19 +419,22 @@ impl Control {
         unsafe { ioctl(&self.0, Setter::<CTL_RESIZE, RawResize>::new(arg)) }
     }
 
-    /// Changes the compression of new records of an attached device, and of its image.
-    pub(crate) fn set_compression(
-        &self,
-        index: u32,
-        compression: Compression,
-    ) -> Result<(), Errno> {
-        let arg = RawSet {
+    /// Compresses all data of device `index` again, until that is done or a signal arrives.
+    pub(crate) fn recompress(&self, index: u32, compression: Compression) -> Result<(), Errno> {
+        let arg = RawRecompress {
             index: i32::try_from(index).map_err(|_| Errno::INVAL)?,
-            flags: SET_COMPRESSION,
+            flags: 0,
             algorithm: compression.algorithm().tag().into(),
             level: compression.level().into(),
-            reserved: [0; 2],
         };
+        signals::lift_file_size_limit();
+        // SAFETY: CTL_RECOMPRESS only reads one `RawRecompress`.
+        unsafe { ioctl(&self.0, Setter::<CTL_RECOMPRESS, RawRecompress>::new(arg)) }
+    }
+
+    /// Changes settings of an attached device, and of its image.
+    pub(crate) fn set(&self, index: u32, settings: &Settings) -> Result<(), Errno> {
+        let arg = settings.raw(i32::try_from(index).map_err(|_| Errno::INVAL)?);
         signals::lift_file_size_limit();
         // SAFETY: CTL_SET only reads one `RawSet`.
         unsafe { ioctl(&self.0, Setter::<CTL_SET, RawSet>::new(arg)) }
@@ -409,7 +494,13 @@ impl Info {
             memory: 0,
             level: 0,
             replaced: 0,
-            reserved: [0; 7],
+            recompress_algorithm: 0,
+            recompress_level: 0,
+            recompress_after: 0,
+            recompress_rate: 0,
+            recompressed_bytes: 0,
+            pending_bytes: 0,
+            reserved: [0; 3],
         }
     }
 }
@@ -441,6 +532,9 @@ mod tests {
         compare("CLOOP_DETACH_LAZY", DETACH_LAZY as usize);
         compare("CLOOP_RESIZE_FORCE", RESIZE_FORCE as usize);
         compare("CLOOP_SET_COMPRESSION", SET_COMPRESSION as usize);
+        compare("CLOOP_SET_RECOMPRESSION", SET_RECOMPRESSION as usize);
+        compare("CLOOP_SET_RECOMPRESS_AFTER", SET_RECOMPRESS_AFTER as usize);
+        compare("CLOOP_SET_RECOMPRESS_RATE", SET_RECOMPRESS_RATE as usize);
         compare("CLOOP_ATTACH_FORCE", ATTACH_FORCE as usize);
         compare("CLOOP_CTL_VERSION", CTL_VERSION as usize);
         compare("CLOOP_CTL_ATTACH", CTL_ATTACH as usize);
@@ -448,6 +542,8 @@ mod tests {
         compare("CLOOP_CTL_INFO", CTL_INFO as usize);
         compare("CLOOP_CTL_COMPACT", CTL_COMPACT as usize);
         compare("CLOOP_CTL_RESIZE", CTL_RESIZE as usize);
+        compare("CLOOP_CTL_SET", CTL_SET as usize);
+        compare("CLOOP_CTL_RECOMPRESS", CTL_RECOMPRESS as usize);
         compare("CLOOP_ALGORITHM_NONE", Algorithm::Raw.tag().into());
         compare("CLOOP_ALGORITHM_LZ4", Algorithm::Lz4.tag().into());
         compare("CLOOP_ALGORITHM_ZSTD", Algorithm::Zstd.tag().into());
@@ -467,10 +563,14 @@ mod tests {
             mapped_blocks live_bytes stored_bytes allocated_bytes segments free_segments
             table_memory bytes_written bytes_read log_bytes flushes syncs checkpoints damaged
             errors replayed backing_dev backing_ino backing_file table_limit garbage_bytes
-            moved_bytes freed_segments reserved_bytes stuck_segments memory level replaced reserved);
+            moved_bytes freed_segments reserved_bytes stuck_segments memory level replaced
+            recompress_algorithm recompress_level recompress_after recompress_rate
+            recompressed_bytes pending_bytes reserved);
         same!(cloop_compact, RawCompact: index flags);
         same!(cloop_resize, RawResize: index flags size);
-        same!(cloop_set, RawSet: index flags algorithm level reserved);
+        same!(cloop_set, RawSet: index flags algorithm level recompress_algorithm recompress_level
+            recompress_after recompress_rate);
+        same!(cloop_recompress, RawRecompress: index flags algorithm level);
         program += "return 0; }\n";
 
         let dir = tempfile::tempdir().unwrap();

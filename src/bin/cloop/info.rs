@@ -8,7 +8,7 @@ use crate::image::{self, Lock};
 use crate::output;
 use crate::size;
 use anyhow::Result;
-use cloop::engine::{Codec, Compression, BLOCK_SIZE};
+use cloop::engine::{Codec, Compression, Recompression, BLOCK_SIZE};
 use serde::Serialize;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -72,6 +72,8 @@ struct Report {
     /// Absent where the algorithm leaves nothing to choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     level: Option<u8>,
+    #[serde(flatten)]
+    again: Again,
     record_size: u32,
     segment_size: u32,
     size: u64,
@@ -111,6 +113,50 @@ struct Report {
     activity: Option<Activity>,
 }
 
+/// How data is compressed again.
+#[derive(Serialize)]
+struct Again {
+    /// The compression it gets, or null if it stays as it was written.
+    recompress: Option<String>,
+    /// Seconds without a write after which it is.
+    recompress_after: u32,
+    /// Most content that is, in bytes a second; 0 for no bound.
+    recompress_rate: u64,
+    /// Live bytes that may be worth it.
+    pending_bytes: u64,
+}
+
+impl Again {
+    fn new(again: &Recompression, pending_bytes: u64) -> Self {
+        let compression = again.compression.map(|compression| compression.to_string());
+        Self {
+            pending_bytes: if compression.is_some() {
+                pending_bytes
+            } else {
+                0
+            },
+            recompress: compression,
+            recompress_after: again.after,
+            recompress_rate: u64::from(again.rate) << 10,
+        }
+    }
+
+    fn text(&self) -> String {
+        let Some(compression) = &self.recompress else {
+            return "off: data stays compressed as it was written".to_owned();
+        };
+        let rate = match self.recompress_rate {
+            0 => String::new(),
+            rate => format!(", up to {} a second", size::human(rate)),
+        };
+        format!(
+            "{compression} when idle, {} s after it was written{rate}; {} to go",
+            self.recompress_after,
+            size::human(self.pending_bytes)
+        )
+    }
+}
+
 /// Figures of an attached device.
 #[derive(Serialize)]
 struct Activity {
@@ -120,6 +166,8 @@ struct Activity {
     /// Bytes written to the image per byte written to the device.
     write_amplification: Option<f64>,
     moved_bytes: u64,
+    /// Bytes of records that data was compressed to again.
+    recompressed_bytes: u64,
     /// Records that were compressed with LZ4 for lack of memory.
     replaced: u64,
     freed_segments: u64,
@@ -141,6 +189,7 @@ impl Activity {
             log_bytes: info.log_bytes,
             write_amplification: quotient(info.log_bytes, info.bytes_written),
             moved_bytes: info.moved_bytes,
+            recompressed_bytes: info.recompressed_bytes,
             replaced: info.replaced,
             freed_segments: info.freed_segments,
             segments: info.segments,
@@ -218,6 +267,7 @@ fn of_image(path: &Path) -> Result<Report> {
         uuid: Uuid::from_bytes(layout.uuid),
         algorithm: Codec::of(compression.algorithm()).name,
         level: level(compression),
+        again: Again::new(&volume.recompression(), stats.pending_bytes),
         record_size: layout.record_size,
         segment_size: layout.segment_size,
         size: size.bytes(),
@@ -265,6 +315,10 @@ impl Report {
             uuid: Uuid::from_bytes(info.uuid),
             algorithm: compression.map_or("unknown", |c| Codec::of(c.algorithm()).name),
             level: compression.and_then(level),
+            again: Again::new(
+                &info.recompression().unwrap_or(Recompression::OFF),
+                info.pending_bytes,
+            ),
             record_size: info.record_size,
             segment_size: info.segment_size,
             size: info.size,
@@ -344,6 +398,7 @@ impl Report {
                     size::human(self.record_size.into())
                 ),
             ),
+            ("Recompression", self.again.text()),
             ("Segment size", size::human(self.segment_size.into())),
             ("Logical size", size::both(self.size)),
             ("Zero blocks", blocks(self.zero_blocks)),
@@ -378,9 +433,10 @@ impl Report {
             rows.push((
                 "Reclaimed",
                 format!(
-                    "{} segments, {} moved",
+                    "{} segments, {} moved, {} compressed again",
                     activity.freed_segments,
-                    size::human(activity.moved_bytes)
+                    size::human(activity.moved_bytes),
+                    size::human(activity.recompressed_bytes)
                 ),
             ));
             rows.push(("Memory", size::human(activity.memory_bytes)));
