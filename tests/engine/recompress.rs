@@ -277,6 +277,33 @@ fn what_is_written_so_is_not_looked_at() {
     }
 }
 
+/// A device that waits for its data to become cold notices that its users have come back: the work for idle times is done
+/// as it is without recompression.
+#[test]
+fn who_waits_for_cold_data_is_woken() {
+    let with = Recompression::with(compression("zstd:9"));
+    let mut known = Known::new("lz4", with);
+    known.fill();
+    known.volume.flush().unwrap();
+    // By now it has put everything in order, and waits.
+    std::thread::sleep(Duration::from_secs(9));
+    let before = known.volume.stats().unwrap();
+    known.volume.zero(&mut known.ws, 0, BLOCKS).unwrap();
+    known.volume.flush().unwrap();
+    let begin = Instant::now();
+    loop {
+        let now = known.volume.stats().unwrap();
+        if now.garbage_bytes == 0 && now.freed_segments > before.freed_segments + 8 {
+            break;
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "{before:?} {now:?}"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// What the image is told, and what it is told last.
 #[test]
 fn the_choice_is_kept_in_the_image() {

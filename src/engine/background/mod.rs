@@ -274,7 +274,8 @@ impl Plan {
                 return task;
             }
             let timeout = self.timeout(store, now, &state);
-            state.resting = timeout == 0;
+            // Before a short wait is over it looks again in any case.
+            state.resting = timeout == 0 || u64::from(timeout) > IDLE_MS;
             state.wait_idle(timeout);
         }
     }

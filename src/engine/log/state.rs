@@ -46,7 +46,7 @@ pub(crate) struct LogState {
     closing: bool,
     /// The background threads must end.
     stopping: bool,
-    /// The maintenance thread has nothing to do, and sleeps until it is woken.
+    /// The maintenance thread has nothing to do for long, and sleeps until it is woken.
     pub(crate) resting: bool,
     /// Log position where the last stored checkpoint began.
     checkpoint: u64,
