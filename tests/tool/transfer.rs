@@ -499,3 +499,47 @@ fn block_devices_on_both_sides() {
         );
     assert!(before == Snapshot::of(&small));
 }
+
+/// What contains a disk is not taken for one without a word, and what the device cannot serve is told.
+#[test]
+fn what_is_no_raw_disk_is_refused() {
+    let lab = Lab::new();
+    let raw = prose(1 << 20);
+    let mut qcow2 = raw.clone();
+    qcow2[..4].copy_from_slice(b"QFI\xfb");
+    lab.file("disk.qcow2", &qcow2);
+    lab.file("image", b"precious");
+    let before = Snapshot::of(&lab.path("image"));
+    lab.cloop(&["import", "--force", "disk.qcow2", "image"])
+        .fails(
+            1,
+            &["disk.qcow2: is a qcow2 image", "qemu-img convert", "--raw"],
+        );
+    before.assert_same(&lab.path("image"));
+    // Through a pipe as well.
+    let piped = ["import", "--size", "1M", "-", "new"];
+    lab.feed(&piped, &qcow2)
+        .fails(1, &["standard input", "is a qcow2 image"]);
+    assert!(!lab.path("new").exists());
+    lab.cloop(&["create", "--size", "1M", "made"]).succeeds();
+    lab.cloop(&["import", "made", "new"])
+        .fails(1, &["made: is a cloop image already", "cloop export"]);
+    // The file itself is wanted.
+    lab.cloop(&["import", "--raw", "disk.qcow2", "new"])
+        .succeeds();
+    lab.cloop(&["export", "new", "back"]).succeeds();
+    assert!(same(&lab.path("disk.qcow2"), &lab.path("back")));
+    // A disk for other sectors is imported, with a warning.
+    let mut gpt = raw;
+    gpt[512..520].copy_from_slice(b"EFI PART");
+    lab.file("gpt", &gpt);
+    let outcome = lab.cloop(&["import", "--force", "gpt", "new"]);
+    assert_eq!(outcome.status, Some(0));
+    assert!(
+        outcome
+            .stderr
+            .contains("gpt: has a GPT for sectors of 512 bytes"),
+        "{}",
+        outcome.stderr
+    );
+}

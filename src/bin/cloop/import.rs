@@ -5,6 +5,7 @@ use crate::chunk::{is_zero, CHUNK};
 use crate::create::Format;
 use crate::fail::{self, fail, warn};
 use crate::progress;
+use crate::recognise::{recognise, Verdict, HEAD};
 use crate::reorder::Reorder;
 use crate::size;
 use crate::target::Target;
@@ -24,7 +25,7 @@ use std::sync::{Mutex, PoisonError};
 /// Make an image from a raw disk.
 ///
 /// RAW is a disk image file, a block device, or - for standard input. Its holes and zero blocks cost
-/// nothing in the image.
+/// nothing in the image. What only contains a disk, such as a qcow2 image or a compressed file, is refused.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// File or block device to read, or - for standard input
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Fail if RAW does not have exactly the size of the device, instead of filling up with zeros
     #[arg(short, long)]
     exact: bool,
+    /// Take RAW for a raw disk, whatever it looks like
+    #[arg(long = "raw")]
+    as_it_is: bool,
     #[command(flatten)]
     format: Format,
     /// Overwrite an image, or a block device that is not empty
@@ -44,10 +48,34 @@ pub(crate) struct Args {
     force: bool,
 }
 
+/// Refuses what only contains a disk, and warns of a disk that cannot be used as it is.
+fn look_at(path: &Path, head: &[u8]) -> Result<()> {
+    match recognise(&head[..head.len().min(HEAD)]) {
+        Verdict::Raw => Ok(()),
+        Verdict::Container(what, way) => Err(fail(
+            path,
+            format_args!("is {what}; {way}, or give --raw to store the file itself"),
+        )),
+        Verdict::OtherSectors(what) => {
+            warn(
+                path,
+                format_args!("has {what} cannot be used on a device with sectors of 4096 bytes"),
+            );
+            Ok(())
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (source, file) = Source::open(&args.raw)?;
     let size = device_size(args, &source)?;
     refuse_same(&source, &args.image)?;
+    if let (Some(len), false) = (source.len, args.as_it_is) {
+        let mut head = vec![0; len.min(HEAD as u64) as usize];
+        file.read_exact_at(&mut head, 0)
+            .map_err(|e| fail::io(&args.raw, &e))?;
+        look_at(&args.raw, &head)?;
+    }
     let target = Target::claim(&args.image, args.force, 0)?;
     let volume = args.format.begin(&args.image, target.file()?, size)?;
 
@@ -57,6 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let bar = progress::bar("importing", source.len.unwrap_or(size));
     let importer = Importer {
         seekable: source.len.is_some(),
+        looks: source.len.is_none() && !args.as_it_is,
         raw: &args.raw,
         file: &file,
         image: &args.image,
@@ -294,6 +323,8 @@ struct Importer<'a> {
     device_size: u64,
     /// The workers read the disk themselves.
     seekable: bool,
+    /// It was not looked at what the disk is.
+    looks: bool,
     bar: &'a ProgressBar,
     stop: Stop,
     /// Of chunks, in which they are written.
@@ -324,6 +355,9 @@ impl Importer<'_> {
             }
             if self.seekable {
                 self.read(&mut buf[..len], start)?;
+            }
+            if self.looks && start == 0 {
+                look_at(self.raw, &buf[..len])?;
             }
             let padded = len.next_multiple_of(BLOCK_SIZE);
             buf[len..padded].fill(0);

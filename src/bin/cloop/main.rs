@@ -23,6 +23,7 @@ mod info;
 mod list;
 mod output;
 mod progress;
+mod recognise;
 mod reorder;
 mod resize;
 mod set;
