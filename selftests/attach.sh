@@ -72,7 +72,7 @@ numbers() {
 	attach "$backing/two"
 	is "$device" = /dev/cloop0 "device"
 	is "$(cloop list --json | jq -r '[.cloopdevices[].name] | join(" ")')" = "/dev/cloop0 /dev/cloop7" "list"
-	fails 2 "not the name" cloop attach --device loop1 "$backing/two"
+	fails 2 "not a cloop device" cloop attach --device loop1 "$backing/two"
 	cloop detach --all
 	[[ ! -e /dev/cloop0 && ! -e /dev/cloop7 ]] || fail "detach --all left a device"
 }
@@ -314,7 +314,7 @@ wrong_input() {
 	fails 1 "fifo: neither a regular file nor a block device" cloop attach "$tmp/fifo"
 	fails 1 "absent: no such file" cloop attach "$backing/absent"
 	fails 1 "/dev/cloop55: " cloop detach /dev/cloop55
-	fails 1 "noise: not a cloop device" cloop detach "$backing/noise"
+	fails 1 "noise: neither a cloop device" cloop detach "$backing/noise"
 	fails 1 "$disk1: " cloop attach --read-only "$disk1"
 	fails 2 "" cloop attach
 	fails 2 "" cloop detach
@@ -506,3 +506,35 @@ lazy_while_held() {
 	intact "$image"
 }
 check "a lazy detach waits for a compaction" lazy_while_held
+
+# What users of losetup type.
+habits() {
+	local node listing
+	image disk --size 1.5G
+	node=$(cloop attach --find --show --device 5 "$image") && fail "--find beside --device"
+	node=$(cloop attach --find --show "$image")
+	is "$node" = /dev/cloop0 "the device found"
+	is "$(blockdev --getsize64 "$node")" -eq $((3 * GiB / 2)) "1.5G"
+	is "$(cloop list -n -O NAME -j "$image")" = "$node" "the device of the image"
+	is "$(cloop list -j /usr/bin/bash)" = "" "the device of another file"
+	# Anybody may look.
+	listing=$(setpriv --reuid=65534 --clear-groups cloop list --noheadings --output name,ratio,compress,recompress,back-file)
+	is "$listing" = "$node - lz4 zstd:9 $image" "the list for everybody"
+	is "$(setpriv --reuid=65534 --clear-groups cloop list --json | jq -r '.cloopdevices[].uuid')" = \
+		"$(<"/sys/block/${node#/dev/}/cloop/uuid")" "UUID"
+	cloop detach "$image"
+	is "$(cloop list)" = "" "list"
+	fails 1 "neither a cloop device nor an attached image" cloop detach "$image"
+	is "$(cloop attach --device 5 "$image")" = /dev/cloop5 "the device chosen"
+	# A device on a device: all go in one pass.
+	node=/dev/cloop5
+	mkfs.ext4 -q "$node"
+	mount "$node" "$mnt"
+	cloop create --size 16M "$mnt/inner"
+	cloop attach --device 7 "$mnt/inner"
+	umount -l "$mnt"
+	cloop detach --all
+	is "$(cloop list)" = "" "list"
+	rm "$image"
+}
+check "the habits of losetup" habits

@@ -94,8 +94,8 @@ fn sizes_that_no_device_has() {
         ("0", "smallest size is 4K"),
         ("2P", "largest device, 1P"),
         ("99999999999999999999", "larger than any device"),
-        ("1.5G", "whole number"),
-        ("big", "whole number"),
+        ("1.0001K", "whole number"),
+        ("big", "not a size"),
         ("-4096", "--size"),
     ] {
         lab.cloop(&["create", "--size", size, "disk"])

@@ -274,8 +274,13 @@ fn a_missing_module() {
 fn names_that_are_no_device() {
     let lab = Lab::new();
     lab.create("image", "1M");
-    lab.cloop(&["detach", "image"])
-        .fails(1, &["image: not a cloop device", "cloop list"]);
+    lab.cloop(&["detach", "image"]).fails(
+        1,
+        &[
+            "image: neither a cloop device nor an attached image",
+            "cloop list",
+        ],
+    );
     lab.cloop(&["detach", "/dev/null"])
         .fails(1, &["/dev/null: not a cloop device"]);
     lab.cloop(&["detach"]).refuses(2, "DEVICE");

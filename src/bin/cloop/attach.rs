@@ -24,12 +24,18 @@ pub(crate) struct Args {
     /// Attach an image whose UUID is attached for writing already, because it is a copy of that one
     #[arg(short, long, conflicts_with = "read_only")]
     force: bool,
-    /// Device to use, such as cloop3 or /dev/cloop3; by default the first free one
+    /// Device to use, such as 3, cloop3 or /dev/cloop3; by default the first free one
     #[arg(short, long, value_name = "DEVICE", value_parser = parse_device)]
     device: Option<u32>,
     /// Detach the device when its last user closes it
     #[arg(long)]
     autoclear: bool,
+    /// Use the first free device, as without --device; for scripts that were made for losetup
+    #[arg(long, conflicts_with = "device")]
+    find: bool,
+    /// Print the name of the device, as in any case; for scripts that were made for losetup
+    #[arg(long)]
+    show: bool,
     /// Image to attach
     image: PathBuf,
 }
@@ -54,9 +60,9 @@ pub(crate) struct DetachArgs {
     /// Do not refuse a device that is in use, but detach it when its last user closes it
     #[arg(short, long)]
     lazy: bool,
-    /// Devices to detach, such as /dev/cloop0 or cloop0
+    /// Devices to detach, such as /dev/cloop0 or cloop0, or their images
     #[arg(
-        value_name = "DEVICE",
+        value_name = "DEVICE|IMAGE",
         required_unless_present = "all",
         conflicts_with = "all"
     )]
@@ -72,7 +78,8 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
 fn parse_device(name: &str) -> Result<u32, String> {
     device::index_of_name(Path::new(name))
-        .ok_or_else(|| "not the name of a cloop device, such as cloop3 or /dev/cloop3".to_owned())
+        .or_else(|| device::index_of_name(Path::new(&format!("cloop{name}"))))
+        .ok_or_else(|| "not a cloop device, such as 3, cloop3 or /dev/cloop3".to_owned())
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -199,7 +206,9 @@ pub(crate) fn run_detach(args: &DetachArgs) -> Result<ExitCode> {
     let mut wanted = Vec::new();
     let mut failures = Vec::new();
     if args.all {
+        // A device may lie on another one, which was attached before and mostly has the lower number.
         wanted = device::indices();
+        wanted.reverse();
     }
     for path in &args.devices {
         match device::require_index(path) {
@@ -304,6 +313,8 @@ mod tests {
             force: false,
             device: None,
             autoclear: false,
+            find: false,
+            show: false,
             image: PathBuf::from("disk.img"),
         };
         for errno in [

@@ -4,8 +4,9 @@
 use crate::control::{Control, Info};
 use crate::fail::{self, fail};
 use anyhow::Result;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -73,14 +74,18 @@ pub(crate) fn index_of(path: &Path) -> Option<u32> {
     }
 }
 
-/// The number of the device that the user names by `path`, or the error that it is no cloop device.
+/// The number of the device that the user names by `path`, its own or that of its image; or the error that there is none.
 pub(crate) fn require_index(path: &Path) -> Result<u32> {
-    match index_of(path) {
+    match index_of(path).or_else(|| backed_by(path).map(|device| device.index)) {
         Some(index) => Ok(index),
         None => match fs::metadata(path) {
             Ok(_) if is_node(path) => {
                 Err(fail(path, obstacle(path).unwrap_or("not a cloop device")))
             }
+            Ok(meta) if meta.is_file() => Err(fail(
+                path,
+                "neither a cloop device nor an attached image; see `cloop list`",
+            )),
             Ok(_) => Err(fail(path, "not a cloop device; see `cloop list`")),
             Err(error) => Err(fail::io(path, &error)),
         },
@@ -110,11 +115,52 @@ pub(crate) fn all(control: &Control) -> Result<Vec<Device>> {
     Ok(devices)
 }
 
+/// What sysfs tells of a device. It needs neither the module's control device nor a permission.
+pub(crate) struct Figures {
+    directory: PathBuf,
+}
+
+impl Figures {
+    /// Those of device `index`. Each is none if the device is gone.
+    pub(crate) fn of(index: u32) -> Self {
+        Self {
+            directory: PathBuf::from(format!("/sys/block/cloop{index}")),
+        }
+    }
+
+    fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.directory.join(name)).ok()?;
+        Some(bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec())
+    }
+
+    /// A figure by its name.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        String::from_utf8(self.bytes(&format!("cloop/{name}"))?).ok()
+    }
+
+    /// A figure that is a number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// Bytes of the device.
+    pub(crate) fn size(&self) -> Option<u64> {
+        let sectors: u64 = String::from_utf8(self.bytes("size")?).ok()?.parse().ok()?;
+        Some(sectors * 512)
+    }
+
+    /// Path of the image at the time of attaching, whatever its length.
+    pub(crate) fn backing_file(&self) -> Option<PathBuf> {
+        let bytes = self.bytes("cloop/backing_file")?;
+        Some(PathBuf::from(OsString::from_vec(bytes)))
+    }
+}
+
 /// The device whose image has this UUID, by any path. Asks sysfs, which needs neither the module nor a permission.
 pub(crate) fn with_uuid(uuid: Uuid) -> Option<u32> {
     indices().into_iter().find(|index| {
-        let attached = fs::read_to_string(format!("/sys/block/cloop{index}/cloop/uuid"));
-        attached.is_ok_and(|text| Uuid::try_parse(text.trim()) == Ok(uuid))
+        let attached = Figures::of(*index).text("uuid");
+        attached.is_some_and(|text| Uuid::try_parse(&text) == Ok(uuid))
     })
 }
 

@@ -7,12 +7,13 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 const LARGEST: u64 = 1 << 50;
 const UNITS: &[u8] = b"KMGTPE";
 
-/// Parses a number of bytes with the suffixes of coreutils: K and KiB are 1024, KB is 1000.
+/// Parses a number of bytes with the suffixes of coreutils: K and KiB are 1024, KB is 1000. The number may have decimal
+/// places if that makes whole bytes: 1.5G.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, suffix) = text.split_at(digits);
+    let number = |c: char| c.is_ascii_digit() || c == '.';
+    let (number, suffix) = text.split_at(text.len() - text.trim_start_matches(number).len());
     let suffix = suffix.to_ascii_uppercase();
-    let known = match suffix.as_bytes() {
+    let unit = match suffix.as_bytes() {
         [] | [b'B'] => Some(1),
         [unit, rest @ ..] => UNITS
             .iter()
@@ -23,13 +24,30 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
                 _ => None,
             }),
     };
-    match (number.parse::<u64>(), known) {
-        (Ok(number), Some(unit)) => number
-            .checked_mul(unit)
-            .ok_or_else(|| "larger than any device can be".to_owned()),
-        (Err(_), Some(_)) if !number.is_empty() => Err("larger than any device can be".to_owned()),
-        _ => Err("not a size; write a whole number with a suffix, such as 512M or 10G".to_owned()),
+    let (whole, places) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let point = number.contains('.');
+    let (Some(unit), false, true) = (
+        unit,
+        whole.is_empty() || point && places.is_empty(),
+        digits(whole) && digits(places),
+    ) else {
+        return Err("not a size; write a number with a suffix, such as 512M or 1.5G".to_owned());
+    };
+    let too_large = || "larger than any device can be".to_owned();
+    // Beyond 15 places no size is a whole number of bytes.
+    if places.len() > 15 {
+        return Err("not a whole number of bytes".to_owned());
     }
+    let scale = 10u128.pow(places.len() as u32);
+    let digits: u128 = format!("{whole}{places}")
+        .parse()
+        .map_err(|_| too_large())?;
+    let bytes = digits.checked_mul(unit.into()).ok_or_else(too_large)?;
+    if bytes % scale != 0 {
+        return Err("not a whole number of bytes".to_owned());
+    }
+    u64::try_from(bytes / scale).map_err(|_| too_large())
 }
 
 /// Parses the size of a device: a multiple of 4 KiB up to 1 PiB.
@@ -147,11 +165,31 @@ mod tests {
             ("10GB", 10_000_000_000),
             ("1T", 1 << 40),
             ("1PiB", 1 << 50),
+            ("1.5G", 3 << 29),
+            ("0.25KB", 250),
+            ("2.0", 2),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
         for text in [
-            "", "K", "-1", "+1", "1.5G", "1X", "1KiBs", "0x10", " 1", "1 K", "1Ki", "1é",
+            "",
+            "K",
+            "-1",
+            "+1",
+            "1.1K",
+            "1.5",
+            ".5G",
+            "1.G",
+            ".",
+            "1.2.3M",
+            "0.0000000000000001P",
+            "1X",
+            "1KiBs",
+            "0x10",
+            " 1",
+            "1 K",
+            "1Ki",
+            "1é",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
